@@ -1,0 +1,58 @@
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+  && { echo $$python; break; }; done)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test lint bench install install-dev lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: install ## everything, against the offline exchange: nothing else to install, no network
+	@exec $(BIN)/upbit-assets demo
+
+up: install ## everything, against the real exchange
+	@exec $(BIN)/upbit-assets up
+
+down: install ## stop an embedded database that plain Dagster commands started
+	@$(BIN)/upbit-assets down
+
+test: install-dev ## the whole test suite, on a real PostgreSQL that it starts itself
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: install-dev ## measure what people wait for, and write docs/bench.md
+	@$(BIN)/python -m bench
+
+install: .venv/.runtime ## only the environment: .venv with the locked dependencies
+
+install-dev: .venv/.dev
+
+# pip alone, so that a company's pip.conf and package mirror are obeyed
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set one with: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "Installing the locked dependencies, about a minute the first time ..."
+	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	@echo "Installing the locked development dependencies ..."
+	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@
+
+lock: install-dev ## renew both lock files from pyproject.toml
+	@for lock in "requirements.lock --extra build" "requirements-dev.lock --extra build --extra dev"; do \
+	  set -- $$lock; file=$$1; shift; \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --no-annotate --upgrade pyproject.toml $$@ -o $$file; done
+
+clean: ## remove the environment; the data stays
+	@rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
