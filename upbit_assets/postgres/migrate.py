@@ -1,0 +1,42 @@
+"""The schema's way to its newest version."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import alembic.command
+import sqlalchemy as sa
+from alembic.config import Config
+
+from upbit_assets.postgres.tables import metadata
+
+DAYS_AHEAD = timedelta(days=14)
+
+
+def migrate(url: str) -> None:
+    """Bring the database at `url` to the newest schema, all of it or nothing, and make partitions ahead.
+
+    The login must be the tables' owner, and on the first run be allowed to create roles.
+    """
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('upbit_assets.migrate', 0))"))
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+        set_comments(connection)
+        make_partitions(connection)
+
+
+def set_comments(connection: sa.Connection) -> None:
+    for table in metadata.sorted_tables:
+        connection.execute(sa.schema.SetTableComment(table))
+        for column in table.columns:
+            connection.execute(sa.schema.SetColumnComment(column))
+
+
+def make_partitions(connection: sa.Connection) -> int:
+    """Partitions from yesterday to two weeks ahead; returns how many were missing."""
+    now = datetime.now(UTC)
+    wanted = sa.func.bronze.make_partitions(now - timedelta(days=1), now + DAYS_AHEAD)
+    return connection.execute(sa.select(wanted)).scalar_one()

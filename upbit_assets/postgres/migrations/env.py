@@ -1,0 +1,14 @@
+"""Alembic's entry: runs inside the connection that `upbit_assets.postgres.migrate` hands over."""
+
+from alembic import context
+
+from upbit_assets.postgres.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table_schema="public",
+    transaction_per_migration=False,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,102 @@
+"""Where the market data live, and connections to it."""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from dagster import ConfigurableResource
+
+from upbit_assets.postgres.embedded import EmbeddedPostgres, home
+from upbit_assets.postgres.migrate import migrate
+
+PIPELINE_ROLE = "upbit_pipeline"
+
+
+class DatabaseError(RuntimeError):
+    """The database refused or is gone; the message says what happened and what to do."""
+
+
+def embedded() -> EmbeddedPostgres:
+    return EmbeddedPostgres(home() / ".postgres")
+
+
+def database_url(variable: str, name: str) -> str:
+    """The URL in an environment variable, else the embedded server's database, started if it isn't running."""
+    if url := os.environ.get(variable):
+        return url
+    server = embedded()
+    server.start(prepare=lambda: migrate(server.url("upbit")))
+    return server.url(name)
+
+
+def market_url() -> str:
+    """The market data's database: UPBIT_POSTGRES_URL, else embedded."""
+    return database_url("UPBIT_POSTGRES_URL", "upbit")
+
+
+def instance_url() -> str:
+    """Dagster's own database: DAGSTER_POSTGRES_URL, else embedded."""
+    return database_url("DAGSTER_POSTGRES_URL", "dagster")
+
+
+@functools.cache
+def engine_for(url: str) -> sa.Engine:
+    """An engine that works with the pipeline's rights, whatever rights the login has."""
+    engine = sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "upbit_assets"},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def take_role(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET ROLE {PIPELINE_ROLE}")
+        connection.execute("SET timezone = 'Asia/Seoul'")
+        connection.commit()
+
+    return engine
+
+
+class Database(ConfigurableResource):
+    """The market data in PostgreSQL, reached with the pipeline's rights."""
+
+    @property
+    def engine(self) -> sa.Engine:
+        return engine_for(market_url())
+
+    @contextmanager
+    def connect(self, isolation_level: Any = "AUTOCOMMIT") -> Iterator[sa.Connection]:
+        """A connection whose errors are in plain words.
+
+        Raises:
+            DatabaseError: PostgreSQL is gone, full, not migrated, or refused.
+        """
+        try:
+            with self.engine.connect() as connection:
+                yield connection.execution_options(isolation_level=isolation_level)
+        except sa.exc.DBAPIError as error:
+            raise DatabaseError(explain(error, self.engine.url)) from error
+
+
+def explain(error: sa.exc.DBAPIError, url: sa.URL) -> str:
+    """What a database error means to the person who reads it in the run's log."""
+    said = str(error.orig).strip()
+    where = url.render_as_string(hide_password=True)
+    match error.orig:
+        case (
+            psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedObject() | psycopg.errors.InvalidParameterValue()
+        ):
+            advice = "The schema is not there, or not up to date. Run: upbit-assets migrate"
+        case psycopg.errors.DiskFull():
+            advice = "The database's disk is full. Free some space, then run this again."
+        case psycopg.errors.InsufficientPrivilege():
+            advice = "The database refuses this to the pipeline; bronze may only be added to."
+        case psycopg.OperationalError():
+            advice = "PostgreSQL does not answer, or went away. Start it, then run this again."
+        case _:
+            advice = "PostgreSQL refused the statement."
+    return f"{advice} Nothing was written by it. ({where}: {said})"

@@ -1,0 +1,237 @@
+"""The offline exchange over HTTP: paths, headers, limits and errors of Upbit's REST Quotation API."""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import wire
+from .faults import Fault, Faults
+from .limits import Limits, Verdict
+from .market import Market
+from .reply import NO_STORE, Reply, error
+
+Clock = Callable[[], datetime]
+_LABEL = "X-Upbit-Simulated"
+_ABOUT = "An offline simulation of Upbit's public REST API. The market is invented: no price here is real."
+_MISSING = "Missing request parameter error. Check the required parameters!"
+_MISMATCH = "Type mismatch error. Check the parameters type!"
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def real_time() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Refused(Exception):  # noqa: N818 (a reply, not a failure of the program)
+    def __init__(self, status: int, message: str) -> None:
+        self.reply = error(status, message)
+
+
+class _Exchange:
+    """The endpoints: parameters in, rows out, `_Refused` for what the exchange refuses."""
+
+    def __init__(self, market: Market, clock: Clock) -> None:
+        self._market, self._clock = market, clock
+        # group and handler by path
+        self.endpoints = {
+            "/v1/market/all": ("market", self._pairs),
+            "/v1/ticker": ("ticker", self._ticker),
+            "/v1/ticker/all": ("ticker", self._ticker_all),
+        }
+
+    def _pairs(self, query: QueryParams) -> list[wire.RawRow]:
+        details = _BOOLEANS.get(query.get("is_details", "false").lower())
+        if details is None:
+            raise _Refused(400, _MISMATCH)
+        at, rows = self._clock(), []
+        for listing in self._market.markets():
+            row = wire.raw({name: getattr(listing, name) for name in ("market", "korean_name", "english_name")})
+            rows.append(row | ({"market_event": wire.text(self._market.event(listing.market, at))} if details else {}))
+        return rows
+
+    def _ticker(self, query: QueryParams) -> list[wire.RawRow]:
+        wanted = dict.fromkeys(_codes(query, "markets"))
+        if not all(code in self._market for code in wanted):
+            raise _Refused(404, "Code not found")
+        return self._tickers(wanted)
+
+    def _ticker_all(self, query: QueryParams) -> list[wire.RawRow]:
+        quotes = _codes(query, "quote_currencies")
+        return self._tickers(each.market for each in self._market.markets() if each.quote in quotes)
+
+    def _tickers(self, markets: Iterable[str]) -> list[wire.RawRow]:
+        at = self._clock()
+        return [wire.raw(self._market.ticker(market, at)) for market in markets]
+
+
+def _codes(query: QueryParams, name: str) -> list[str]:
+    if name not in query:
+        raise _Refused(400, _MISSING)
+    return [code.strip().upper() for code in query[name].split(",")]
+
+
+class _Door:
+    """Takes each request through faults, limits and endpoints."""
+
+    def __init__(self, exchange: _Exchange, limits: Limits, faults: Faults) -> None:
+        self._exchange, self._limits, self._faults = exchange, limits, faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        hit = self._faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
+        await asyncio.sleep(sum(fault.seconds for fault in hit if fault.kind == "slow"))
+        if any(fault.kind == "reset" for fault in hit):
+            await _reset(request)
+            return
+        reply = await self._reply(request, hit)
+        if any(fault.kind == "cut" and not fault.closes for fault in hit):
+            reply = replace(reply, body=reply.text[: len(reply.text) // 2], rows=None)
+        response = reply.encoded(request)
+        if any(fault.closes for fault in hit):
+            await _hang_up(request, response, send)
+        else:
+            await response(scope, receive, send)
+
+    async def _reply(self, request: Request, hit: list[Fault]) -> Reply:
+        instead = next((reply for fault in hit if (reply := fault.reply())), None)
+        reply = instead or await self._answer(request)
+        for fault in hit:
+            if fault.kind == "rows" and reply.rows is not None:
+                reply.rows = fault.alter(reply.rows)
+        return reply
+
+    async def _answer(self, request: Request) -> Reply:
+        group, handler = self._exchange.endpoints.get(request.url.path, ("", None))
+        if handler is None or request.method not in ("GET", "HEAD"):
+            return error(404, "no Route matched with those values", name="not_found")
+        verdict, remaining = self._admit(request, group)
+        if verdict.status == 200:
+            try:
+                reply = Reply(rows=await run_in_threadpool(handler, request.query_params))
+            except _Refused as refused:
+                reply = refused.reply
+        else:
+            reply = _over_quota(verdict)
+        reply.headers |= NO_STORE | {"Remaining-Req": remaining}
+        return reply
+
+    def _admit(self, request: Request, group: str) -> tuple[Verdict, str]:
+        client = request.client.host if request.client else ""
+        if "origin" in request.headers:
+            verdict = self._limits.call(client, "origin", quota=1, seconds=10)
+            return verdict, f"group=origin; min=6; sec={verdict.remaining}"
+        verdict = self._limits.call(client, group, quota=10, seconds=1)
+        return verdict, f"group={group}; min=600; sec={verdict.remaining}"
+
+
+def _over_quota(verdict: Verdict) -> Reply:
+    if verdict.status == 429:
+        return error(429, "Too many API requests.")
+    until = datetime.fromtimestamp(verdict.until, UTC)
+    return error(418, f"Blocked for continuing to call after 429, until {until:%Y-%m-%dT%H:%M:%SZ}.")
+
+
+async def _hang_up(request: Request, response: Response, send: Send) -> None:
+    """Send half of what Content-Length promises, then close."""
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    half = bytes(response.body)[: len(response.body) // 2]
+    await send({"type": "http.response.body", "body": half, "more_body": True})
+    _transport(request).close()
+    await _gone(request)
+
+
+async def _reset(request: Request) -> None:
+    transport = _transport(request)
+    # Lingering for no time makes the kernel send RST where close() alone would send FIN
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    await _gone(request)
+
+
+def _transport(request: Request) -> asyncio.Transport:
+    transport = request.scope.get("state", {}).get("transport")
+    if not isinstance(transport, asyncio.Transport):
+        raise ClientDisconnect("connection broken off by a fault")
+    return transport
+
+
+async def _gone(request: Request) -> None:
+    # The server takes an endpoint that returns earlier for one that forgot to reply
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _broken(_: Request, problem: Exception) -> Response:
+    return JSONResponse({"error": {"name": 500, "message": repr(problem)}}, 500, {_LABEL: "true"})
+
+
+class _Labelled:
+    """Says on every reply, errors included, that all of this is simulated, and at what time."""
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app, self._clock = app, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[_LABEL] = "true"
+                headers["Date"] = format_datetime(self._clock().astimezone(UTC), usegmt=True)
+            await send(message)
+
+        await self._app(scope, receive, labelled)
+
+
+def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[], float] = time.time) -> Starlette:
+    """The exchange as an ASGI app; its `state.faults` (`Faults`) is what `/_sandbox/faults` reads and writes.
+
+    `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) is that of the
+    rate limits, so that they end also where the market's time stands still.
+    Source: Upbit REST, Pairs, Ticker and Rate Limits.
+    """
+    faults = Faults()
+
+    async def about(_: Request) -> Response:
+        paths = ["/v1/market/all", "/v1/ticker", "/v1/ticker/all"]
+        return JSONResponse({"simulated": True, "about": _ABOUT, "seed": market.seed, "paths": paths})
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"simulated": True, "status": "up", "markets": len(market.markets())})
+
+    async def switch(request: Request) -> Response:
+        if request.method == "PUT":
+            try:
+                faults.replace(await request.json())
+            except (ValueError, TypeError, AttributeError) as problem:
+                return JSONResponse({"error": {"name": 400, "message": str(problem)}}, 400)
+        elif request.method == "DELETE":
+            faults.clear()
+        return JSONResponse(faults.show())
+
+    app = Starlette(
+        routes=[
+            Route("/", about),
+            Route("/_sandbox/health", health),
+            Route("/_sandbox/faults", switch, methods=["GET", "PUT", "DELETE"]),
+            Route("/{path:path}", _Door(_Exchange(market, clock), Limits(seconds), faults)),
+        ],
+        exception_handlers={Exception: _broken},
+        middleware=[Middleware(_Labelled, clock=clock)],
+    )
+    app.state.faults = faults
+    return app

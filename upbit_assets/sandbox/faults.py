@@ -1,0 +1,131 @@
+"""Faults on demand: what an exchange, or the network before it, does to its clients on a bad day."""
+
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .reply import JSON, Reply, error
+from .wire import RawRow
+
+KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault, for the requests whose `path?query` the regular expression `match` is found in.
+
+    The first `skip` of them are let by, the next `times` (None: all) are hit. By `kind`:
+
+    status: reply `status` with `body` (default: the exchange's JSON error), `content_type` and `headers`.
+    body:   reply `body` as it is, with `status` (default 200).
+    empty:  reply `[]`.
+    cut:    the reply's first half; with `closes`, Content-Length is the whole's and the connection closes.
+    reset:  no reply, a TCP reset.
+    slow:   wait for `seconds`, then go on, also to further faults.
+    rows:   alter rows of an array: each of `rows` names a `market` ("*": every one) and may `set` fields to
+            raw JSON text, `drop` fields and `duplicate` the row so many times.
+    """
+
+    match: str
+    kind: str
+    times: int | None = None
+    skip: int = 0
+    status: int | None = None
+    body: str | None = None
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    closes: bool = False
+    seconds: float = 0
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        re.compile(self.match)
+        if not 200 <= (self.status or 200) <= 599:
+            raise ValueError(f"not the status of a reply: {self.status}")
+        if not all("market" in change for change in self.rows):
+            raise ValueError('every change of rows names its market ("*": every one)')
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of fault {self.kind!r}, not one of {', '.join(KINDS)}")
+
+    def reply(self) -> Reply | None:
+        """The reply that takes the place of the real one, for the kinds that have one."""
+        headers = {"Content-Type": self.content_type, **self.headers}
+        if self.kind == "status":
+            status = self.status or 500
+            body = error(status, f"Simulated error {status}").text if self.body is None else self.body
+            return Reply(status, body, headers=headers)
+        if self.kind == "body":
+            return Reply(self.status or 200, self.body or "", headers=headers)
+        return Reply(200, "[]", headers=headers) if self.kind == "empty" else None
+
+    def alter(self, rows: Iterable[RawRow]) -> list[RawRow]:
+        """The rows as this fault leaves them."""
+        return [altered for row in rows for altered in self._altered(row)]
+
+    def _altered(self, row: RawRow) -> list[RawRow]:
+        copies = 1
+        for change in self.rows:
+            if change["market"] in ("*", row["market"].strip('"')):
+                row = {name: value for name, value in row.items() if name not in change.get("drop", ())}
+                row |= change.get("set", {})
+                copies += change.get("duplicate", 0)
+        return [row] * copies
+
+
+@dataclass(slots=True)
+class _Active:
+    fault: Fault
+    seen: int = 0
+
+    def hits(self, target: str) -> bool:
+        if not re.search(self.fault.match, target):
+            return False
+        self.seen += 1
+        past = self.seen - self.fault.skip
+        return past > 0 and (self.fault.times is None or past <= self.fault.times)
+
+
+class Faults:
+    """The faults that are switched on. Usable from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active: list[_Active] = []
+
+    def add(self, match: str, kind: str, **options: Any) -> None:
+        """Switch on one more fault, see `Fault`. Raises ValueError or TypeError if it makes no sense."""
+        active = _Active(_fault({"match": match, "kind": kind, **options}))
+        with self._lock:
+            self._active.append(active)
+
+    def replace(self, faults: Iterable[Mapping[str, Any]]) -> None:
+        """Switch on exactly these; raises ValueError or TypeError, changing nothing, if one makes no sense."""
+        active = [_Active(_fault(each)) for each in faults]
+        with self._lock:
+            self._active = active
+
+    def clear(self) -> None:
+        """Switch all of them off."""
+        self.replace([])
+
+    def show(self) -> list[dict[str, Any]]:
+        """The faults that are on, each with how many matching requests it has `seen`."""
+        with self._lock:
+            return [{**asdict(each.fault), "seen": each.seen} for each in self._active]
+
+    def take(self, target: str) -> list[Fault]:
+        """The faults that hit this request (`path?query`), which is counted."""
+        with self._lock:
+            return [each.fault for each in self._active if each.hits(target)]
+
+
+def _fault(options: Mapping[str, Any]) -> Fault:
+    known = {each.name for each in fields(Fault)}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"unknown options of a fault: {', '.join(unknown)}")
+    try:
+        return Fault(**{**options, "rows": tuple(options.get("rows", ()))})
+    except re.error as problem:
+        raise ValueError(f"match is not a regular expression: {problem}") from problem

@@ -1,0 +1,125 @@
+"""What is fixed about one simulated market: its units, price grid, level and activity."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from .coins import KRW, Coin
+from .noise import ONE, Ints, key, wave
+
+SUB = 1 << 10  # prices are worked out in 1/1024 of a price unit before they are put on the tick grid
+SLOTS_A_DAY = 5760  # the time grid of the model: quarters of a minute
+KNOTS_A_DAY = 4
+_SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (1024, 220_000))
+_REACH = Fraction(sum(size for _, size in _SWINGS), ONE)
+_TRADE_KRW = 300_000  # a typical trade
+_LARGEST_TURNOVER = (1 << 63) // 8  # of an average day, so that a busy day still fits int64
+
+_TICKS = {
+    "KRW": "1000000:1000 500000:500 100000:100 50000:50 10000:10 5000:5 1000:1 100:1 10:.1 1:.01 .1:.001 "
+    ".01:.0001 .001:.00001 .0001:.000001 .00001:.0000001 0:.00000001",
+    "BTC": "0:.00000001",
+    "USDT": "10:.01 1:.001 .1:.0001 .01:.00001 .001:.000001 .0001:.0000001 0:.00000001",
+}
+_BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # turnover of a day, in KRW
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A market on offer. Integers of the model times `price_unit` and `volume_unit` are exact decimals."""
+
+    market: str
+    korean_name: str
+    english_name: str
+    price_unit: Decimal
+    volume_unit: Decimal
+
+    @property
+    def quote(self) -> str:
+        """The currency that prices are in: the code's part before the dash."""
+        return self.market.partition("-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """The constants from which a market's prices and trades are computed.
+
+    `level` is the typical price in 1/1024 of a price unit, `wobble` the intraday noise as a fraction of ONE,
+    `bounds` and `steps` the tick table in price units, `rate` trades a day, `size` a trade in volume units.
+    """
+
+    listing: Listing
+    base: Coin
+    quote: Coin
+    key: int
+    level: int
+    wobble: int
+    bounds: Ints
+    steps: Ints
+    rate: int
+    size: int
+
+    def on_grid(self, sub: Ints) -> Ints:
+        """Prices in price units, rounded down to the tick of their range."""
+        price = np.maximum(sub // SUB, 1)
+        step = self.steps[self.bounds.searchsorted(price, "right") - 1]
+        return np.maximum(price - price % step, 1)
+
+
+def coin_level(seed: int, coin: Coin, knots: Ints) -> Ints:
+    """How a coin stands against its typical value (ONE) at each quarter of a UTC day since 1970."""
+    waves = [wave(key(seed, coin.code, scale), knots, scale) * size >> 20 for scale, size in _SWINGS]
+    return ONE + sum(waves, np.zeros_like(knots)) * coin.volatility // 100
+
+
+def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
+    """The `rank`-th busiest (from 0) market of its quote currency."""
+    market = f"{quote.code}-{base.code}"
+    price = Fraction(base.value) / Fraction(quote.value)
+    table = _tick_table(quote)
+    unit = _tick_at(table, price * _lowest(base, quote))
+    turnover = _turnover(key(seed, market, "turnover"), quote, rank)
+    volume_unit = _volume_unit(Fraction(turnover) / Fraction(quote.value) / Fraction(unit))
+    rate = min(max(turnover // _TRADE_KRW, 3), 250_000)
+    return Instrument(
+        listing=Listing(market, base.korean_name, base.english_name, unit, volume_unit),
+        base=base,
+        quote=quote,
+        key=key(seed, market),
+        level=int(price / Fraction(unit) * SUB),
+        wobble=4_000 * base.volatility // 100,
+        bounds=np.array([int(low / unit) for low, _ in table], np.int64),
+        steps=np.array([max(int(tick / unit), 1) for _, tick in table], np.int64),
+        rate=rate,
+        size=max(int(Fraction(turnover, rate) / Fraction(base.value) / Fraction(volume_unit)), 1),
+    )
+
+
+def _tick_table(quote: Coin) -> list[tuple[Decimal, Decimal]]:
+    pairs = (pair.split(":") for pair in reversed(_TICKS[quote.code].split()))
+    return [(Decimal(low), Decimal(tick)) for low, tick in pairs]
+
+
+def _tick_at(table: list[tuple[Decimal, Decimal]], price: Fraction) -> Decimal:
+    return [tick for low, tick in table if Fraction(low) <= price][-1]
+
+
+def _lowest(base: Coin, quote: Coin) -> Fraction:
+    fall = 1 - _REACH * base.volatility / 100
+    rise = 1 + _REACH * (quote.volatility if quote is not KRW else 0) / 100
+    return fall / rise * Fraction(98, 100)
+
+
+def _turnover(draw: int, quote: Coin, rank: int) -> int:
+    """A day's turnover in KRW: a few huge markets and a long tail."""
+    steepness = 115 if quote is KRW else 130
+    decayed = _BUSIEST[quote.code] * 1000 // int(1000 * (rank + 1) ** (steepness / 100))
+    return max(decayed * (60 + draw % 80) // 100, 1)
+
+
+def _volume_unit(turnover: Fraction) -> Decimal:
+    """1e-8 as on the exchange, or coarser where a day's turnover would outgrow int64."""
+    places = next(n for n in range(8, -9, -1) if turnover * Fraction(10) ** n < _LARGEST_TURNOVER)
+    return Decimal(1).scaleb(-places)

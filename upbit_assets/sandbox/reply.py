@@ -1,0 +1,52 @@
+"""One reply on its way out: built by the endpoints, altered by the faults, encoded last."""
+
+import gzip
+from dataclasses import dataclass, field
+from hashlib import md5
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import wire
+
+JSON = "application/json;charset=UTF-8"
+NO_STORE = {
+    "Limit-By-Ip": "Yes",
+    "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "0",
+    "Vary": "Origin, Accept-Encoding",
+}
+
+
+@dataclass(slots=True)
+class Reply:
+    """`rows` is kept apart from `body` so that a fault can still alter single fields."""
+
+    status: int = 200
+    body: str = ""
+    rows: list[wire.RawRow] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The body as it goes out."""
+        return self.body if self.rows is None else wire.array(self.rows)
+
+    def encoded(self, request: Request) -> Response:
+        """The HTTP response, compressed when the client asks for it."""
+        # surrogatepass: a fault may put any text at all on the wire
+        body = self.text.encode("utf-8", "surrogatepass")
+        headers = {"Content-Type": JSON} | self.headers
+        if "Limit-By-Ip" in headers:
+            headers["ETag"] = f'W/"0{md5(body, usedforsecurity=False).hexdigest()}"'
+        if "gzip" in request.headers.get("accept-encoding", "") and body:
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 3)
+        return Response(body, self.status, headers)
+
+
+def error(status: int, message: str, name: int | str | None = None, headers: dict[str, str] | None = None) -> Reply:
+    """`{"error":{"name":...,"message":...}}`; quotation errors are named by their status."""
+    body = f'{{"error":{{"name":{wire.text(status if name is None else name)},"message":{wire.text(message)}}}}}'
+    return Reply(status, body, headers=headers or {})

@@ -1,0 +1,118 @@
+"""Runs the offline exchange: as a process of its own, or beside a test in a thread."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .app import Clock, create_app, real_time
+from .faults import Faults
+from .market import Market
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A running exchange: its base URL, its faults and the market it serves."""
+
+    url: str
+    faults: Faults
+    market: Market
+
+
+class _Protocol(H11Protocol):
+    """Hands the connection to the app, which needs it to break it off."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # uvicorn's own raises the signal again once it is down, and a stop on request would look like a crash
+        yield
+
+    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        self.should_exit = True
+
+
+def serve(host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: int = 855) -> None:
+    """Serve the exchange until SIGTERM or SIGINT, then return. To be called in the main thread.
+
+    Raises OSError, with a message that says so, when the address can't be listened on.
+    """
+    with _listening(host, port) as listener:
+        server = _server(create_app(Market(seed, markets)))
+        former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            server.run(sockets=[listener])
+        finally:
+            for each, handler in former.items():
+                signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def running(
+    market_count: int = 30, clock: Clock = real_time, port: int = 0, *, seed: int = 0, host: str = "127.0.0.1"
+) -> Iterator[Handle]:
+    """An exchange in a thread of this process, on a free port unless one is given, gone with the context."""
+    market = Market(seed, market_count)
+    app = create_app(market, clock)
+    with _listening(host, port) as listener:
+        server = _server(app)
+        thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)
+        thread.start()
+        try:
+            _await_start(server, thread)
+            yield Handle(f"http://{host}:{listener.getsockname()[1]}", app.state.faults, market)
+        finally:
+            server.stop()
+            thread.join()
+
+
+def _server(app: Starlette) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=_Protocol,
+            loop="asyncio",  # its sockets take the option that a reset needs
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as problem:
+        listener.close()
+        reason = os.strerror(problem.errno or 0)
+        raise OSError(problem.errno, f"the offline exchange can't listen on {host}:{port}: {reason}") from None
+    return listener
+
+
+def _await_start(server: _Server, thread: threading.Thread) -> None:
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the offline exchange did not start")
+        time.sleep(0.005)

@@ -1,0 +1,45 @@
+"""JSON text from exact decimals, spelled as the exchange's REST replies spell it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+RawRow = dict[str, str]
+_EXPONENT_BELOW = Decimal("0.0001")
+
+
+def number(value: Decimal) -> str:
+    """`91200000.0`, `0.00016456`, `5.485e-05`: every digit, never through a binary float."""
+    digits = format(value, "f")
+    if "." not in digits:
+        return digits + ".0"
+    digits = digits.rstrip("0")
+    if digits.endswith("."):
+        return digits + "0"
+    return digits if abs(value) >= _EXPONENT_BELOW else _scientific(value, digits)
+
+
+def _scientific(value: Decimal, digits: str) -> str:
+    sign = "-" if value < 0 else ""
+    significant = digits.lstrip("-0.")
+    fraction = f".{significant[1:]}" if significant[1:] else ""
+    return f"{sign}{significant[0]}{fraction}e-{-value.adjusted():02d}"
+
+
+def text(value: object) -> str:
+    """One JSON value."""
+    return number(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
+
+
+def raw(row: Mapping[str, object]) -> RawRow:
+    """The row with every value as JSON text, in the same order."""
+    return {field: text(value) for field, value in row.items()}
+
+
+def array(rows: Iterable[RawRow]) -> str:
+    """A JSON array of objects, without blanks."""
+    return "[" + ",".join(_object(row) for row in rows) + "]"
+
+
+def _object(row: RawRow) -> str:
+    return "{" + ",".join(f"{json.dumps(field, ensure_ascii=False)}:{value}" for field, value in row.items()) + "}"

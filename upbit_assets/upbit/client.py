@@ -1,0 +1,188 @@
+"""The exchange's REST client."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Self
+
+import requests
+import tenacity
+import urllib3
+
+from upbit_assets.upbit.errors import (
+    Blocked,
+    Refused,
+    UnexpectedBody,
+    Unreachable,
+    UpbitError,
+    block_end,
+    complaint,
+)
+from upbit_assets.upbit.limits import Limits
+from upbit_assets.upbit.replies import Reply, split
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64 * 1024
+_UNSTATED_BLOCK = timedelta(minutes=1)
+
+
+class UpbitClient:
+    """Upbit's public (quotation) REST interface; needs no key. Use it as a context manager.
+
+    All times are in seconds. What may pass is tried again, up to `attempts` times within `deadline`, after
+    waits of random length up to 1, 2, 4, 8: no connection, time-out, 429, 5xx, and a 200 whose body is cut
+    off or is something else (a maintenance page, an object). A 418 ends it at once, and until the block is
+    over (a minute, when the exchange does not say) calls fail without touching the network.
+
+    Every call raises Unreachable, Refused, UnexpectedBody or Blocked, all of them UpbitError.
+    Source: Upbit REST, REST API guide and Rate limits.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "https://api.upbit.com",
+        *,
+        connect_timeout: float = 3.05,
+        read_timeout: float = 10,
+        attempts: int = 5,
+        deadline: float = 60,
+        max_bytes: int = 64 * 2**20,
+        limits: Limits | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = (connect_timeout, read_timeout)
+        self._deadline, self._max_bytes = deadline, max_bytes
+        self._limits, self._sleep = limits or Limits(), sleep
+        self._blocked: tuple[datetime, Blocked] | None = None
+        self._session = requests.Session()
+        self._session.headers.update(
+            {
+                "User-Agent": f"upbit-assets/{version('upbit-assets')}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            }
+        )
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, UpbitError) and error.may_pass),
+            wait=tenacity.wait_random_exponential(max=10),
+            stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(deadline),
+            before_sleep=_log_retry,
+            sleep=sleep,
+            reraise=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._session.close()
+
+    def markets(self) -> Reply:
+        """All markets with their warnings (GET /v1/market/all)."""
+        return self.get("market", "/v1/market/all", is_details="true")
+
+    def tickers(self, quote_currencies: Iterable[str] = ("KRW", "BTC", "USDT")) -> Reply:
+        """The current ticker of every market quoted in these currencies (GET /v1/ticker/all)."""
+        return self.get("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
+
+    def get(self, group: str, path: str, /, **params: str | int | None) -> Reply:
+        """GET a `path` that answers with an array, within the limits of `group`; None omits a parameter."""
+        return self._retrying(self._once, group, path, params, time.monotonic() + self._deadline)
+
+    def _once(self, group: str, path: str, params: dict[str, str | int | None], until: float) -> Reply:
+        self._wait_for_turn(group)
+        began = time.monotonic()
+        with self._send(path, params) as response:
+            body, broken = _read(response, self._max_bytes, until)
+        received_at, seconds = datetime.now(UTC), time.monotonic() - began
+        status, url = response.status_code, _without_login(response.url)
+        self._limits.learn(group, response.headers.get("Remaining-Req"), exceeded=status == 429)
+        if status == 418:
+            raise self._block(body, received_at)
+        if status != 200:
+            raise _refused(url, response, body)
+        try:
+            text = _text(body, broken)
+            rows = split(text)
+        except ValueError as error:
+            raise UnexpectedBody(url, str(error), body) from None
+        simulated = response.headers.get("X-Upbit-Simulated", "").lower() == "true"
+        return Reply(text, rows, received_at, simulated, url, seconds)
+
+    def _wait_for_turn(self, group: str) -> None:
+        if wait := self._limits.reserve(group):
+            self._sleep(wait)
+        if self._blocked and datetime.now(UTC) < self._blocked[0]:
+            raise Blocked(*self._blocked[1].args)
+
+    def _send(self, path: str, params: dict[str, str | int | None]) -> requests.Response:
+        try:
+            return self._session.get(
+                self._base_url + path,
+                params=params,
+                timeout=self._timeout,
+                stream=True,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise Unreachable(_without_login(self._base_url), error) from error
+
+    def _block(self, body: bytes, now: datetime) -> Blocked:
+        message = complaint(body)[1]
+        error = Blocked(block_end(body.decode(errors="replace"), now), message)
+        self._blocked = error.until or now + _UNSTATED_BLOCK, error
+        return error
+
+
+def _read(response: requests.Response, limit: int, until: float) -> tuple[bytes, str]:
+    """The body as far as it came, and what cut it short ("" when it is whole)."""
+    body = bytearray()
+    try:
+        # read1, since read(n) waits for n bytes: one that drips would pass every time-out.
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > limit:
+                return bytes(body), f"is larger than {limit:,} bytes"
+            if time.monotonic() > until:
+                return bytes(body), f"was not whole in time, only {len(body):,} bytes had come"
+    except (urllib3.exceptions.HTTPError, OSError):
+        return bytes(body), f"broke off after {len(body):,} bytes"
+    return bytes(body), ""
+
+
+def _text(body: bytes, broken: str) -> str:
+    if broken:
+        raise ValueError(broken)
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+
+
+def _refused(url: str, response: requests.Response, body: bytes) -> Refused:
+    if response.is_redirect:
+        return Refused(url, response.status_code, "", f"Redirect to {response.headers['Location']}, not followed")
+    return Refused(url, response.status_code, *complaint(body))
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    log.warning(
+        "%s Attempt %d failed, the next one follows in %.1f s.",
+        error,
+        state.attempt_number,
+        state.upcoming_sleep,
+    )
+
+
+def _without_login(url: str) -> str:
+    return re.sub(r"(^|//)[^/?#]*@", r"\1", url)

@@ -1,0 +1,105 @@
+"""An exchange that answers over real HTTP what a test has scripted, in that order."""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from upbit_assets.upbit import UpbitClient
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`missing`: bytes promised but never sent; `drip`: seconds between two bytes of the body."""
+
+    body: bytes = b"[]"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0
+    missing: int = 0
+    drip: float = 0
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What arrived: `connection` counts the connections, `at` is monotonic seconds."""
+
+    at: float
+    connection: int
+    path: str
+    headers: dict[str, str]
+
+
+class ScriptedExchange:
+    """Keeps connections open between answers; what it was asked is in `requests`."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.requests: list[Request] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        connections = 0
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connections += 1
+            threading.Thread(target=self._serve, args=(connection, connections), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        try:
+            with connection, connection.makefile("rb") as lines:
+                while first := lines.readline():
+                    head = iter(lambda: lines.readline().decode().strip(), "")
+                    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head)}
+                    self.requests.append(Request(time.monotonic(), number, first.decode().split()[1], headers))
+                    if not self._answer(connection, self.answers.pop(0)):
+                        return
+        except OSError:
+            return
+
+    def _answer(self, connection: socket.socket, answer: Answer) -> bool:
+        """Whether the connection stays open."""
+        time.sleep(answer.delay)
+        if answer.reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        chunked = "Transfer-Encoding" in answer.headers
+        length = {} if chunked else {"Content-Length": str(len(answer.body) + answer.missing)}
+        lines = [f"{name}: {value}\r\n" for name, value in (length | answer.headers).items()]
+        head = f"HTTP/1.1 {answer.status} Scripted\r\n{''.join(lines)}\r\n".encode()
+        for part in [head, *(bytes([byte]) for byte in answer.body)] if answer.drip else [head + answer.body]:
+            connection.sendall(part)
+            time.sleep(answer.drip)
+        return not answer.missing
+
+
+@pytest.fixture
+def exchange() -> Iterator[ScriptedExchange]:
+    scripted = ScriptedExchange()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """The seconds the client would have slept."""
+    return []
+
+
+@pytest.fixture
+def client(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClient]:
+    with UpbitClient(exchange.url, read_timeout=0.2, sleep=waits.append) as upbit:
+        yield upbit

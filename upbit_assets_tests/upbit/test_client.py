@@ -1,0 +1,288 @@
+import gzip
+import logging
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+
+import pytest
+
+from upbit_assets.upbit import Blocked, Refused, Row, UnexpectedBody, Unreachable, UpbitClient, UpbitError
+from upbit_assets_tests.upbit.conftest import Answer
+
+ROW = '{"market":"KRW-BTC","trade_price":1.16539E8}'
+GOOD = Answer(f"[{ROW}]".encode())
+TOO_MANY = Answer(b"Too many API requests.", 429)
+HTML = b"<html><title>Maintenance</title></html>"
+
+
+def test_a_reply_is_exactly_what_came(exchange, client):
+    exchange.answers = [Answer(f' [ {ROW} ,{{"market" : "한글"}}]\n'.encode())]
+    before = datetime.now(UTC)
+    reply = client.tickers()
+    assert reply.text == f' [ {ROW} ,{{"market" : "한글"}}]\n'
+    assert reply.rows == [Row("KRW-BTC", ROW), Row("한글", '{"market" : "한글"}')]
+    assert before <= reply.received_at <= datetime.now(UTC)
+    assert reply.received_at.utcoffset() == timedelta(0)
+    assert not reply.simulated
+    assert 0 < reply.seconds < 5
+
+
+def test_it_asks_as_the_exchange_wants_it(exchange, client):
+    exchange.answers = [Answer(), Answer(), Answer()]
+    assert client.tickers().url == f"{exchange.url}/v1/ticker/all?quote_currencies=KRW%2CBTC%2CUSDT"
+    client.markets()
+    client.get("candle", "/v1/candles/minutes/1", market="KRW-BTC", to=None, count=2)
+    assert [request.path for request in exchange.requests] == [
+        "/v1/ticker/all?quote_currencies=KRW%2CBTC%2CUSDT",
+        "/v1/market/all?is_details=true",
+        "/v1/candles/minutes/1?market=KRW-BTC&count=2",
+    ]
+    for request in exchange.requests:
+        assert request.headers["user-agent"].startswith("upbit-assets/")
+        assert request.headers["accept-encoding"] == "gzip"
+        assert "origin" not in request.headers
+        assert request.connection == 1, "the connection is kept"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1.16539E8",
+        "9.9E-7",
+        "0.00000000",
+        "-0.0",
+        "1234567890123456789012345678901234567890.000",
+        "9" * 5000,
+        "1e400",
+    ],
+)
+def test_numbers_are_kept_to_the_letter(exchange, client, number):
+    exchange.answers = [Answer(f'[{{"market":"KRW-BTC","trade_price":{number}}}]'.encode())]
+    assert client.tickers().rows == [Row("KRW-BTC", f'{{"market":"KRW-BTC","trade_price":{number}}}')]
+
+
+def test_nan_in_one_row_costs_no_other(exchange, client):
+    exchange.answers = [Answer(f'[{ROW},{{"market":"KRW-ODD","trade_price":NaN}},{ROW}]'.encode())]
+    assert [row.market for row in client.tickers().rows] == ["KRW-BTC", "KRW-ODD", "KRW-BTC"]
+
+
+def test_an_empty_array_is_a_reply(exchange, client):
+    exchange.answers = [Answer(b"[]")]
+    assert client.tickers().rows == []
+
+
+def test_gzip(exchange, client):
+    body = f"[{','.join([ROW] * 9999)}]"
+    exchange.answers = [Answer(gzip.compress(body.encode()), headers={"Content-Encoding": "gzip"})]
+    assert client.tickers().text == body
+
+
+def test_the_offline_exchange_is_recognised(exchange, client):
+    exchange.answers = [Answer(headers={"X-Upbit-Simulated": "true"})]
+    assert client.tickers().simulated
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        TOO_MANY,
+        Answer(HTML, 502),
+        Answer(b"", 500),
+        Answer(HTML),
+        Answer(b""),
+        Answer(b"[1,"),
+        Answer(b'["\xff"]'),
+        Answer(b'{"error":{}}'),
+        Answer(b"[1, 2", missing=10),
+        Answer(b"5\r\n[1", headers={"Transfer-Encoding": "chunked"}, missing=1),
+        Answer(b"[1]", headers={"Content-Encoding": "gzip"}),
+        Answer(reset=True),
+        Answer(delay=0.4),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_tried_again(exchange, client, waits, caplog, trouble):
+    exchange.answers = [trouble, GOOD]
+    assert client.tickers().rows == [Row("KRW-BTC", ROW)]
+    assert len(exchange.requests) == 2
+    assert 1 <= len(waits) <= 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "Attempt 1 failed, the next one follows in " in caplog.text
+
+
+def test_attempts_are_bounded_and_their_waits_grow(exchange, client, waits):
+    exchange.answers = [Answer(HTML, 502)] * 9
+    with pytest.raises(Refused, match=r"status 502: '<html><title>Maintenance") as caught:
+        client.tickers()
+    assert caught.value.status == 502
+    assert len(exchange.requests) == 5
+    assert all(wait <= most for wait, most in zip(waits, [1, 2, 4, 8], strict=True))
+
+
+def test_no_attempt_begins_after_the_deadline(exchange):
+    exchange.answers = [Answer(delay=0.2)] * 9
+    began = time.monotonic()
+    with UpbitClient(exchange.url, read_timeout=0.1, deadline=0.5) as client, pytest.raises(Unreachable):
+        client.tickers()
+    assert time.monotonic() - began < 1
+
+
+def test_after_a_429_it_waits_for_the_next_second(exchange, client, waits):
+    exchange.answers = [TOO_MANY, GOOD]
+    client.tickers()
+    assert 0.8 < waits[-1] <= 1
+
+
+def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
+    blocked = b'{"error":{"name":418,"message":"Blocked for 90 seconds"}}'
+    exchange.answers = [TOO_MANY, Answer(blocked, 418), GOOD]
+    with pytest.raises(Blocked, match=r"blocked this address until 2\d{3}-.* UTC: 'Blocked for 90 seconds'") as caught:
+        client.tickers()
+    assert len(exchange.requests) == 2
+    assert caught.value.until is not None
+    assert abs(caught.value.until - datetime.now(UTC) - timedelta(seconds=90)) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("said", [b"", b"Blocked", b'{"error":{"name":"blocked","message":"Blocked"}}'])
+def test_while_blocked_the_network_is_left_alone(exchange, client, said):
+    exchange.answers = [Answer(said, 418, missing=1), GOOD]
+    for call in (client.tickers, client.tickers, client.markets):
+        with pytest.raises(Blocked, match="did not say until when") as caught:
+            call()
+        assert caught.value.until is None
+    assert len(exchange.requests) == 1
+
+
+def test_calls_go_on_when_the_block_is_over(exchange, client):
+    exchange.answers = [Answer(b"blocked for 1 second", 418), GOOD]
+    with pytest.raises(Blocked):
+        client.tickers()
+    time.sleep(1)
+    assert client.tickers().rows
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name", "message"),
+    [
+        (404, b'{"error":{"name":404,"message":"Code not found"}}', 404, "Code not found"),
+        (404, b'{"error":{"name":"not_found","message":"no Route"}}', "not_found", "no Route"),
+        (400, b"", "", ""),
+        (403, HTML, "", HTML.decode()),
+    ],
+)
+def test_what_will_not_change_is_asked_once(exchange, client, waits, status, body, name, message):
+    exchange.answers = [Answer(body, status), GOOD]
+    with pytest.raises(Refused, match=f"with status {status}") as caught:
+        client.tickers()
+    assert (caught.value.status, caught.value.name, caught.value.message) == (status, name, message)
+    assert (len(exchange.requests), waits) == (1, [])
+
+
+def test_redirects_are_not_followed(exchange, client):
+    exchange.answers = [Answer(b"", 302, {"Location": "http://elsewhere.example/"}), GOOD]
+    with pytest.raises(Refused, match=r"Redirect to http://elsewhere\.example/, not followed"):
+        client.tickers()
+    assert len(exchange.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(HTML), "is not one. It begins '<html><title>"),
+        (Answer(b""), "is empty. It begins ''"),
+        (Answer(b'{"a":1}'), """is not one. It begins '{"a":1}'"""),
+        (Answer(b'[{"a":1},{"b"'), "is cut off or no JSON at character 13. It begins "),
+        (Answer(b'["\xff\x1b[31m"]'), "is not UTF-8 at byte 2. It begins '[\"\ufffd\\x1b[31m\"]'"),
+        (Answer(b'[{"a":1},', missing=99), "broke off after 9 bytes. It begins "),
+        (Answer(b"[" + b" " * 2000 + b"]"), "is larger than 1,000 bytes. It begins "),
+        (
+            Answer(gzip.compress(b" " * 9_000_000), headers={"Content-Encoding": "gzip"}),
+            "is larger than 1,000 bytes",
+        ),
+    ],
+    ids=str,
+)
+def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
+    exchange.answers = [answer] * 2
+    client = UpbitClient(exchange.url, max_bytes=1000, attempts=2, sleep=waits.append)
+    with client, pytest.raises(UnexpectedBody) as caught:
+        client.tickers()
+    assert f"expected from {exchange.url}/v1/ticker/all?quote_currencies=" in str(caught.value)
+    assert f"the body {said}" in str(caught.value)
+
+
+def test_a_body_that_drips_ends_at_the_deadline(exchange, waits):
+    exchange.answers = [Answer(b" " * 100 + b"[]", drip=0.05)]
+    client = UpbitClient(exchange.url, deadline=0.3, sleep=waits.append)
+    with client, pytest.raises(UnexpectedBody, match="was not whole in time"):
+        client.tickers()
+
+
+def test_nobody_listening(waits):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with UpbitClient(url, sleep=waits.append) as client, pytest.raises(Unreachable) as caught:
+        client.tickers()
+    assert str(caught.value) == (
+        f"The exchange at {url} cannot be reached: nobody listens at that address. "
+        "Check the network, and UPBIT_API_URL if it is set."
+    )
+    assert len(waits) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(reset=True), "the connection was closed before an answer came"),
+        (Answer(delay=0.4), "no answer came in time"),
+    ],
+)
+def test_no_answer(exchange, client, answer, reason):
+    exchange.answers = [answer] * 5
+    with pytest.raises(Unreachable, match=reason):
+        client.tickers()
+    assert len(exchange.requests) == 5
+
+
+def test_something_that_does_not_speak_http(waits):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        client = UpbitClient(url, attempts=1, read_timeout=2)
+        thread = Thread(target=lambda: server.accept()[0].sendall(b"220 mail.example ready\r\n\r\n"))
+        thread.start()
+        with client, pytest.raises(Unreachable):
+            client.tickers()
+        thread.join()
+
+
+@pytest.mark.parametrize("url", ["api.upbit.com", "", "ftp://api.upbit.com", "http://", "http://[", "htp//x"])
+def test_an_unusable_address_is_not_tried_again(waits, url):
+    with (
+        UpbitClient(url, sleep=waits.append) as client,
+        pytest.raises(Unreachable, match="not a usable address"),
+    ):
+        client.tickers()
+    assert waits == []
+
+
+def test_no_secret_is_told(exchange, waits, caplog):
+    with UpbitClient(exchange.url.replace("//", "//someone:hush@"), attempts=2, sleep=waits.append) as client:
+        exchange.answers = [GOOD, Answer(HTML), Answer(reset=True), Answer(status=404)]
+        told = client.tickers().url
+        for _ in range(2):
+            with pytest.raises(UpbitError) as caught:
+                client.tickers()
+            told += str(caught.value)
+    assert "hush" not in told + caplog.text
+
+
+def test_calls_used_up_means_the_next_second(exchange):
+    exchange.answers = [Answer(headers={"Remaining-Req": "group=any; min=600; sec=0"}), Answer(), Answer()]
+    with UpbitClient(exchange.url) as client:
+        client.tickers()
+        client.markets()
+        client.tickers()
+    first, other_group, second = (request.at for request in exchange.requests)
+    assert other_group - first < 0.5
+    assert 0.95 < second - first < 1.5

@@ -1,0 +1,90 @@
+import json
+import timeit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upbit_assets.upbit.replies import Row, split
+
+SPACE = st.text(" \t\r\n", max_size=3)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(['"', "]", "],[", "\\", "\\\\]", "{", "\x7f", "한글", "\ud800"]),
+)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
+NUMBERS = st.from_regex(r"\A-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?\Z").map(str)
+TEXTS = st.one_of(st.builds(json.dumps, VALUES, ensure_ascii=st.booleans()), NUMBERS)
+
+
+@given(st.lists(st.tuples(SPACE, TEXTS, SPACE)), SPACE, SPACE, SPACE)
+def test_every_element_comes_back_to_the_letter(elements, before, inside, after):
+    inner = ",".join(left + text + right for left, text, right in elements) or inside
+    rows = split(f"{before}[{inner}]{after}")
+    assert [row.text for row in rows] == [text for _, text, _ in elements]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.data())
+def test_whatever_is_cut_off_is_noticed(elements, data):
+    whole = f"[{','.join(elements)}]"
+    with pytest.raises(ValueError, match="is "):
+        split(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"market":"KRW-ODD","trade_price":NaN}',
+        '{"market":"KRW-ODD","trade_price":-Infinity}',
+        '{"market":"KRW-ODD","trade_price":' + "9" * 5000 + "}",
+        '{"market":"KRW-ODD","trade_price":1e999999}',
+        '{"market":"KRW-ODD","name":"\\u0000 \\ud800 \t ]},{\\""}',
+        '{"deep":{"market":"no"},"market":"KRW-ODD","list":[[1,[2]],"]"]}',
+    ],
+)
+def test_an_odd_row_costs_no_other_row(odd):
+    good = '{"market":"KRW-BTC","trade_price":1.16539E8}'
+    assert split(f"[{good},{odd},{good}]") == [
+        Row("KRW-BTC", good),
+        Row("KRW-ODD", odd),
+        Row("KRW-BTC", good),
+    ]
+
+
+@pytest.mark.parametrize("nameless", ["{}", '{"market":null}', '{"market":7}', '"KRW-BTC"', "[1]", "null", "1.0"])
+def test_an_element_without_a_market_has_an_empty_one(nameless):
+    assert split(f"[ {nameless} ]") == [Row("", nameless)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "{}",
+        "<html>",
+        "[",
+        "[1",
+        "[1,",
+        "[1,]",
+        "[1 2]",
+        "[1]]",
+        "[1] x",
+        "[,1]",
+        "[nan]",
+        "[" * 200_000,
+    ],
+)
+def test_anything_but_one_array_is_an_error(text):
+    with pytest.raises(ValueError, match="is "):
+        split(text)
+
+
+def test_a_whole_market_is_cut_up_in_milliseconds():
+    ticker = {f"a_field_of_the_ticker_{number}": 12345.678 * number for number in range(18)}
+    text = json.dumps([{"market": f"KRW-C{number}"} | ticker for number in range(855)])
+    assert min(timeit.repeat(lambda: split(text), number=1, repeat=20)) < 0.03
