@@ -5,7 +5,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from urllib.parse import unquote
@@ -99,13 +98,13 @@ class _Door:
             await _reset(request)
             return
         reply = await self._reply(request, hit)
-        if any(fault.kind == "cut" and not fault.closes for fault in hit):
-            reply = replace(reply, body=reply.text[: len(reply.text) // 2], rows=None)
-        response = reply.encoded(request)
-        if any(fault.closes for fault in hit):
-            await _hang_up(request, response, send)
-        else:
-            await response(scope, receive, send)
+        cut = next((fault for fault in hit if fault.kind == "cut"), None)
+        if cut and cut.closes:
+            await _hang_up(request, reply.encoded(request), send)
+            return
+        if cut:
+            reply = Reply(reply.status, reply.text[: len(reply.text) // 2], headers=reply.headers)
+        await reply.encoded(request)(scope, receive, send)
 
     async def _reply(self, request: Request, hit: list[Fault]) -> Reply:
         instead = next((reply for fault in hit if (reply := fault.reply())), None)
@@ -198,9 +197,9 @@ class _Labelled:
 
 
 def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[], float] = time.time) -> Starlette:
-    """The exchange as an ASGI app; its `state.faults` (`Faults`) is what `/_sandbox/faults` reads and writes.
+    """The exchange as an ASGI app; its `state.faults` is what `/_sandbox/faults` reads and writes.
 
-    `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) is that of the
+    `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) that of the
     rate limits, so that they end also where the market's time stands still.
     Source: Upbit REST, Pairs, Ticker and Rate Limits.
     """

@@ -101,7 +101,7 @@ class Faults:
             self._active.append(active)
 
     def replace(self, faults: Iterable[Mapping[str, Any]]) -> None:
-        """Switch on exactly these; raises ValueError or TypeError, changing nothing, if one makes no sense."""
+        """Switch on exactly these. Raises ValueError or TypeError, changing nothing, if one is senseless."""
         active = [_Active(_fault(each)) for each in faults]
         with self._lock:
             self._active = active

@@ -12,7 +12,7 @@ _FORGIVEN_AFTER = 600  # seconds without a block
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a call: 200 with `remaining` more in the window, 429, or 418 until `until` (Unix time)."""
+    """What becomes of a call: 200 (`remaining` are left in the window), 429, or 418 until `until` (Unix)."""
 
     status: int
     remaining: int = 0

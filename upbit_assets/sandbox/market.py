@@ -88,7 +88,7 @@ class Market:
         # Bounded: today, yesterday and the day before of every market
         self._day = lru_cache(3 * count)(self._make_day)
         self._year = lru_cache(2 * count)(self._make_year)
-        self._levels = lru_cache(2 * count)(self._make_levels)
+        self._levels = lru_cache(4 * count)(self._make_levels)
 
     def markets(self) -> list[Listing]:
         """Every market, KRW ones first."""
@@ -111,11 +111,8 @@ class Market:
         """
         one, now = self._instruments[market], _milliseconds(at)
         day = now // DAY_MS
-        today, before, yesterday = (
-            self._until(one, now),
-            self._until(one, now - DAY_MS),
-            self._day(market, day - 1),
-        )
+        today, before = self._until(one, now), self._until(one, now - DAY_MS)
+        yesterday = self._day(market, day - 1)
         previous = int(yesterday.price[-1])
         prices = today.prices if len(today.prices) else yesterday.price[-1:]
         opening, price, high, low = (int(p) for p in (prices[0], prices[-1], prices.max(), prices.min()))
@@ -277,8 +274,8 @@ def _trade_counts(one: Instrument, day: int) -> Ints:
 def _volumes(one: Instrument, at: Ints, trades: Ints) -> Ints:
     """Volume of each slot: its trades, most of them small and some very large."""
     draw = mix(one.key ^ 4, at)
-    weight = np.minimum((1 << 16) // (1 + bits(draw, 0, 16)), 256)
-    return trades * (1 + one.size * weight // 8 + bits(draw, 16, 40) % one.size)
+    weight: Ints = np.minimum((1 << 16) // (1 + bits(draw, 0, 16)), 256)
+    return trades * (1 + one.size * weight // 13 + bits(draw, 16, 40) % one.size)
 
 
 def _tape(one: Instrument, day: int, made: _Day, nth: int) -> tuple[Ints, Ints]:

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -64,18 +64,26 @@ def serve(host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: 
 
 @contextlib.contextmanager
 def running(
-    market_count: int = 30, clock: Clock = real_time, port: int = 0, *, seed: int = 0, host: str = "127.0.0.1"
+    market_count: int = 30,
+    clock: Clock = real_time,
+    port: int = 0,
+    *,
+    seed: int = 0,
+    seconds: Callable[[], float] = time.time,
 ) -> Iterator[Handle]:
-    """An exchange in a thread of this process, on a free port unless one is given, gone with the context."""
+    """An exchange in a thread of this process, on a free port unless one is given, gone with the context.
+
+    `clock` and `seconds` are those of `create_app`.
+    """
     market = Market(seed, market_count)
-    app = create_app(market, clock)
-    with _listening(host, port) as listener:
+    app = create_app(market, clock, seconds=seconds)
+    with _listening("127.0.0.1", port) as listener:
         server = _server(app)
         thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)
         thread.start()
         try:
             _await_start(server, thread)
-            yield Handle(f"http://{host}:{listener.getsockname()[1]}", app.state.faults, market)
+            yield Handle(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.faults, market)
         finally:
             server.stop()
             thread.join()
