@@ -21,6 +21,7 @@ from dagster import (
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    TimeWindow,
     define_asset_job,
     job,
     op,
@@ -28,10 +29,11 @@ from dagster import (
     sensor,
 )
 
-from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of
+from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of, windows_in, windows_with_rows
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
-from upbit_assets.stale import DAY, Stale, changed_since, collected, horizon, oldest_collected, stale
+from upbit_assets.postgres.tables import bronze_ticker_raw
+from upbit_assets.stale import DAY, Stale, changed_since, horizon, oldest_collected, stale
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
@@ -132,7 +134,7 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> se
     candidates |= {window_of(key) for key in cursor.get("waiting", {})}
     if past := cursor.get("past"):
         last = datetime.fromisoformat(past)
-        candidates |= collected(connection, last - DAY, last)
+        candidates |= windows_with_rows(connection, bronze_ticker_raw, windows_in(TimeWindow(last - DAY, last)))
         oldest = oldest_collected(connection)
         cursor["past"] = (last - DAY).isoformat() if oldest and oldest < last - DAY else None
     cursor["seen"] = settled

@@ -1,6 +1,7 @@
 """The time axis: ten-minute windows of collection, half-open, read on Seoul's clock."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -43,3 +44,21 @@ def window_start(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[datetime]:
     """SQL: the start of the window that holds `moment`."""
     origin = datetime(2000, 1, 1, tzinfo=SEOUL)
     return sa.func.date_bin(WINDOW, moment, origin, type_=sa.DateTime(timezone=True))
+
+
+def windows_in(span: TimeWindow) -> list[datetime]:
+    """The starts of the windows of a span."""
+    return [span.start + i * WINDOW for i in range((span.end - span.start) // WINDOW)]
+
+
+def each_of(starts: Sequence[datetime]) -> sa.ColumnElement[datetime]:
+    """SQL: a column of window starts, to select from."""
+    moment = sa.DateTime(timezone=True)
+    return sa.func.unnest(sa.cast(list(starts), sa.ARRAY(moment)), type_=moment).column_valued("start")
+
+
+def windows_with_rows(connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
+    """Those of the windows in which the table holds rows, by one index probe each."""
+    start = each_of(starts)
+    row = sa.select(1).where(table.c.ingested_at >= start, table.c.ingested_at < start + WINDOW)
+    return set(connection.scalars(sa.select(start).where(row.correlate(start.table).exists())))

@@ -7,11 +7,10 @@ whatever commits late or out of order is seen at the next look.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 
-from upbit_assets.partitions import WINDOW, window_start
+from upbit_assets.partitions import WINDOW, each_of, window_start
 from upbit_assets.postgres.tables import (
     bronze_ticker_raw,
     gold_market_stats_build,
@@ -54,25 +53,13 @@ def changed_since(connection: sa.Connection, transaction: int) -> set[datetime]:
     return set(connection.scalars(windows))
 
 
-def collected(connection: sa.Connection, first: datetime, last: datetime) -> set[datetime]:
-    """The windows from `first` to before `last` that hold raw rows."""
-    each = sa.func.generate_series(first, last - WINDOW, WINDOW).table_valued("start").alias("each")
-    rows = sa.select(1).where(
-        bronze_ticker_raw.c.ingested_at >= each.c.start,
-        bronze_ticker_raw.c.ingested_at < each.c.start + WINDOW,
-    )
-    return set(connection.scalars(sa.select(each.c.start).where(rows.correlate(each).exists())))
-
-
 def oldest_collected(connection: sa.Connection) -> datetime | None:
     return connection.scalar(sa.select(sa.func.min(bronze_ticker_raw.c.ingested_at)))
 
 
 def stale(connection: sa.Connection, windows: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
-    moment = sa.DateTime(timezone=True)
-    each = sa.func.unnest(sa.cast(sorted(windows), sa.ARRAY(moment)), type_=moment).table_valued("start").alias("each")
-    start: Any = each.c.start
+    start = each_of(sorted(windows))
     raw = (
         sa.select(sa.func.count().label("rows"))
         .where(bronze_ticker_raw.c.ingested_at >= start, bronze_ticker_raw.c.ingested_at < start + WINDOW)
@@ -90,8 +77,7 @@ def stale(connection: sa.Connection, windows: set[datetime]) -> list[Stale]:
             silver_stale,
             sa.func.concat_ws("/", raw.c.rows, silver.c.computed_at, before.c.computed_at),
         )
-        .select_from(each)
-        .join(raw, sa.true())
+        .join_from(start.table, raw, sa.true())
         .outerjoin(silver, silver.c.window_start == start)
         .outerjoin(before, before.c.window_start == start - DAY)
         .outerjoin(gold, gold.c.window_start == start)

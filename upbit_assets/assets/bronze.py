@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from upbit_assets.assets import HOUSE, retry
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import WINDOW, key_of, windows
+from upbit_assets.partitions import WINDOW, key_of, windows, windows_in, windows_with_rows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, stored_in
@@ -61,7 +61,9 @@ def collect(context: AssetExecutionContext, client: UpbitClient, database: Datab
         )
     claim_origin(database, tickers)
     snapshot = {tables.bronze_ticker_raw: as_records(tickers)}
-    if not has_rows(database, tables.bronze_market_raw, [window.start]):
+    with database.connect() as connection:
+        listed = windows_with_rows(connection, tables.bronze_market_raw, [window.start])
+    if not listed:
         snapshot |= market_list(context, client, window)
     context.add_output_metadata(
         {
@@ -114,22 +116,10 @@ def claim_origin(database: Database, reply: Reply) -> None:
 
 
 def past_windows_without_rows(database: Database, span: TimeWindow) -> list[datetime]:
-    now, starts = datetime.now(UTC), windows_in(span)
-    past = [start for start in starts if start + WINDOW <= now]
-    filled = has_rows(database, tables.bronze_ticker_raw, past) if past else set()
-    return [start for start in past if start not in filled]
-
-
-def windows_in(span: TimeWindow) -> list[datetime]:
-    return [span.start + i * WINDOW for i in range(round((span.end - span.start) / WINDOW))]
-
-
-def has_rows(database: Database, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
-    """Those of the windows that hold rows of the table."""
-    start = sa.func.unnest(sa.cast(list(starts), sa.ARRAY(tables.Moment)), type_=tables.Moment).column_valued("start")
-    row = sa.select(1).where(table.c.ingested_at >= start, table.c.ingested_at < start + WINDOW)
+    past = [start for start in windows_in(span) if start + WINDOW <= datetime.now(UTC)]
     with database.connect() as connection:
-        return set(connection.scalars(sa.select(start).where(row.correlate(start.table).exists())))
+        filled = windows_with_rows(connection, tables.bronze_ticker_raw, past)
+    return [start for start in past if start not in filled]
 
 
 def no_history(empty: Sequence[datetime], span: TimeWindow) -> str:

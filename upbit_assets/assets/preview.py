@@ -30,11 +30,11 @@ def turnover_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
 
 def as_table(rows: Sequence[sa.Row[Any]]) -> MarkdownMetadataValue:
     largest = max((row.turnover_krw or 0 for row in rows), default=0) or 1
-    lines = [
-        f"| {row.rank_volume} | {row.market} | {plain(row.trade_price)} | {row.change_rate:+.2%} | {won(row.turnover_krw)} "
-        f"| {'█' * round(BAR * (row.turnover_krw or 0) / largest)} | {row.volatility:.2%} |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        bar = "█" * round(BAR * (row.turnover_krw or 0) / largest)
+        cells = (plain(row.trade_price), f"{row.change_rate:+.2%}", won(row.turnover_krw), bar, f"{row.volatility:.2%}")
+        lines.append(f"| {row.rank_volume} | {row.market} | {' | '.join(cells)} |")
     head = ["| # | market | price | change | turnover 24 h | | volatility |", "|--:|:--|--:|--:|--:|:--|--:|"]
     return MetadataValue.md("\n".join([*head, *lines]))
 

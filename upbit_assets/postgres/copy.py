@@ -49,7 +49,10 @@ def write_records(
     documents = [isinstance(kind, JSONB) for kind in kinds]
     # the documents are made first: a COPY under way lets nothing else through the connection
     rows = [
-        tuple(Jsonb(as_document(value), dumps=str) if document else value for value, document in zip(row, documents, strict=True))
+        tuple(
+            Jsonb(as_document(value), dumps=str) if document else value
+            for value, document in zip(row, documents, strict=True)
+        )
         for row in records.rows
     ]
     with cursor(connection) as writer, writer.copy(copy_statement(table, records.columns, "BINARY")) as copy:
@@ -99,7 +102,9 @@ def arrow_array(series: "pd.Series[Any]") -> pa.Array:
     if series.dtype != object:
         return pa.array(series, from_pandas=True)
     # a Decimal's own text is exact at any length, and ten times faster than Arrow's decimals
-    return pa.array([None if missing else str(value) for value, missing in zip(series, series.isna(), strict=True)], pa.string())
+    return pa.array(
+        [None if missing else str(value) for value, missing in zip(series, series.isna(), strict=True)], pa.string()
+    )
 
 
 def known(table: sa.Table, columns: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ class InstanceStorage(DagsterPostgresStorage):
         return {}
 
     @classmethod
-    def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ARG003
         # dagster-postgres speaks psycopg2 only, whatever driver the URL names
         url = sa.make_url(instance_url()).set(drivername="postgresql+psycopg2")
         return cls(postgres_url=url.render_as_string(hide_password=False), inst_data=inst_data)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 
@@ -114,8 +115,10 @@ def _lowest(base: Coin, quote: Coin) -> Fraction:
 
 def _turnover(draw: int, quote: Coin, rank: int) -> int:
     """A day's turnover in KRW: a few huge markets and a long tail."""
-    steepness = 115 if quote is KRW else 130
-    decayed = _BUSIEST[quote.code] * 1000 // int(1000 * (rank + 1) ** (steepness / 100))
+    place = rank + 1
+    # To the power of 5/4, and in integers: floating-point powers differ between machines
+    weight = place * isqrt(isqrt(place << 64)) if quote is KRW else place << 16
+    decayed = (_BUSIEST[quote.code] << 16) // weight
     return max(decayed * (60 + draw % 80) // 100, 1)
 
 

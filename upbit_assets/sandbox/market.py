@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from .coins import KRW, QUOTES, Coin, listed, split
 from .instrument import KNOTS_A_DAY, SLOTS_A_DAY, Instrument, Listing, coin_level, instrument
 from .noise import ONE, Ints, bits, key, mix, wave
 
-Row = dict[str, str | int | Decimal]
+Row = dict[str, Any]  # strings, integers and exact Decimals
 DAY_MS = 86_400_000
 SLOT_MS = DAY_MS // SLOTS_A_DAY
 YEAR_DAYS = 364  # 52 weeks

@@ -108,7 +108,8 @@ def _server(app: Starlette) -> _Server:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    listener = socket.socket()
+    # asyncio switches Nagle's delay off (40 ms a reply) only where the protocol is named
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

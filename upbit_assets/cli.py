@@ -1,0 +1,87 @@
+"""The few commands that are not Dagster's."""
+
+import os
+import shlex
+import sys
+
+import click
+import sqlalchemy as sa
+
+from upbit_assets import stack
+from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from upbit_assets.postgres.migrate import migrate as migrate_database
+from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url
+
+
+@click.group()
+def main() -> None:
+    """Upbit market data in PostgreSQL: what there is beside the dagster and dg commands."""
+
+
+@main.command()
+def demo() -> None:
+    """Everything on this machine, against the offline exchange."""
+    stack.run(demo=True)
+
+
+@main.command()
+def up() -> None:
+    """Everything on this machine, against the real exchange (UPBIT_API_URL)."""
+    stack.run(demo=False)
+
+
+@main.command()
+def down() -> None:
+    """Stop embedded databases that plain Dagster commands have started."""
+    for demo in (True, False):
+        home = stack.home_of(demo=demo)
+        if there := stack.running(home):
+            raise click.ClickException(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
+        if EmbeddedPostgres(home / ".postgres").stop():
+            click.echo(f"Stopped the embedded PostgreSQL of {home}")
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the market data's database to the newest schema; safe to repeat."""
+    try:
+        migrate_database(market_url())
+    except sa.exc.DBAPIError as error:
+        raise click.ClickException(f"Nothing was changed: {error.orig}") from None
+    click.echo("The schema is up to date.")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=stack.EXCHANGE_PORT, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Another seed, another market.")
+@click.option("--markets", default=855, show_default=True, help="How many markets it lists.")
+def exchange(host: str, port: int, seed: int, markets: int) -> None:
+    """The offline exchange: Upbit's REST API with simulated data."""
+    from upbit_assets.sandbox.server import serve
+
+    click.echo(f"The offline exchange listens on http://{host}:{port}; all its data are simulated.")
+    try:
+        serve(host, port, seed=seed, markets=markets)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--demo/--up", default=None, help="Which stack; by default the one that is running, else that of up.")
+def env(demo: bool | None) -> None:
+    """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
+    if demo is None:
+        demo = bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
+    for name, value in stack.environment(demo=demo).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open psql on the market data, with the pipeline's rights."""
+    url = sa.make_url(market_url()).set(drivername="postgresql").render_as_string(hide_password=False)
+    os.environ.update(PGOPTIONS=f"-c role={PIPELINE_ROLE}", PGTZ="Asia/Seoul")
+    sys.stdout.flush()
+    os.execv(wheel_binaries() / "psql", ["psql", url, *arguments])  # noqa: S606

@@ -1,0 +1,278 @@
+"""The whole stack on one machine, in the foreground: what `make demo` and `make up` run."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import click
+import requests
+import sqlalchemy as sa
+
+from upbit_assets.assets.preview import plain, won
+from upbit_assets.exchange import REAL
+from upbit_assets.partitions import SEOUL, key_of, window_at
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
+from upbit_assets.postgres.tables import gold_market_stats_build
+
+PROJECT = Path(__file__).parents[1]
+UI_PORT, EXCHANGE_PORT = 3000, 8766
+READY_WITHIN = 120
+PATIENCE = 20  # seconds a process has to end by itself
+
+
+class StackError(click.ClickException):
+    """The stack can't start or go on; the message says why."""
+
+
+def home_of(*, demo: bool) -> Path:
+    """Where a stack keeps everything: simulated and real data never meet."""
+    return PROJECT / ".demo" if demo else PROJECT
+
+
+def environment(*, demo: bool, exchange: str | None = None) -> dict[str, str]:
+    """What makes plain Dagster commands work on this stack."""
+    home = home_of(demo=demo)
+    exchange = exchange or running(home).get("exchange") or f"http://127.0.0.1:{EXCHANGE_PORT}"
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "upbit_assets.definitions",
+        **({"UPBIT_API_URL": exchange} if demo else {}),
+    }
+
+
+def running(home: Path) -> dict[str, str]:
+    """What a running stack says of itself: its addresses and its process; empty if none runs."""
+    note = home / ".stack.json"
+    if not note.exists():
+        return {}
+    with note.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return json.load(file)
+    return {}
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[Path]:
+    """Hold the stack's note while it runs, so that a second one says where the first is."""
+    note = home / ".stack.json"
+    with note.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            there = running(home)
+            raise StackError(
+                f"It is already running: {there.get('ui', 'starting')}, process {there.get('pid')}."
+            ) from None
+        note.write_text("{}")
+        yield note
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nobody listens there, else the next free port on loopback."""
+    for port in range(wanted, wanted + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise StackError(f"No free port from {wanted} to {wanted + 49} on 127.0.0.1.")
+
+
+@dataclass
+class Process:
+    """A child in a process group of its own, so that it ends with all that it started."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    child: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with self.log.open("wb") as output:
+            self.child = subprocess.Popen(
+                [str(Path(sys.executable).parent / self.arguments[0]), *self.arguments[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=PROJECT,
+            )
+
+    def require_alive(self) -> None:
+        if self.child.poll() is not None:
+            raise StackError(f"{self.name} ended unexpectedly. The end of its log, {self.log}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and end whatever is left of its group."""
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGINT)
+            try:
+                self.child.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                click.echo(f"{self.name} does not end by itself; ending it.")
+        try:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.child.wait()
+
+
+def run(*, demo: bool) -> None:
+    """Start everything, tell what happens, and end everything at Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, interrupt)
+    home = home_of(demo=demo)
+    home.mkdir(exist_ok=True)
+    if demo and not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
+    with ExitStack() as started:
+        note = started.enter_context(only_one(home))
+        try:
+            serve(started, home, note, demo=demo)
+        except (KeyboardInterrupt, Interrupted):
+            click.echo("\nStopping ...")
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    click.echo("Everything is stopped; the data stay.")
+
+
+class Interrupted(BaseException):
+    """SIGTERM came."""
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
+    addresses = {"pid": str(os.getpid()), "ui": f"http://127.0.0.1:{free_port(UI_PORT)}"}
+    if demo:
+        addresses["exchange"] = f"http://127.0.0.1:{free_port(EXCHANGE_PORT)}"
+    os.environ.update(environment(demo=demo, exchange=addresses.get("exchange")))
+
+    if not (os.environ.get("UPBIT_POSTGRES_URL") and os.environ.get("DAGSTER_POSTGRES_URL")):
+        click.echo("PostgreSQL: starting the embedded one ...")
+        started.callback(embedded().stop)
+        embedded().start()
+    try:
+        migrate(market_url())
+    except sa.exc.OperationalError as error:
+        raise StackError(f"The database of UPBIT_POSTGRES_URL does not answer: {error.orig}") from None
+    click.echo("PostgreSQL: ready, the schema is up to date.")
+
+    processes = []
+    if demo:
+        port = addresses["exchange"].rpartition(":")[2]
+        processes.append(start(started, "The offline exchange", ["upbit-assets", "exchange", "--port", port], home))
+        wait_for(processes[-1], addresses["exchange"])
+        click.echo(f"Exchange:   {addresses['exchange']}  (simulated: no figure on it is real)")
+    else:
+        click.echo(f"Exchange:   {os.environ.get('UPBIT_API_URL') or REAL}")
+    port = addresses["ui"].rpartition(":")[2]
+    dagster = start(started, "Dagster", ["dagster", "dev", "--host", "127.0.0.1", "--port", port], home)
+    processes.append(dagster)
+    note.write_text(json.dumps(addresses))
+    click.echo("Dagster:    starting webserver and daemon; the first snapshot is being collected meanwhile ...")
+    first = start(started, "The first run", first_run(), home)
+    wait_for(dagster, addresses["ui"] + "/server_info")
+    click.echo(f"Dagster:    {addresses['ui']}  (schedule and sensor are on; logs: {home / 'dagster.log'})")
+    tell_first_run(first, addresses["ui"])
+    click.echo("Collecting every minute. Ctrl-C stops everything.")
+    watch(processes)
+
+
+def start(started: ExitStack, name: str, arguments: list[str], home: Path) -> Process:
+    process = Process(name, arguments, home / f"{name.removeprefix('The ').replace(' ', '-').lower()}.log")
+    started.callback(process.stop)
+    return process
+
+
+def first_run() -> list[str]:
+    """The chain for the window now open; for the next one where it is about to close."""
+    window = window_at(datetime.now(UTC))
+    left = (window.end - datetime.now(UTC)).total_seconds()
+    if left < 10:
+        time.sleep(left)
+        window = window_at(datetime.now(UTC))
+    return ["dagster", "asset", "materialize", "--select", "*", "--partition", key_of(window.start)]
+
+
+def wait_for(process: Process, address: str) -> None:
+    for _ in range(READY_WITHIN * 5):
+        process.require_alive()
+        try:
+            if requests.get(address, timeout=2).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.2)
+    raise StackError(f"{process.name} does not answer at {address} after {READY_WITHIN} s; its log is {process.log}")
+
+
+def tell_first_run(first: Process, ui: str) -> None:
+    if first.child.wait() == 0:
+        print_top10()
+        return
+    said = re.findall(r"(?:Failure|Error): (.+)", first.log.read_text(errors="replace"))
+    reason = said[0] if said else first.last_words()
+    click.secho(f"The first collection failed: {reason}", fg="red")
+    click.echo(f"It is tried again every minute; the failed runs say why at {ui}/runs")
+
+
+def print_top10() -> None:
+    with Database().connect() as connection:
+        rows = connection.execute(sa.text("SELECT * FROM gold.turnover_top10")).all()
+    if not rows:
+        return
+    click.echo(
+        f"\n거래대금 상위 10 · turnover top 10, window of {rows[0].window_start.astimezone(SEOUL):%Y-%m-%d %H:%M} KST"
+    )
+    largest = max(row.turnover_krw or 0 for row in rows) or 1
+    for row in rows:
+        bar = "█" * round(24 * (row.turnover_krw or 0) / largest)
+        click.echo(
+            f"{row.rank_volume:>4}  {row.market:<12}{plain(row.trade_price):>16}  {row.change_rate:>+8.2%}"
+            f"{won(row.turnover_krw):>14}  {bar}"
+        )
+    click.echo()
+
+
+def watch(processes: list[Process]) -> None:
+    """Tell of each new ranking, until a process ends or somebody stops us."""
+    build = gold_market_stats_build
+    newest = sa.select(build.c.computed_at, build.c.window_start, build.c.gold_rows).order_by(
+        build.c.computed_at.desc()
+    )
+    told = None
+    while True:
+        for process in processes:
+            process.require_alive()
+        try:
+            with Database().connect() as connection:
+                found = connection.execute(newest.limit(1)).one_or_none()
+        except DatabaseError as error:
+            raise StackError(str(error)) from None
+        if found and told and found != told:
+            when = found.computed_at.astimezone(SEOUL)
+            click.echo(f"{when:%H:%M:%S}  window {key_of(found.window_start)}: {found.gold_rows} markets ranked")
+        told = found
+        time.sleep(2)

@@ -1,0 +1,226 @@
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+import requests
+
+from upbit_assets.sandbox.market import Market
+from upbit_assets.sandbox.server import running
+
+from .conftest import AT
+
+MARKET = Market(count=30)
+FIELDS = """
+market trade_date trade_time trade_date_kst trade_time_kst trade_timestamp opening_price high_price low_price
+trade_price prev_closing_price change change_price change_rate signed_change_price signed_change_rate trade_volume
+acc_trade_price acc_trade_price_24h acc_trade_volume acc_trade_volume_24h highest_52_week_price
+highest_52_week_date lowest_52_week_price lowest_52_week_date timestamp
+"""
+
+
+class Client:
+    def __init__(self, url):
+        self.url, self.session = url, requests.Session()
+
+    def get(self, target, **options):
+        return self.session.get(self.url + target, timeout=5, **options)
+
+    def post(self, target):
+        return self.session.post(self.url + target, timeout=5)
+
+
+class Watch:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+WATCH = Watch()
+
+
+@pytest.fixture
+def watch():
+    WATCH.now += 100_000  # what the tests before spent is forgiven
+    return WATCH
+
+
+@pytest.fixture(scope="module")
+def served():
+    with running(30, lambda: AT, seconds=WATCH) as handle:
+        yield handle
+
+
+@pytest.fixture
+def client(served, watch):
+    return Client(served.url)
+
+
+def failure(status, message, name=None):
+    return status, {"error": {"name": name or status, "message": message}}
+
+
+MISSING = failure(400, "Missing request parameter error. Check the required parameters!")
+MISMATCH = failure(400, "Type mismatch error. Check the parameters type!")
+UNKNOWN = failure(404, "Code not found")
+UNROUTED = failure(404, "no Route matched with those values", "not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/v1/ticker?markets=KRW-NOPE", UNKNOWN),
+        ("/v1/ticker?markets=KRW-BTC,KRW-NOPE", UNKNOWN),
+        ("/v1/ticker?markets=", UNKNOWN),
+        ("/v1/ticker", MISSING),
+        ("/v1/ticker/all", MISSING),
+        ("/v1/market/all?is_details=perhaps", MISMATCH),
+        ("/v1/nope", UNROUTED),
+        ("/v1/ticker/", UNROUTED),
+    ],
+)
+def test_what_the_exchange_refuses_it_refuses_in_the_same_words(client, target, expected):
+    reply = client.get(target)
+    assert (reply.status_code, reply.json()) == expected
+
+
+def test_other_methods_are_not_routed(client):
+    reply = client.post("/v1/ticker?markets=KRW-BTC")
+    assert (reply.status_code, reply.json()) == UNROUTED
+
+
+def test_a_ticker_has_the_fields_of_the_real_one_in_their_order(client):
+    (row,) = client.get("/v1/ticker?markets=KRW-BTC").json()
+    assert list(row) == FIELDS.split()
+    assert (row["market"], row["trade_date"], row["trade_time_kst"][:2]) == ("KRW-BTC", "20260730", "16")
+
+
+def test_the_wire_carries_the_markets_own_decimals(client):
+    text = client.get("/v1/ticker?markets=KRW-BTC,BTC-ETH").text
+    rows = json.loads(text, parse_float=Decimal)
+    assert rows == [MARKET.ticker(market, AT) for market in ("KRW-BTC", "BTC-ETH")]
+
+
+def test_lower_case_codes_are_accepted_and_rows_come_in_the_order_asked_for(client):
+    rows = client.get("/v1/ticker", params={"markets": "krw-eth,KRW-BTC"}).json()
+    assert [row["market"] for row in rows] == ["KRW-ETH", "KRW-BTC"]
+
+
+def test_tickers_of_quote_currencies_are_those_of_all_their_markets(client):
+    pairs = [row["market"] for row in client.get("/v1/market/all").json()]
+    rows = client.get("/v1/ticker/all?quote_currencies=KRW,usdt").json()
+    assert [row["market"] for row in rows] == [code for code in pairs if not code.startswith("BTC-")]
+
+
+def test_pairs_have_details_only_on_request(client):
+    assert set(client.get("/v1/market/all").json()[0]) == {"market", "korean_name", "english_name"}
+    event = client.get("/v1/market/all?is_details=true").json()[0]["market_event"]
+    assert list(event) == ["warning", "caution"]
+    assert list(event["caution"]) == [
+        "PRICE_FLUCTUATIONS",
+        "TRADING_VOLUME_SOARING",
+        "DEPOSIT_AMOUNT_SOARING",
+        "GLOBAL_PRICE_DIFFERENCES",
+        "CONCENTRATION_OF_SMALL_ACCOUNTS",
+    ]
+
+
+def test_every_quotation_reply_carries_the_exchanges_headers(client):
+    for target in ("/v1/ticker?markets=KRW-BTC", "/v1/ticker", "/v1/ticker?markets=KRW-NOPE"):
+        headers = client.get(target).headers
+        assert headers["limit-by-ip"] == "Yes"
+        assert headers["content-type"] == "application/json;charset=UTF-8"
+        assert headers["cache-control"] == "no-cache, no-store, max-age=0, must-revalidate"
+        assert (headers["pragma"], headers["expires"]) == ("no-cache", "0")
+        assert headers["etag"].startswith('W/"')
+        assert headers["date"] == "Thu, 30 Jul 2026 07:41:01 GMT"
+        assert "vary" in headers
+        assert headers["remaining-req"].startswith("group=ticker; min=600; sec=")
+
+
+def test_an_unrouted_path_spends_no_quota(client):
+    assert "remaining-req" not in client.get("/v1/nope").headers
+
+
+def test_a_reply_is_compressed_only_on_request(client):
+    packed = client.get("/v1/market/all", headers={"Accept-Encoding": "gzip"})
+    plain = client.get("/v1/market/all", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.json() == plain.json()
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/_sandbox/health", "/_sandbox/faults", "/v1/market/all", "/v1/ticker", "/v1/nope", "/x"]
+)
+def test_every_reply_says_that_it_is_simulated(client, target):
+    assert client.get(target).headers["x-upbit-simulated"] == "true"
+
+
+def test_even_a_failure_of_its_own_says_that_it_is_simulated():
+    def broken():
+        raise RuntimeError
+
+    with running(3, broken) as handle:
+        reply = Client(handle.url).get("/v1/market/all")
+    assert (reply.status_code, reply.headers["x-upbit-simulated"]) == (500, "true")
+
+
+def test_the_front_page_says_what_this_is(client):
+    assert "simulation" in client.get("/").json()["about"]
+    assert client.get("/_sandbox/health").json() == {"simulated": True, "status": "up", "markets": 30}
+
+
+def calls(client, n, target="/v1/ticker?markets=KRW-BTC", **options):
+    return [client.get(target, **options) for _ in range(n)]
+
+
+def statuses(replies):
+    return [reply.status_code for reply in replies]
+
+
+def test_ten_calls_a_second_are_free_and_counted_down(client, watch):
+    for _ in range(2):
+        remaining = [reply.headers["remaining-req"].rpartition("=")[2] for reply in calls(client, 10)]
+        assert remaining == list("9876543210")
+        watch.now += 1
+
+
+def test_groups_are_counted_apart(client):
+    assert statuses(calls(client, 10) + calls(client, 10, "/v1/market/all")) == [200] * 20
+
+
+def test_the_eleventh_call_of_a_second_is_too_many(client, watch):
+    late = calls(client, 11)[-1]
+    assert late.status_code == 429
+    assert late.headers["remaining-req"] == "group=ticker; min=600; sec=0"
+    watch.now += 1
+    assert statuses(calls(client, 1)) == [200]
+
+
+def test_who_goes_on_after_429_is_blocked_everywhere_and_longer_each_time(client, watch):
+    blocks = []
+    for _ in range(3):
+        replies = calls(client, 16)
+        assert statuses(replies) == [200] * 10 + [429] * 5 + [418]
+        until = datetime.fromisoformat(replies[-1].json()["error"]["message"].split()[-1].rstrip("."))
+        blocks.append(until.timestamp() - watch.now)
+        assert statuses(calls(client, 1, "/v1/market/all")) == [418]
+        watch.now = until.timestamp() - 0.5
+        assert statuses(calls(client, 1)) == [418]
+        watch.now += 1
+    assert until.tzinfo == UTC
+    assert blocks == sorted(set(blocks))
+
+
+def test_with_an_origin_there_is_one_call_in_ten_seconds(client, watch):
+    origin = {"headers": {"Origin": "https://example.com"}}
+    first, second = calls(client, 2, "/v1/market/all", **origin)
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert first.headers["remaining-req"] == "group=origin; min=6; sec=0"
+    watch.now += 10
+    assert statuses(calls(client, 1, **origin)) == [200]

@@ -1,0 +1,184 @@
+import gzip
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+TICKER = "/v1/ticker?markets=KRW-BTC,KRW-ETH"
+
+
+def fetch(exchange, target=TICKER, **options):
+    return requests.get(exchange.url + target, timeout=5, **options)
+
+
+def test_a_status_comes_with_the_body_type_and_headers_asked_for(exchange):
+    exchange.faults.add(
+        "ticker",
+        "status",
+        status=502,
+        body="<h1>Bad Gateway</h1>",
+        content_type="text/html",
+        headers={"Retry-After": "3"},
+    )
+    reply = fetch(exchange)
+    assert (reply.status_code, reply.text) == (502, "<h1>Bad Gateway</h1>")
+    assert (reply.headers["content-type"], reply.headers["retry-after"]) == ("text/html", "3")
+    assert reply.headers["x-upbit-simulated"] == "true"
+
+
+@pytest.mark.parametrize("status", [200, 400, 418, 429, 500, 503])
+def test_a_status_alone_is_an_error_of_the_exchange(exchange, status):
+    exchange.faults.add("ticker", "status", status=status)
+    reply = fetch(exchange)
+    assert (reply.status_code, reply.json()["error"]["name"]) == (status, status)
+
+
+def test_a_fault_hits_only_what_it_matches(exchange):
+    exchange.faults.add(r"^/v1/ticker\?markets=KRW-BTC,", "status", status=500)
+    assert fetch(exchange).status_code == 500
+    assert fetch(exchange, "/v1/ticker?markets=KRW-ETH").status_code == 200
+
+
+def test_a_fault_matches_what_the_client_meant_not_how_it_was_escaped(exchange):
+    exchange.faults.add("KRW-BTC,KRW-ETH", "status", status=500)
+    assert fetch(exchange, "/v1/ticker?markets=KRW-BTC%2CKRW-ETH").status_code == 500
+
+
+def test_a_fault_skips_the_first_requests_and_ends_after_so_many(exchange):
+    exchange.faults.add("ticker", "status", status=503, skip=1, times=2)
+    assert [fetch(exchange).status_code for _ in range(5)] == [200, 503, 503, 200, 200]
+
+
+def test_a_body_is_sent_as_it_is(exchange):
+    body = '[{"market":"KRW-BTC","trade_price":NaN}]'
+    exchange.faults.add("ticker", "body", body=body)
+    assert fetch(exchange).text == body
+
+
+def test_an_empty_reply_is_an_empty_array(exchange):
+    exchange.faults.add("ticker", "empty")
+    assert fetch(exchange).json() == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_cut_reply_claims_to_be_whole(exchange, encoding):
+    whole = fetch(exchange).text
+    exchange.faults.add("ticker", "cut")
+    reply = fetch(exchange, headers={"Accept-Encoding": encoding})
+    assert reply.text == whole[: len(whole) // 2]
+    with pytest.raises(requests.exceptions.JSONDecodeError):
+        reply.json()
+
+
+def test_a_cut_connection_sends_less_than_it_promised(exchange):
+    exchange.faults.add("ticker", "cut", closes=True, times=1)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
+        fetch(exchange)
+    assert fetch(exchange).status_code == 200
+
+
+def test_a_reset_is_a_reset_on_the_wire(exchange):
+    exchange.faults.add("ticker", "reset", times=1)
+    address = urlsplit(exchange.url)
+    with socket.create_connection((address.hostname, address.port), 5) as raw:
+        raw.sendall(b"GET /v1/ticker?markets=KRW-BTC HTTP/1.1\r\nHost: exchange\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            raw.recv(1)
+    assert fetch(exchange).status_code == 200
+
+
+def test_a_slow_reply_is_late_but_right(exchange):
+    exchange.faults.add("ticker", "slow", seconds=0.3)
+    start = time.monotonic()
+    assert len(fetch(exchange).json()) == 2
+    assert time.monotonic() - start >= 0.3
+
+
+def test_a_slow_reply_is_too_late_for_the_impatient(exchange):
+    exchange.faults.add("ticker", "slow", seconds=1)
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.get(exchange.url + TICKER, timeout=0.1)
+
+
+def test_slow_goes_with_another_fault(exchange):
+    exchange.faults.add("", "slow", seconds=0.1)
+    exchange.faults.add("", "status", status=504)
+    reply = fetch(exchange)
+    assert reply.status_code == 504
+    assert reply.elapsed.total_seconds() >= 0.1
+
+
+RAW = ["NaN", "null", '"91200000"', "-1", "1" * 40, "1E400", "9.9E-7", r'"\u0000"', r'"\ud800"', "{}", "tru"]
+
+
+@pytest.mark.parametrize("text", RAW)
+def test_any_text_can_stand_for_a_field(exchange, text):
+    exchange.faults.add("ticker", "rows", rows=[{"market": "KRW-BTC", "set": {"trade_price": text}}])
+    first, second = fetch(exchange).text.split("},{")
+    assert f'"trade_price":{text},' in first
+    assert f'"trade_price":{text},' not in second
+
+
+def test_rows_lose_fields_gain_unknown_ones_and_come_twice(exchange):
+    changes = [
+        {"market": "KRW-BTC", "drop": ["trade_price", "timestamp"], "duplicate": 2},
+        {"market": "*", "set": {"brand_new": "[1]"}},
+    ]
+    exchange.faults.add("ticker", "rows", rows=changes)
+    rows = fetch(exchange).json()
+    assert [row["market"] for row in rows] == ["KRW-BTC"] * 3 + ["KRW-ETH"]
+    assert all(row["brand_new"] == [1] for row in rows)
+    assert ["trade_price" in row for row in rows] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("code", ["XAU-BTC", "KRW-'; DROP TABLE ticker; --", "KRW-\N{HANGUL SYLLABLE GA}", "", "../.."])
+def test_a_market_can_have_any_code(exchange, code):
+    exchange.faults.add("", "rows", rows=[{"market": "KRW-BTC", "set": {"market": json.dumps(code)}}])
+    assert fetch(exchange).json()[0]["market"] == code
+    assert fetch(exchange, "/v1/market/all").json()[0]["market"] == code
+
+
+def test_a_fault_leaves_compression_as_it_is(exchange):
+    exchange.faults.add("ticker", "body", body="[]")
+    reply = fetch(exchange, headers={"Accept-Encoding": "gzip"}, stream=True)
+    assert gzip.decompress(reply.raw.read()) == b"[]"
+
+
+def test_faults_are_switched_over_http(exchange):
+    url = exchange.url + "/_sandbox/faults"
+    fault = {"match": "ticker", "kind": "status", "status": 429, "times": 1}
+    assert requests.put(url, json=[fault], timeout=5).status_code == 200
+    assert fault.items() <= requests.get(url, timeout=5).json()[0].items()
+    assert [fetch(exchange).status_code for _ in range(2)] == [429, 200]
+    assert requests.get(url, timeout=5).json()[0]["seen"] == 2
+    assert requests.delete(url, timeout=5).json() == []
+    assert exchange.faults.show() == []
+
+
+def test_faults_never_hit_their_own_switch(exchange):
+    exchange.faults.add("", "status", status=500)
+    assert requests.delete(exchange.url + "/_sandbox/faults", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "senseless",
+    [
+        [{"match": "(", "kind": "empty"}],
+        [{"match": "x", "kind": "flood"}],
+        [{"match": "x", "kind": "empty", "colour": 1}],
+        [{"match": "x", "kind": "status", "status": 99}],
+        [{"match": "x", "kind": "rows", "rows": [{"drop": []}]}],
+        [{"kind": "empty"}],
+        [1],
+        {"match": "x"},
+        None,
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused_and_changes_nothing(exchange, senseless):
+    exchange.faults.add("nothing", "empty")
+    reply = requests.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
+    assert reply.status_code == 400
+    assert [fault["match"] for fault in exchange.faults.show()] == ["nothing"]

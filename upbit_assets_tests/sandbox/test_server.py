@@ -1,0 +1,83 @@
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+import requests
+
+from upbit_assets.sandbox.server import running, serve
+
+from .conftest import AT
+
+SERVE = "from upbit_assets.sandbox.server import serve; serve(port={}, seed=3, markets=5)"
+
+
+def free_port():
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(port):
+    process = subprocess.Popen([sys.executable, "-c", SERVE.format(port)], stderr=subprocess.PIPE, text=True)
+    for _ in range(200):
+        try:
+            requests.get(f"http://127.0.0.1:{port}/_sandbox/health", timeout=5)
+        except requests.ConnectionError:
+            time.sleep(0.05)
+        else:
+            break
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_and_quietly_on_a_signal(how):
+    port = free_port()
+    process = start(port)
+    try:
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=5).json()["seed"] == 3
+        assert len(requests.get(f"http://127.0.0.1:{port}/v1/market/all", timeout=5).json()) == 5
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_taken_port_is_said_so():
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{port}: Address already in use"):
+            serve(port=port)
+
+
+def test_two_exchanges_run_side_by_side_with_faults_of_their_own():
+    with running(3, lambda: AT) as one, running(3, lambda: AT) as other:
+        one.faults.add("", "empty")
+        assert requests.get(one.url + "/v1/market/all", timeout=5).json() == []
+        assert len(requests.get(other.url + "/v1/market/all", timeout=5).json()) == 3
+
+
+def test_it_is_gone_with_its_context():
+    with running(3) as exchange:
+        requests.get(exchange.url, timeout=5)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(exchange.url, timeout=5)
+
+
+def test_an_unfinished_slow_reply_does_not_hold_up_the_end():
+    start = time.monotonic()
+    with running(3) as exchange:
+        exchange.faults.add("", "slow", seconds=60)
+        with pytest.raises(requests.ReadTimeout):
+            requests.get(exchange.url + "/v1/market/all", timeout=0.1)
+    assert time.monotonic() - start < 5
+
+
+def test_the_limits_are_on():
+    with running(3) as exchange:
+        replies = [requests.get(exchange.url + "/v1/market/all", timeout=5).status_code for _ in range(40)]
+    assert 429 in replies
