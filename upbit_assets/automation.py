@@ -29,7 +29,7 @@ from dagster import (
     sensor,
 )
 
-from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of, windows_in, windows_with_rows
+from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of, windows, windows_in, windows_with_rows
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import bronze_ticker_raw
@@ -127,9 +127,9 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> se
 
     On a database not seen before, the past is looked through too, a day a tick and the newest first.
     """
-    server, settled = horizon(connection)
-    if cursor.get("server") != server:
-        cursor.update(server=server, seen=settled, past=(window_at(now).start + WINDOW).isoformat())
+    database, settled = horizon(connection)
+    if cursor.get("database") != database:
+        cursor.update(database=database, seen=settled, past=(window_at(now).start + WINDOW).isoformat())
     candidates = changed_since(connection, cursor["seen"])
     candidates |= {window_of(key) for key in cursor.get("waiting", {})}
     if past := cursor.get("past"):
@@ -138,7 +138,8 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> se
         oldest = oldest_collected(connection)
         cursor["past"] = (last - DAY).isoformat() if oldest and oldest < last - DAY else None
     cursor["seen"] = settled
-    return {start for start in candidates if start <= now}
+    # a row from before the first partition belongs to none, and asking for it would fail the whole tick
+    return {start for start in candidates if windows.start <= start <= now}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 import sqlalchemy as sa
@@ -18,16 +21,27 @@ def main() -> None:
     """Upbit market data in PostgreSQL: what there is beside the dagster and dg commands."""
 
 
+def home_option(*, demo: bool) -> Callable[[Any], Any]:
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+        default=stack.home_of(demo=demo),
+        help="Where the stack keeps its data and logs.",
+    )
+
+
 @main.command()
-def demo() -> None:
+@home_option(demo=True)
+def demo(home: Path) -> None:
     """Everything on this machine, against the offline exchange."""
-    stack.run(demo=True)
+    stack.run(home, demo=True)
 
 
 @main.command()
-def up() -> None:
+@home_option(demo=False)
+def up(home: Path) -> None:
     """Everything on this machine, against the real exchange (UPBIT_API_URL)."""
-    stack.run(demo=False)
+    stack.run(home, demo=False)
 
 
 @main.command()
@@ -73,7 +87,7 @@ def env(demo: bool | None) -> None:
     """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
     if demo is None:
         demo = bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
-    for name, value in stack.environment(demo=demo).items():
+    for name, value in stack.environment(stack.home_of(demo=demo), demo=demo).items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
 

@@ -51,14 +51,15 @@ def windows_in(span: TimeWindow) -> list[datetime]:
     return [span.start + i * WINDOW for i in range((span.end - span.start) // WINDOW)]
 
 
-def each_of(starts: Sequence[datetime]) -> sa.ColumnElement[datetime]:
-    """SQL: a column of window starts, to select from."""
+def each_of(starts: Sequence[datetime]) -> sa.TableValuedAlias:
+    """SQL: a relation with one column, `start`: these window starts."""
     moment = sa.DateTime(timezone=True)
-    return sa.func.unnest(sa.cast(list(starts), sa.ARRAY(moment)), type_=moment).column_valued("start")
+    start = sa.func.unnest(sa.cast(list(starts), sa.ARRAY(moment)), type_=moment)
+    return start.table_valued(sa.column("start", moment)).alias("each").render_derived()
 
 
 def windows_with_rows(connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
     """Those of the windows in which the table holds rows, by one index probe each."""
-    start = each_of(starts)
-    row = sa.select(1).where(table.c.ingested_at >= start, table.c.ingested_at < start + WINDOW)
-    return set(connection.scalars(sa.select(start).where(row.correlate(start.table).exists())))
+    each = each_of(starts)
+    row = sa.select(1).where(table.c.ingested_at >= each.c.start, table.c.ingested_at < each.c.start + WINDOW)
+    return set(connection.scalars(sa.select(each.c.start).where(row.correlate(each).exists())))

@@ -42,9 +42,8 @@ def home_of(*, demo: bool) -> Path:
     return PROJECT / ".demo" if demo else PROJECT
 
 
-def environment(*, demo: bool, exchange: str | None = None) -> dict[str, str]:
+def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[str, str]:
     """What makes plain Dagster commands work on this stack."""
-    home = home_of(demo=demo)
     exchange = exchange or running(home).get("exchange") or f"http://127.0.0.1:{EXCHANGE_PORT}"
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
@@ -126,7 +125,7 @@ class Process:
     def stop(self) -> None:
         """Ask it to end, wait, and end whatever is left of its group."""
         if self.child.poll() is None:
-            self.child.send_signal(signal.SIGINT)
+            self.child.terminate()
             try:
                 self.child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -138,25 +137,25 @@ class Process:
         self.child.wait()
 
 
-def run(*, demo: bool) -> None:
+def run(home: Path, *, demo: bool) -> None:
     """Start everything, tell what happens, and end everything at Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, interrupt)
-    home = home_of(demo=demo)
-    home.mkdir(exist_ok=True)
-    if demo and not (home / "dagster.yaml").exists():
+    for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
+        signal.signal(each, interrupt)
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
         (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
     with ExitStack() as started:
         note = started.enter_context(only_one(home))
         try:
             serve(started, home, note, demo=demo)
-        except (KeyboardInterrupt, Interrupted):
+        except Interrupted:
             click.echo("\nStopping ...")
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     click.echo("Everything is stopped; the data stay.")
 
 
 class Interrupted(BaseException):
-    """SIGTERM came."""
+    """Ctrl-C or SIGTERM came."""
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -167,7 +166,7 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
     addresses = {"pid": str(os.getpid()), "ui": f"http://127.0.0.1:{free_port(UI_PORT)}"}
     if demo:
         addresses["exchange"] = f"http://127.0.0.1:{free_port(EXCHANGE_PORT)}"
-    os.environ.update(environment(demo=demo, exchange=addresses.get("exchange")))
+    os.environ.update(environment(home, demo=demo, exchange=addresses.get("exchange")))
 
     if not (os.environ.get("UPBIT_POSTGRES_URL") and os.environ.get("DAGSTER_POSTGRES_URL")):
         click.echo("PostgreSQL: starting the embedded one ...")

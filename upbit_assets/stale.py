@@ -30,12 +30,13 @@ class Stale:
 
 
 def horizon(connection: sa.Connection) -> tuple[str, int]:
-    """(the server's identity, the oldest transaction still open on it): rows of older transactions are settled."""
+    """(the database's identity, the oldest transaction still open): rows of older transactions are settled."""
     oldest = sa.text(
-        "SELECT system_identifier::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint FROM pg_control_system()"
+        "SELECT concat_ws('/', system_identifier, oid), pg_snapshot_xmin(pg_current_snapshot())::text::bigint "
+        "FROM pg_control_system(), pg_database WHERE datname = current_database()"
     )
-    server, xmin = connection.execute(oldest).one()
-    return server, xmin
+    database, xmin = connection.execute(oldest).one()
+    return database, xmin
 
 
 def changed_since(connection: sa.Connection, transaction: int) -> set[datetime]:
@@ -59,7 +60,8 @@ def oldest_collected(connection: sa.Connection) -> datetime | None:
 
 def stale(connection: sa.Connection, windows: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
-    start = each_of(sorted(windows))
+    each = each_of(sorted(windows))
+    start = each.c.start
     raw = (
         sa.select(sa.func.count().label("rows"))
         .where(bronze_ticker_raw.c.ingested_at >= start, bronze_ticker_raw.c.ingested_at < start + WINDOW)
@@ -77,7 +79,7 @@ def stale(connection: sa.Connection, windows: set[datetime]) -> list[Stale]:
             silver_stale,
             sa.func.concat_ws("/", raw.c.rows, silver.c.computed_at, before.c.computed_at),
         )
-        .join_from(start.table, raw, sa.true())
+        .join_from(each, raw, sa.true())
         .outerjoin(silver, silver.c.window_start == start)
         .outerjoin(before, before.c.window_start == start - DAY)
         .outerjoin(gold, gold.c.window_start == start)

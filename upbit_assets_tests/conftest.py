@@ -1,23 +1,28 @@
-"""A real PostgreSQL, started once a session, and a fresh migrated database a test."""
+"""A real PostgreSQL, started once a session, and an empty migrated database a test."""
 
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, engine_for
+from upbit_assets.postgres.tables import metadata
 from upbit_assets.sandbox.server import Handle, running
 
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
-numbers = count()
+# a tenth of what a database of its own would cost each test
+EMPTY = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    *(f"DELETE FROM {table.fullname}" for table in metadata.sorted_tables),
+)
 
 
 @pytest.fixture(scope="session")
@@ -29,17 +34,38 @@ def server() -> Iterator[EmbeddedPostgres]:
         server.stop()
 
 
-@pytest.fixture
-def market_url(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a fresh, migrated and empty market database, which is also UPBIT_POSTGRES_URL."""
-    name = f"test_{next(numbers)}"
+@contextmanager
+def copy_of_upbit(server: EmbeddedPostgres, name: str) -> Iterator[str]:
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE upbit").format(sql.Identifier(name)))
-        connection.execute(sql.SQL("ALTER DATABASE {} SET timezone = 'Asia/Seoul'").format(sql.Identifier(name)))
-        monkeypatch.setenv("UPBIT_POSTGRES_URL", server.url(name))
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE upbit")
+        connection.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Seoul'")
         yield server.url(name)
         engine_for(server.url(name)).dispose()
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def market_database(server: EmbeddedPostgres) -> Iterator[str]:
+    with copy_of_upbit(server, "market") as url:
+        yield url
+
+
+@pytest.fixture
+def market_url(market_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a migrated and empty market database, which is also UPBIT_POSTGRES_URL."""
+    engine_for(market_database).dispose()
+    with psycopg.connect(market_database, autocommit=True) as connection:
+        for statement in EMPTY:
+            connection.execute(statement)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", market_database)
+    return market_database
+
+
+@pytest.fixture
+def another_url(server: EmbeddedPostgres) -> Iterator[str]:
+    """The URL of another empty market database on the same server."""
+    with copy_of_upbit(server, "another") as url:
+        yield url
 
 
 @pytest.fixture

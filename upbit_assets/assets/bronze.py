@@ -19,7 +19,7 @@ from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 
 @asset(
     **HOUSE,
-    group_name="bronze",
+    group_name="ticker",
     kinds={"upbit", "postgres", "bronze"},
     partitions_def=windows,
     backfill_policy=BackfillPolicy.single_run(),
@@ -32,11 +32,11 @@ def bronze_ticker_raw(context: AssetExecutionContext, exchange: Exchange, databa
     Materializing the window now open collects one more snapshot into it, and once a window the market list into
     `bronze.market_raw`. A past window keeps the rows it has; tickers have no history, so one that has none fails.
     """
-    span = context.partition_time_window
-    empty = past_windows_without_rows(database, span)
+    span, now = context.partition_time_window, datetime.now(UTC)
+    empty = past_windows_without_rows(database, span, now)
     if empty:
         raise Failure(no_history(empty, span), allow_retries=False)
-    if span.end <= datetime.now(UTC):
+    if span.end <= now:
         context.log.info("The window is over: its raw rows stay as they are.")
         context.add_output_metadata({"collected": "nothing: the window is over, its raw rows stay as they are"})
         return None
@@ -115,8 +115,8 @@ def claim_origin(database: Database, reply: Reply) -> None:
         )
 
 
-def past_windows_without_rows(database: Database, span: TimeWindow) -> list[datetime]:
-    past = [start for start in windows_in(span) if start + WINDOW <= datetime.now(UTC)]
+def past_windows_without_rows(database: Database, span: TimeWindow, now: datetime) -> list[datetime]:
+    past = [start for start in windows_in(span) if start + WINDOW <= now]
     with database.connect() as connection:
         filled = windows_with_rows(connection, tables.bronze_ticker_raw, past)
     return [start for start in past if start not in filled]

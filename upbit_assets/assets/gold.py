@@ -18,7 +18,7 @@ RATE_DIGITS = 10  # as the exchange rounds its own rates
 
 @asset(
     **HOUSE,
-    group_name="gold",
+    group_name="ticker",
     kinds={"postgres", "sql", "gold"},
     partitions_def=windows,
     backfill_policy=BackfillPolicy.single_run(),

@@ -12,7 +12,8 @@ from upbit_assets.postgres.io_manager import Metadata, within
 
 EOK = Decimal(100_000_000)
 JO = 10_000 * EOK
-BAR = 24
+BAR = 20
+JOINER = "\u2060"  # keeps a browser from breaking a market's code or an amount in two
 
 
 def turnover_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
@@ -33,8 +34,14 @@ def as_table(rows: Sequence[sa.Row[Any]]) -> MarkdownMetadataValue:
     lines = []
     for row in rows:
         bar = "█" * round(BAR * (row.turnover_krw or 0) / largest)
-        cells = (plain(row.trade_price), f"{row.change_rate:+.2%}", won(row.turnover_krw), bar, f"{row.volatility:.2%}")
-        lines.append(f"| {row.rank_volume} | {row.market} | {' | '.join(cells)} |")
+        cells = (
+            plain(row.trade_price),
+            f"{row.change_rate:+.2%}",
+            JOINER.join(won(row.turnover_krw)),
+            bar,
+            f"{row.volatility:.2%}",
+        )
+        lines.append(f"| {row.rank_volume} | {row.market.replace('-', '-' + JOINER)} | {' | '.join(cells)} |")
     head = ["| # | market | price | change | turnover 24 h | | volatility |", "|--:|:--|--:|--:|--:|:--|--:|"]
     return MetadataValue.md("\n".join([*head, *lines]))
 

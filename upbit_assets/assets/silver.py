@@ -15,11 +15,13 @@ from upbit_assets.postgres.io_manager import Load, Metadata, stored_in, within
 SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")
 UPBIT_OPENED_MS = 1_506_816_000_000  # 2017-10-01; no trade is older
 CLOCK_TOLERANCE_MS = 600_000
+YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
+HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
 
 
 @asset(
     **HOUSE,
-    group_name="silver",
+    group_name="ticker",
     kinds={"postgres", "sql", "silver"},
     partitions_def=windows,
     backfill_policy=BackfillPolicy.single_run(),
@@ -88,11 +90,15 @@ def reason(row: Any) -> sa.ColumnElement[str]:
     newest = sa.extract("epoch", row.ingested_at) * 1000 + CLOCK_TOLERANCE_MS
     size = sa.func.abs(row.signed_change_rate)
     return sa.case(
+        (
+            row.code.is_(None) & (sa.func.jsonb_typeof(row.raw_data) == "string"),
+            "raw row: kept as text, jsonb refused it",
+        ),
         (row.code.is_(None), "market: missing"),
         (row.code != row.market, "market: longer than 30 characters, or not what bronze.market says"),
         (~row.code.regexp_match("^[A-Z0-9]+-[A-Z0-9]+$"), "market: not a market code"),
         (row.trade_price.is_(None), "trade_price: not a number"),
-        (~row.trade_price.between(SMALLEST, LARGEST), "trade_price: not a positive amount"),
+        (~row.trade_price.between(SMALLEST, LARGEST), "trade_price: not positive, or out of range"),
         *amount(row.acc_trade_volume_24h),
         *amount(row.acc_trade_price_24h),
         (row.signed_change_rate.is_(None), "signed_change_rate: not a number"),
@@ -102,8 +108,8 @@ def reason(row: Any) -> sa.ColumnElement[str]:
             ~row.trade_timestamp.between(UPBIT_OPENED_MS, newest),
             "trade_timestamp: before Upbit opened, or in the future",
         ),
-        (~sa.func.coalesce(row.trade_date, "").regexp_match("^[0-9]{8}$"), "trade_date_kst: not YYYYMMDD"),
-        (~sa.func.coalesce(row.trade_time, "").regexp_match("^[0-9]{6}$"), "trade_time_kst: not HHMMSS"),
+        (~sa.func.coalesce(row.trade_date, "").regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
+        (~sa.func.coalesce(row.trade_time, "").regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
     )
 
 
@@ -154,24 +160,25 @@ def build(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
     taken = rows_a_window(tables.silver_ticker, window)
     refused = rows_a_window(tables.silver_ticker_rejected, window)
     silver_rows, rejected_rows = sa.func.coalesce(taken.c.rows, 0), sa.func.coalesce(refused.c.rows, 0)
-    superfluous = accepted(bronze, latest=False).subquery("superfluous")
-    duplicates = (
-        sa.select(sa.func.count())
-        .where(window_start(superfluous.c.ingested_at) == raw.c.window_start)
-        .scalar_subquery()
-        .correlate(raw)
+    # counted in bronze itself, and only where something is left to explain
+    unexplained = count(sa.select(bronze)) != sum(
+        count(sa.select(table).where(within(table, window)))
+        for table in (tables.silver_ticker, tables.silver_ticker_rejected)
     )
+    further = accepted(bronze, latest=False).where(unexplained).subquery("further")
+    start = window_start(further.c.ingested_at).label("window_start")
+    superfluous = sa.select(start, sa.func.count().label("rows")).group_by(start).subquery("superfluous")
     return (
         sa.select(
             raw.c.window_start,
             raw.c.rows.label("bronze_rows"),
             silver_rows.label("silver_rows"),
             rejected_rows.label("rejected_rows"),
-            # counted in bronze itself, and only where something is left to explain
-            sa.case((raw.c.rows == silver_rows + rejected_rows, 0), else_=duplicates).label("duplicate_rows"),
+            sa.func.coalesce(superfluous.c.rows, 0).label("duplicate_rows"),
         )
         .outerjoin_from(raw, taken, taken.c.window_start == raw.c.window_start)
         .outerjoin(refused, refused.c.window_start == raw.c.window_start)
+        .outerjoin(superfluous, superfluous.c.window_start == raw.c.window_start)
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pandas as pd
 import psycopg
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import sqlalchemy as sa
 from psycopg import sql
@@ -16,6 +17,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
 ROWS_A_BLOCK = 65_536
+# how jsonb refuses a text: not JSON, not storable, nested too deeply
+REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -
     try:
         with connection.begin_nested():
             write(lambda text: text)
-    except psycopg.DataError:
+    except REFUSALS:
         # only now, because no cheaper test than jsonb's own is sure
         write(partial(storable, connection))
     return len(records.rows)
@@ -50,7 +53,7 @@ def write_records(
     # the documents are made first: a COPY under way lets nothing else through the connection
     rows = [
         tuple(
-            Jsonb(as_document(value), dumps=str) if document else value
+            Jsonb(as_document(value), dumps=str) if document and value is not None else value
             for value, document in zip(row, documents, strict=True)
         )
         for row in records.rows
@@ -66,8 +69,11 @@ def storable(connection: sa.Connection, text: str) -> str:
     try:
         with connection.begin_nested():
             connection.execute(sa.text("SELECT CAST(:document AS jsonb)"), {"document": text})
-    except sa.exc.DBAPIError:
-        return json.dumps(text)
+    except sa.exc.DBAPIError as error:
+        if not isinstance(error.orig, REFUSALS):
+            raise
+        # a character that PostgreSQL's text can't hold is spelled as JSON spells it
+        return json.dumps(text.replace("\0", r"\u0000"))
     return text
 
 
@@ -78,13 +84,25 @@ def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) 
         ValueError: a column that the table hasn't, or binary floats for an exact column.
     """
     columns = known(table, [str(name) for name in frame.columns])
+    if frame.empty:
+        return 0  # its columns are floats whatever they would hold, or there are none
     for name in columns:
-        if isinstance(table.c[name].type, sa.Numeric) and frame[name].dtype.kind == "f":
+        if is_exact(table.c[name]) and holds_floats(frame[name]):
             raise ValueError(f"{table.fullname}.{name} is exact, and the frame's are binary floats: give Decimals")
     with cursor(connection) as writer, writer.copy(copy_statement(table, columns, "CSV")) as copy:
         for block in csv_blocks(frame):
             copy.write(block)
     return len(frame)
+
+
+def is_exact(column: sa.Column[Any]) -> bool:
+    return isinstance(column.type, sa.Numeric) and not isinstance(column.type, sa.Float)
+
+
+def holds_floats(series: "pd.Series[Any]") -> bool:
+    if series.dtype != object:
+        return series.dtype.kind == "f"
+    return any(isinstance(value, float) for value in series[series.notna()])
 
 
 def csv_blocks(frame: pd.DataFrame) -> Iterator[pa.Buffer]:
@@ -100,11 +118,18 @@ def csv_blocks(frame: pd.DataFrame) -> Iterator[pa.Buffer]:
 
 def arrow_array(series: "pd.Series[Any]") -> pa.Array:
     if series.dtype != object:
-        return pa.array(series, from_pandas=True)
+        array = pa.array(series, from_pandas=True)
+        return utc_text(array) if pa.types.is_timestamp(array.type) and array.type.tz else array
     # a Decimal's own text is exact at any length, and ten times faster than Arrow's decimals
     return pa.array(
         [None if missing else str(value) for value, missing in zip(series, series.isna(), strict=True)], pa.string()
     )
+
+
+def utc_text(moments: pa.Array) -> pa.Array:
+    """Twenty times faster than Arrow's CSV, which looks up the time zone for each moment."""
+    naive = moments.cast(pa.timestamp(moments.type.unit))
+    return pyarrow.compute.binary_join_element_wise(naive.cast(pa.string()), "Z", "")
 
 
 def known(table: sa.Table, columns: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,11 @@ import psycopg
 
 DATABASES = ("dagster", "upbit")
 SUPERUSER = "postgres"
+MOST_TRIES = 60  # a quarter of a second apart
 MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, and PostgreSQL adds /.s.PGSQL.5432.lock
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "timezone": "Asia/Seoul",
     "log_timezone": "Asia/Seoul",
     "max_connections": "200",
     "shared_buffers": "256MB",
@@ -69,7 +70,8 @@ class EmbeddedPostgres:
 
     @property
     def socket(self) -> Path:
-        if len(os.fsencode(self.data)) <= MAX_SOCKET_PATH:
+        # a comma would make two folders of it
+        if len(os.fsencode(self.data)) <= MAX_SOCKET_PATH and "," not in str(self.data):
             return self.data
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"upbit-assets-{name}"
@@ -92,19 +94,21 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: it could not be started; the last lines of its log are in the message.
         """
-        if (self.data / "postmaster.pid").exists() and self.answers():
+        if self._ready() and self.answers():
             return False
         with self._lock():
-            if self.answers():
+            started = not self.answers()
+            if started:
+                self._initialize()
+                self._make_socket_folder()
+                self._launch()
+            elif self._ready():
                 return False
-            self._initialize()
-            self._make_socket_folder()
-            settings = SETTINGS | {"unix_socket_directories": str(self.socket)}
-            options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
-            self._run("pg_ctl", "start", "-D", self.data, "-l", self.log, "-w", "-t", "60", "-o", options)
+            # also where the one who started it was killed before it came to this
             self._create_databases()
             prepare()
-            return True
+            self._ready_for.write_text(self._postmaster())
+            return started
 
     def stop(self) -> bool:
         """Stop the server; True if it was running."""
@@ -113,16 +117,47 @@ class EmbeddedPostgres:
         with self._lock():
             if not self.answers():
                 return False
-            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w", "-t", "60")
+            self._run("pg_ctl", "stop", "-D", self.data.name, "-m", "fast", "-w", "-t", "60")
             return True
+
+    @property
+    def _ready_for(self) -> Path:
+        return self.folder / "ready"
+
+    def _ready(self) -> bool:
+        """Whether the databases were prepared since the server was last started."""
+        return self._ready_for.exists() and self._ready_for.read_text() == self._postmaster() != ""
+
+    def _postmaster(self) -> str:
+        """The server's process and when it began, as it says itself; empty after a stop."""
+        note = self.data / "postmaster.pid"
+        return " ".join(note.read_text().splitlines()[0:3:2]) if note.exists() else ""
+
+    def _launch(self) -> None:
+        settings = SETTINGS | {"unix_socket_directories": str(self.socket)}
+        options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        killed = (self.data / "postmaster.pid").exists()
+        for patience in reversed(range(MOST_TRIES)):
+            try:
+                self._run("pg_ctl", "start", "-D", self.data.name, "-l", self.log.name, "-w", "-t", "60", "-o", options)
+            except EmbeddedPostgresError:
+                if self.answers():
+                    return
+                # a killed server's processes need a moment to end, and a killed starter's server to be up
+                if not (killed and patience):
+                    raise
+                time.sleep(0.25)
+            else:
+                return
 
     def _initialize(self) -> None:
         if self.data.exists():
             return
-        # renamed into place when whole, so that a killed initdb leaves nothing half made behind
-        fresh = self.folder / "data.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
+        # renamed into place when whole, so that a killed initdb leaves nothing half made behind; under a name of its
+        # own, as one whose starter was killed may still be at work
+        for left_behind in self.folder.glob("data.new*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(prefix="data.new", dir=self.folder))
         self.log.touch()
         if os.geteuid() == 0:
             for path in (fresh, self.log):
@@ -153,10 +188,11 @@ class EmbeddedPostgres:
                     connection.execute(f'CREATE DATABASE "{name}"')
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        # output goes to a file: the server inherits it, and would hold a pipe open for ever
+        # output goes to a file: the server inherits it, and would hold a pipe open for ever; names are relative to the
+        # folder, as pg_ctl gives them to a shell
         with tempfile.TemporaryFile() as output:
             command = [*as_ordinary_user(), self.binaries / program, *arguments]
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd="/", check=False)
+            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, check=False)
             output.seek(0)
             said = output.read().decode(errors="replace").strip()
         if done.returncode:

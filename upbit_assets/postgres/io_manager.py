@@ -31,8 +31,9 @@ from dagster import (
     TableSchema,
     TimeWindow,
 )
+from sqlalchemy.dialects import postgresql
 
-from upbit_assets.postgres.copy import Records, copy_frame, copy_records
+from upbit_assets.postgres.copy import Records, copy_frame, copy_records, known
 from upbit_assets.postgres.resource import Database
 
 type_ = type
@@ -65,7 +66,7 @@ def stored_in(table: sa.Table, *, write: Write) -> dict[str, Any]:
             [
                 TableColumn(
                     column.name,
-                    str(column.type).lower(),
+                    column.type.compile(postgresql.dialect()).lower(),
                     column.comment,
                     TableColumnConstraints(nullable=bool(column.nullable)),
                 )
@@ -115,11 +116,11 @@ class PostgresIOManager(ConfigurableIOManager):
         context.log.info(f"{write} {table.fullname}: {rows_written:,} rows in {seconds:.2f} s")
         context.add_output_metadata(
             {
+                **described,
                 **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
                 **{f"rows in {target.fullname}": count for target, count in counts.items()},
                 "seconds": MetadataValue.float(round(seconds, 3)),
                 "rows per second": round(rows_written / seconds),
-                **described,
             }
         )
 
@@ -223,18 +224,25 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
         TypeError: a kind of rows that can't be written.
         ValueError: a column that the table hasn't, binary floats for exact numbers, a row outside of the window.
     """
+    moment = table.c[table.info["window"]]
     match rows:
         case sa.Select():
-            statement = sa.insert(table).from_select(list(rows.selected_columns.keys()), rows, include_defaults=False)
-            return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+            names = known(table, rows.selected_columns.keys())
+            statement = sa.insert(table).from_select(names, rows, include_defaults=False).returning(moment)
+            written = statement.cte("written").c[moment.name]
+            ends = sa.select(sa.func.count(written), sa.func.min(written), sa.func.max(written))
+            count, first, last = connection.execute(ends).one()
+            if count:
+                require_within(first, last, table, window)
+            return count
         case pd.DataFrame():
-            if window is not None and table.info["window"] in rows:
-                require_within(rows.loc[:, table.info["window"]], table, window)
+            if moment.name in rows and not rows.empty:
+                require_within(rows[moment.name].min(), rows[moment.name].max(), table, window)
             return copy_frame(connection, table, rows)
         case Records():
-            if window is not None and table.info["window"] in rows.columns:
-                place = rows.columns.index(table.info["window"])
-                require_within(pd.Series([row[place] for row in rows.rows]), table, window)
+            if moment.name in rows.columns and rows.rows:
+                moments = [row[rows.columns.index(moment.name)] for row in rows.rows]
+                require_within(min(moments), max(moments), table, window)
             return copy_records(connection, table, rows)
         case _:
             raise TypeError(
@@ -243,9 +251,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
             )
 
 
-def require_within(moments: "pd.Series[datetime]", table: sa.Table, window: TimeWindow) -> None:
-    if len(moments) and not (window.start <= moments.min() and moments.max() < window.end):
+def require_within(first: datetime, last: datetime, table: sa.Table, window: TimeWindow | None) -> None:
+    if window is not None and not (window.start <= first and last < window.end):
         raise ValueError(
-            f"{table.fullname}: rows from {moments.min()} to {moments.max()} are not all within "
-            f"[{window.start}, {window.end})"
+            f"{table.fullname}: rows from {first} to {last} are not all within [{window.start}, {window.end})"
         )

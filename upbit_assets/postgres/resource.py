@@ -79,14 +79,16 @@ class Database(ConfigurableResource):
             with self.engine.connect() as connection:
                 yield connection.execution_options(isolation_level=isolation_level)
         except sa.exc.DBAPIError as error:
+            raise DatabaseError(explain(error.orig, self.engine.url)) from error
+        except psycopg.Error as error:  # COPY goes past SQLAlchemy
             raise DatabaseError(explain(error, self.engine.url)) from error
 
 
-def explain(error: sa.exc.DBAPIError, url: sa.URL) -> str:
+def explain(error: BaseException | None, url: sa.URL) -> str:
     """What a database error means to the person who reads it in the run's log."""
-    said = str(error.orig).strip()
+    said = str(error).strip()
     where = url.render_as_string(hide_password=True)
-    match error.orig:
+    match error:
         case (
             psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedObject() | psycopg.errors.InvalidParameterValue()
         ):
