@@ -29,6 +29,7 @@ from dagster import (
     sensor,
 )
 
+from upbit_assets.checks import newest_window_is_fresh
 from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of, windows, windows_in, windows_with_rows
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
@@ -54,6 +55,11 @@ refresh = define_asset_job(
     "refresh",
     AssetSelection.assets("silver_ticker", "gold_market_stats"),
     description="Silver and gold of some windows, computed again from bronze",
+)
+watch = define_asset_job(
+    "watch",
+    AssetSelection.checks(newest_window_is_fresh),
+    description="Whether data still come in, asked even when nothing runs",
 )
 
 
@@ -89,6 +95,16 @@ def make_table_partitions() -> None:
     default_status=DefaultScheduleStatus.RUNNING,
 )
 def make_table_partitions_daily() -> RunRequest:
+    return RunRequest()
+
+
+@schedule(
+    cron_schedule="*/5 * * * *",
+    job=watch,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+)
+def watch_freshness() -> RunRequest:
     return RunRequest()
 
 

@@ -1,18 +1,31 @@
 """What must be true of the data, window by window."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckExecutionContext,
     AssetCheckResult,
+    AssetChecksDefinition,
     AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    AssetRecordsFilter,
+    Output,
+    TimeWindow,
     asset_check,
+    multi_asset_check,
+)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
 )
 
-from upbit_assets.partitions import window_start, windows
+from upbit_assets.partitions import key_of, window_start, windows, windows_in
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
@@ -21,91 +34,174 @@ FRESH = timedelta(minutes=5)
 MOST_NAMED = 10
 
 
-@asset_check(asset="bronze_ticker_raw", partitions_def=windows)
-def markets_match_the_market_list(context: AssetCheckExecutionContext, database: Database) -> AssetCheckResult:
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of one window."""
+
+    passed: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None
+
+
+Verdicts = Mapping[datetime, Verdict]
+Judge = Callable[[sa.Connection, TimeWindow], Verdicts]
+
+
+def window_check(
+    asset: str, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR
+) -> Callable[[Judge], AssetChecksDefinition]:
+    """A check that judges each window of a run for itself, in a backfill too.
+
+    Dagster's own `@asset_check` gives one verdict a run, and leaves the windows of a range as skipped.
+    """
+
+    def decorate(judge: Judge) -> AssetChecksDefinition:
+        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=windows)
+
+        @multi_asset_check(name=f"{asset}_{judge.__name__}", specs=[spec])
+        def check(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
+            span = context.partition_time_window
+            with database.connect("REPEATABLE READ") as connection:
+                verdicts = judge(connection, span)
+            targets = newest_materializations(context, spec.asset_key, span)
+            for start in windows_in(span):
+                yield AssetCheckEvaluation(
+                    asset_key=spec.asset_key,
+                    check_name=spec.name,
+                    passed=verdicts[start].passed,
+                    metadata=verdicts[start].metadata,
+                    description=verdicts[start].description,
+                    severity=severity,
+                    partition=key_of(start),
+                    target_materialization_data=targets.get(key_of(start)),
+                )
+            yield Output(None, output_name=spec.get_python_identifier())
+
+        return check
+
+    return decorate
+
+
+def newest_materializations(
+    context: AssetCheckExecutionContext, asset: AssetKey, span: TimeWindow
+) -> dict[str | None, Target]:
+    """The materialization of each window that its verdict is about."""
+    keys = [key_of(start) for start in windows_in(span)]
+    found = context.instance.fetch_materializations(AssetRecordsFilter(asset, asset_partitions=keys), limit=len(keys))
+    return {
+        record.partition_key: Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
+        for record in reversed(found.records)
+    }
+
+
+@window_check("bronze_ticker_raw", AssetCheckSeverity.WARN)
+def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -> Verdicts:
     """The markets that have tickers in a window are those of the market list collected in it."""
-    window = context.partition_time_window
-    tickers, listed = (
-        markets_of(tables.bronze_ticker_raw, window),
-        markets_of(tables.bronze_market_raw, window),
-    )
-    with database.connect() as connection:
-        without_ticker = connection.execute(sa.except_(listed, tickers)).all()
-        # only where a list was collected: a window without one is told apart below
-        unlisted = connection.execute(sa.except_(tickers, listed)).all()
-        windows_with_list = connection.scalar(sa.select(sa.func.count(sa.distinct(listed.subquery().c.window))))
-    return AssetCheckResult(
-        passed=bool(windows_with_list) and not without_ticker and not unlisted,
-        severity=AssetCheckSeverity.WARN,
-        description=None if windows_with_list else "No market list was collected in this window.",
-        metadata={
-            "listed without a ticker": named(without_ticker),
-            "ticker without a listing": named(unlisted),
-        },
-    )
-
-
-def markets_of(table: sa.Table, window: Any) -> sa.Select[Any]:
-    return sa.select(window_start(table.c.ingested_at).label("window"), table.c.market).where(within(table, window))
-
-
-def named(rows: Iterable[Any]) -> str:
-    names = sorted({row.market for row in rows})
-    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
-
-
-@asset_check(asset="silver_ticker", partitions_def=windows)
-def every_bronze_row_is_accounted_for(context: AssetCheckExecutionContext, database: Database) -> AssetCheckResult:
-    """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
-    window, built = context.partition_time_window, tables.silver_ticker_build
-    duplicates = sa.select(sa.func.coalesce(sa.func.sum(built.c.duplicate_rows), 0)).where(within(built, window))
-    with database.connect("REPEATABLE READ") as connection:
-        raw, silver, rejected = (
-            connection.scalar(sa.select(sa.func.count()).where(within(table, window))) or 0
-            for table in (tables.bronze_ticker_raw, tables.silver_ticker, tables.silver_ticker_rejected)
+    tickers, listed = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.bronze_market_raw, span)
+    without_ticker = by_window(connection, sa.except_(listed, tickers))
+    unlisted = by_window(connection, sa.except_(tickers, listed))
+    have_list = by_window(connection, listed.distinct())
+    return {
+        start: Verdict(
+            start in have_list and not without_ticker[start] and not unlisted[start],
+            {
+                "listed without a ticker": named(without_ticker[start]),
+                "ticker without a listing": named(unlisted[start]),
+            }
+            if start in have_list
+            else {},
+            None if start in have_list else "No market list was collected in this window.",
         )
-        superfluous = int(connection.scalar(duplicates) or 0)
-    return AssetCheckResult(
-        passed=raw == silver + rejected + superfluous,
-        metadata={"raw": raw, "silver": silver, "rejected": rejected, "duplicates": superfluous},
+        for start in windows_in(span)
+    }
+
+
+@window_check("silver_ticker")
+def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
+    built = tables.silver_ticker_build
+    raw, silver, rejected = (
+        counts(connection, table, span)
+        for table in (tables.bronze_ticker_raw, tables.silver_ticker, tables.silver_ticker_rejected)
     )
+    superfluous = sa.select(built.c.window_start, built.c.duplicate_rows).where(within(built, span))
+    duplicates = dict(connection.execute(superfluous).tuples().all())
+    books = {
+        start: {
+            "raw": raw.get(start, 0),
+            "silver": silver.get(start, 0),
+            "rejected": rejected.get(start, 0),
+            "duplicates": duplicates.get(start, 0),
+        }
+        for start in windows_in(span)
+    }
+    return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
 
 
-@asset_check(asset="silver_ticker", partitions_def=windows)
-def no_price_is_missing(context: AssetCheckExecutionContext, database: Database) -> AssetCheckResult:
+@window_check("silver_ticker", AssetCheckSeverity.WARN)
+def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Verdicts:
     """Every market that the window's raw rows name has a price in silver."""
-    window = context.partition_time_window
-    collected = markets_of(tables.bronze_ticker_raw, window)
-    priced = markets_of(tables.silver_ticker, window)
-    with database.connect() as connection:
-        missing = connection.execute(sa.except_(collected, priced)).all()
-    return AssetCheckResult(
-        passed=not missing, severity=AssetCheckSeverity.WARN, metadata={"without a price": named(missing)}
-    )
+    collected, priced = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.silver_ticker, span)
+    missing = by_window(connection, sa.except_(collected, priced))
+    return {
+        start: Verdict(not missing[start], {"without a price": named(missing[start])}) for start in windows_in(span)
+    }
 
 
-@asset_check(asset="gold_market_stats", partitions_def=windows)
-def ranks_are_complete(context: AssetCheckExecutionContext, database: Database) -> AssetCheckResult:
-    """Ranks start at 1 in each window, follow their figures, and every market of silver has one."""
-    window, gold = context.partition_time_window, tables.gold_market_stats
-    rows = sa.select(
-        gold.c.window_start.label("window"), gold.c.market, gold.c.rank_volume, gold.c.rank_volatility,
-        *(
-            sa.func.rank().over(partition_by=gold.c.window_start, order_by=figure.desc().nulls_last()).label(name)
-            for name, figure in (("by_turnover", gold.c.turnover_krw), ("by_volatility", gold.c.volatility))
-        ),
-    ).where(within(gold, window)).subquery("rows")  # fmt: skip
-    wrong = sa.select(rows.c.market).where(
-        (rows.c.rank_volume != rows.c.by_turnover) | (rows.c.rank_volatility != rows.c.by_volatility)
+@window_check("gold_market_stats")
+def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Ranks start at 1, follow their figures, and every market of silver has one."""
+    gold = tables.gold_market_stats
+    rows = (
+        sa.select(
+            gold.c.window_start.label("window"),
+            *(gold.c.market, gold.c.rank_volume, gold.c.rank_volatility),
+            rank_by(gold.c.turnover_krw).label("by_turnover"),
+            rank_by(gold.c.volatility).label("by_volatility"),
+        )
+        .where(within(gold, span))
+        .subquery("rows")
     )
     ranked = sa.select(rows.c.window, rows.c.market)
-    with database.connect("REPEATABLE READ") as connection:
-        wrongly_ranked = connection.execute(wrong).all()
-        unranked = connection.execute(sa.except_(markets_of(tables.silver_ticker, window), ranked)).all()
-    return AssetCheckResult(
-        passed=not wrongly_ranked and not unranked,
-        metadata={"wrongly ranked": named(wrongly_ranked), "not ranked": named(unranked)},
-    )
+    differs = (rows.c.rank_volume != rows.c.by_turnover) | (rows.c.rank_volatility != rows.c.by_volatility)
+    wrong = by_window(connection, ranked.where(differs))
+    unranked = by_window(connection, sa.except_(markets_of(tables.silver_ticker, span), ranked))
+    return {
+        start: Verdict(
+            not wrong[start] and not unranked[start],
+            {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
+        )
+        for start in windows_in(span)
+    }
+
+
+def rank_by(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    start = tables.gold_market_stats.c.window_start
+    return sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
+
+
+def markets_of(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
+    return sa.select(window_start(table.c.ingested_at).label("window"), table.c.market).where(within(table, span))
+
+
+def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> dict[datetime, int]:
+    start = window_start(table.c.ingested_at)
+    rows = sa.select(start, sa.func.count()).where(within(table, span)).group_by(start)
+    return dict(connection.execute(rows).tuples().all())
+
+
+def by_window(connection: sa.Connection, markets: sa.Executable) -> defaultdict[datetime, list[str]]:
+    """Rows of (window, market) as the markets of each window."""
+    found = defaultdict(list)
+    for start, market in connection.execute(markets):
+        found[start].append(market)
+    return found
+
+
+def named(markets: list[str]) -> str:
+    """The markets in words, the first few of many; shown in a check's metadata."""
+    more = len(markets) - MOST_NAMED
+    return ", ".join(sorted(markets)[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 @asset_check(asset="gold_market_stats")

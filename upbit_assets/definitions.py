@@ -23,8 +23,8 @@ database = Database()
 defs = Definitions(
     assets=[bronze_ticker_raw, silver_ticker, gold_market_stats],
     asset_checks=checks.all_checks,
-    jobs=[automation.collect, automation.refresh, automation.make_table_partitions],
-    schedules=[automation.collect_every_minute, automation.make_table_partitions_daily],
+    jobs=[automation.collect, automation.refresh, automation.watch, automation.make_table_partitions],
+    schedules=[automation.collect_every_minute, automation.watch_freshness, automation.make_table_partitions_daily],
     sensors=[automation.refresh_changed_windows],
     resources={
         "database": database,

@@ -139,18 +139,19 @@ def accepted(bronze: sa.Subquery, *, latest: bool) -> sa.Select[Any]:
 
 
 def rejected(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
-    """The raw rows that have a reason; looked for only where silver took fewer rows than bronze has."""
-    row = judged(bronze)
-    fewer = count(sa.select(bronze)) != count(
-        sa.select(tables.silver_ticker).where(within(tables.silver_ticker, window))
-    )
+    """The raw rows that have a reason."""
+    row = judged(doubtful(bronze, window))
     return sa.select(row.c.market, row.c.raw_data, row.c.reason, row.c.ingested_at, row.c.id.label("bronze_id")).where(
-        fewer, row.c.reason.is_not(None)
+        row.c.reason.is_not(None)
     )
 
 
-def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
-    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+def doubtful(bronze: sa.Subquery, window: TimeWindow) -> sa.Subquery:
+    """The raw rows of every market and snapshot that has more of them than silver took: few to judge again."""
+    market, silver = [bronze.c.ingested_at, bronze.c.market], tables.silver_ticker
+    taken = sa.select(silver.c.ingested_at, silver.c.market).where(within(silver, window))
+    surplus = sa.except_all(sa.select(*market), taken).subquery("surplus")
+    return sa.select(bronze).where(sa.tuple_(*market).in_(sa.select(surplus))).subquery("doubtful")
 
 
 def build(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
@@ -160,12 +161,7 @@ def build(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
     taken = rows_a_window(tables.silver_ticker, window)
     refused = rows_a_window(tables.silver_ticker_rejected, window)
     silver_rows, rejected_rows = sa.func.coalesce(taken.c.rows, 0), sa.func.coalesce(refused.c.rows, 0)
-    # counted in bronze itself, and only where something is left to explain
-    unexplained = count(sa.select(bronze)) != sum(
-        count(sa.select(table).where(within(table, window)))
-        for table in (tables.silver_ticker, tables.silver_ticker_rejected)
-    )
-    further = accepted(bronze, latest=False).where(unexplained).subquery("further")
+    further = accepted(doubtful(bronze, window), latest=False).subquery("further")
     start = window_start(further.c.ingested_at).label("window_start")
     superfluous = sa.select(start, sa.func.count().label("rows")).group_by(start).subquery("superfluous")
     return (

@@ -97,6 +97,12 @@ def explain(error: BaseException | None, url: sa.URL) -> str:
             advice = "The database's disk is full. Free some space, then run this again."
         case psycopg.errors.InsufficientPrivilege():
             advice = "The database refuses this to the pipeline; bronze may only be added to."
+        case (
+            psycopg.errors.LockNotAvailable()
+            | psycopg.errors.DeadlockDetected()
+            | psycopg.errors.SerializationFailure()
+        ):
+            advice = "Another session is writing there. Run this again."
         case psycopg.OperationalError():
             advice = "PostgreSQL does not answer, or went away. Start it, then run this again."
         case _:

@@ -124,9 +124,11 @@ CREATE TABLE silver.ticker_rejected_default PARTITION OF silver.ticker_rejected 
 CREATE TABLE gold.market_stats_default PARTITION OF gold.market_stats DEFAULT;
 
 -- Days of bronze and silver, months of gold, from the day of p_first to the day of p_last in Seoul. Rows that
--- wait in a default partition move into theirs. Returns how many partitions were made.
+-- wait in a default partition move into theirs. Returns how many partitions were made. Gives up on a long write's
+-- locks, as it would hold up everyone else behind itself; there are partitions for two weeks.
 CREATE FUNCTION bronze.make_partitions(p_first timestamptz, p_last timestamptz) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'Asia/Seoul' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'Asia/Seoul'
+SET lock_timeout = '30s' AS $$
 DECLARE
   parent record;
   lower_bound timestamptz;
@@ -148,6 +150,10 @@ BEGIN
       upper_bound := lower_bound + ('1 ' || parent.unit)::interval;
       child := parent.name || to_char(lower_bound, CASE parent.unit WHEN 'day' THEN '_YYYYMMDD' ELSE '_YYYYMM' END);
       IF to_regclass(format('%I.%I', parent.schema, child)) IS NULL THEN
+        -- so that no row comes into a default partition meanwhile; in the order in which the assets' writes touch
+        -- the tables, so that neither waits for the other
+        LOCK TABLE ONLY gold.market_stats, ONLY silver.ticker, ONLY bronze.ticker_raw, ONLY bronze.market_raw,
+                   ONLY silver.ticker_rejected IN ACCESS EXCLUSIVE MODE;
         EXECUTE format('CREATE TEMP TABLE waiting ON COMMIT DROP AS SELECT * FROM %I.%I WHERE ingested_at >= %L AND ingested_at < %L',
                        parent.schema, parent.name || '_default', lower_bound, upper_bound);
         EXECUTE format('DELETE FROM %I.%I WHERE ingested_at >= %L AND ingested_at < %L',
