@@ -87,7 +87,9 @@ def env(demo: bool | None) -> None:
     """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
     if demo is None:
         demo = bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
-    for name, value in stack.environment(stack.home_of(demo=demo), demo=demo).items():
+    home = stack.home_of(demo=demo)
+    stack.prepare(home)
+    for name, value in stack.environment(home, demo=demo).items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +24,11 @@ import sqlalchemy as sa
 from upbit_assets.assets.preview import plain, won
 from upbit_assets.exchange import REAL
 from upbit_assets.partitions import SEOUL, key_of, window_at
+from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
-from upbit_assets.postgres.tables import gold_market_stats_build
+from upbit_assets.postgres.tables import bronze_origin, gold_market_stats_build
 
-PROJECT = Path(__file__).parents[1]
 UI_PORT, EXCHANGE_PORT = 3000, 8766
 READY_WITHIN = 120
 PATIENCE = 20  # seconds a process has to end by itself
@@ -39,7 +40,14 @@ class StackError(click.ClickException):
 
 def home_of(*, demo: bool) -> Path:
     """Where a stack keeps everything: simulated and real data never meet."""
-    return PROJECT / ".demo" if demo else PROJECT
+    return PROJECT / (".demo" if demo else ".live")
+
+
+def prepare(home: Path) -> None:
+    """Make the folder, with the instance's settings as they are in the project now."""
+    home.mkdir(parents=True, exist_ok=True)
+    if home != PROJECT:
+        shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster.yaml")
 
 
 def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[str, str]:
@@ -47,6 +55,7 @@ def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[
     exchange = exchange or running(home).get("exchange") or f"http://127.0.0.1:{EXCHANGE_PORT}"
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "VIRTUAL_ENV": sys.prefix,
         "DAGSTER_HOME": str(home),
         "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "upbit_assets.definitions",
         **({"UPBIT_API_URL": exchange} if demo else {}),
@@ -141,9 +150,7 @@ def run(home: Path, *, demo: bool) -> None:
     """Start everything, tell what happens, and end everything at Ctrl-C or SIGTERM."""
     for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
         signal.signal(each, interrupt)
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
+    prepare(home)
     with ExitStack() as started:
         note = started.enter_context(only_one(home))
         try:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import psycopg
 
+PROJECT = Path(__file__).parents[2]
 DATABASES = ("dagster", "upbit")
 SUPERUSER = "postgres"
 MOST_TRIES = 60  # a quarter of a second apart
@@ -42,8 +43,8 @@ class EmbeddedPostgresError(RuntimeError):
 
 
 def home() -> Path:
-    """Where an unconfigured stack keeps everything: $DAGSTER_HOME, else the project's root."""
-    return Path(os.environ.get("DAGSTER_HOME") or Path(__file__).parents[2]).resolve()
+    """Where an unconfigured stack keeps everything: $DAGSTER_HOME, else .live in the project's root."""
+    return Path(os.environ.get("DAGSTER_HOME") or PROJECT / ".live").resolve()
 
 
 def wheel_binaries() -> Path:
