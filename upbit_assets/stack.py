@@ -247,11 +247,11 @@ def tell_first_run(first: Process, ui: str) -> None:
 def print_top10() -> None:
     with Database().connect() as connection:
         rows = connection.execute(sa.text("SELECT * FROM gold.turnover_top10")).all()
+        simulated = connection.scalar(sa.select(bronze_origin.c.simulated))
     if not rows:
         return
-    click.echo(
-        f"\n거래대금 상위 10 · turnover top 10, window of {rows[0].window_start.astimezone(SEOUL):%Y-%m-%d %H:%M} KST"
-    )
+    window, kind = rows[0].window_start.astimezone(SEOUL), "simulated" if simulated else "real"
+    click.echo(f"\n거래대금 상위 10 · turnover top 10, window of {window:%Y-%m-%d %H:%M} KST ({kind} data)")
     largest = max(row.turnover_krw or 0 for row in rows) or 1
     for row in rows:
         bar = "█" * round(24 * (row.turnover_krw or 0) / largest)

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -18,7 +19,7 @@ from upbit_assets.sandbox.server import Handle, running
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
 # a tenth of what a database of its own would cost each test
-EMPTY = (
+EMPTYING = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()",
     *(f"DELETE FROM {table.fullname}" for table in metadata.sorted_tables),
@@ -32,6 +33,14 @@ def server() -> Iterator[EmbeddedPostgres]:
         server.start(prepare=lambda: migrate(server.url("upbit")))
         yield server
         server.stop()
+
+
+def empty(url: str) -> None:
+    """End all sessions of a market database and take all rows out of it."""
+    engine_for(url).dispose()
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in EMPTYING:
+            connection.execute(statement)
 
 
 @contextmanager
@@ -53,10 +62,7 @@ def market_database(server: EmbeddedPostgres) -> Iterator[str]:
 @pytest.fixture
 def market_url(market_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a migrated and empty market database, which is also UPBIT_POSTGRES_URL."""
-    engine_for(market_database).dispose()
-    with psycopg.connect(market_database, autocommit=True) as connection:
-        for statement in EMPTY:
-            connection.execute(statement)
+    empty(market_database)
     monkeypatch.setenv("UPBIT_POSTGRES_URL", market_database)
     return market_database
 
@@ -77,5 +83,14 @@ def database(market_url: str) -> Database:
 def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
     """The offline exchange over real HTTP, which is also UPBIT_API_URL."""
     with running(market_count=30) as handle:
+        monkeypatch.setenv("UPBIT_API_URL", handle.url)
+        yield handle
+
+
+@pytest.fixture
+def still_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
+    """The same with its clock stopped, so that it says the same as often as it is asked."""
+    moment = datetime.now(UTC)
+    with running(market_count=30, clock=lambda: moment) as handle:
         monkeypatch.setenv("UPBIT_API_URL", handle.url)
         yield handle

@@ -1,20 +1,34 @@
 """Driving the assets in tests: what a person does in the UI, without the UI."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
+import dagster
+import psycopg
 import sqlalchemy as sa
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster import (
+    AssetCheckEvaluation,
+    AssetChecksDefinition,
+    AssetKey,
+    AssetSelection,
+    DagsterInstance,
+    ExecuteInProcessResult,
+)
 
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import key_of, window_at
+from upbit_assets.partitions import SEOUL, key_of, window_at
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+SECONDS_A_TEST = 10
+# in the recovery guide's window
+PAST = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 CHAIN = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
 
 
@@ -35,6 +49,10 @@ def materialize(
 
 
 def now() -> datetime:
+    """The time, in a window that stays open a while longer."""
+    left = (window_at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()
+    if left < SECONDS_A_TEST:
+        time.sleep(left + 0.01)
     return datetime.now(UTC)
 
 
@@ -45,7 +63,41 @@ def said(result: ExecuteInProcessResult) -> str:
     )
 
 
-def ticker(market: str, **fields: Any) -> str:
+def checks(result: ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]:
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def evaluate(check: AssetChecksDefinition, first: datetime | None = None) -> AssetCheckEvaluation:
+    """One check alone, over the window that holds `first`."""
+    result = dagster.materialize(
+        [check],
+        partition_key=key_of(window_at(first).start) if first else None,
+        resources=defs.resources,
+        selection=AssetSelection.checks(check),
+    )
+    (evaluation,) = result.get_asset_check_evaluations()
+    return evaluation
+
+
+def metadata_of(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """What a person sees on the run's last materialization of the asset."""
+    (*_, last) = result.asset_materializations_for_node(asset)
+    return {name: getattr(entry, "value", entry) for name, entry in last.metadata.items()}
+
+
+def ask(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """A statement of the tables' owner, with the rows it gives."""
+    with psycopg.connect(url) as connection:
+        cursor = connection.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def exact(text: str) -> Any:
+    """JSON with every number to its last digit."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+def ticker(market: str, /, **fields: Any) -> str:
     """A ticker's text that silver takes, unless `fields` (raw JSON text each, None leaves one out) say otherwise."""
     row = {
         "market": json.dumps(market),
@@ -66,6 +118,14 @@ def put_bronze(database: Database, at: datetime, rows: Mapping[str, str] | Itera
     records = Records(("market", "raw_data", "ingested_at"), [(market, text, at) for market, text in pairs])
     with database.engine.begin() as connection:
         copy_records(connection, tables.bronze_ticker_raw, records)
+
+
+def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows of silver as they would come from bronze; what a row leaves out is like any other's."""
+    usual = {"trade_date": "20260129", "trade_time": "140000", "change_rate": Decimal(0), "traded_at": PAST}
+    if values := [usual | {"acc_trade_volume": Decimal(1), "acc_trade_price": Decimal(1)} | row for row in rows]:
+        with database.engine.begin() as connection:
+            connection.execute(sa.insert(tables.silver_ticker), values)
 
 
 def rows(database: Database, table: sa.Table, *, leave_out: Iterable[str] = ("id", "computed_at", "written_in")) -> Any:

@@ -33,7 +33,7 @@ from upbit_assets_tests.pipeline import RANGE_END, RANGE_START, said
 
 T0 = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 PATIENCE = 20
-HOSTILE = 'ro"bert\'); DROP TABLE lab.figures; --'
+HOSTILE = "ro\"bert'); DROP TABLE lab.figures; --"
 
 lab = sa.MetaData(schema="lab")
 Moment = sa.DateTime(timezone=True)
@@ -152,9 +152,11 @@ def frame(*prices: Any, at: datetime = T0, market: str = "KRW-BTC") -> pd.DataFr
     )
 
 
-def write(rows: Any, *, first: datetime = T0, last: datetime | None = None, how: Write = "replace") -> None:
+def write(
+    rows: Any, *, first: datetime = T0, last: datetime | None = None, how: Write = "replace", into: sa.Table = figures
+) -> None:
     """A write that must succeed."""
-    result = materialize(returning(lambda _: rows, write=how), first=first, last=last)
+    result = materialize(returning(lambda _: rows, write=how, into=into), first=first, last=last)
     assert result.success, said(result)
 
 

@@ -50,6 +50,11 @@ def arrived(connection: sa.Connection, column: str) -> list[Any]:
     return values
 
 
+def in_utc(moment: datetime | None) -> datetime | None:
+    """The instant itself: Python holds no two zones' times equal in the hour that a clock goes through twice."""
+    return moment.astimezone(UTC) if moment else None
+
+
 def frame_of(column: str, values: list[Any], dtype: Any = object) -> pd.DataFrame:
     frame = pd.DataFrame({"at": T0, "market": [str(number) for number in range(len(values))]})
     return frame.assign(**{column: pd.Series(values, dtype=dtype)})
@@ -78,19 +83,17 @@ class TestFrames:
         for seen in (values, pd.to_datetime(values, utc=True)):
             copy_frame(connection, figures, frame_of("seen", list(seen)))
 
-            assert arrived(connection, "seen") == values
+            assert [in_utc(moment) for moment in arrived(connection, "seen")] == [in_utc(moment) for moment in values]
 
     def test_timestamps_of_a_zones_own_column_type_arrive(self, connection: sa.Connection):
-        seen = pd.Series([T0 + timedelta(microseconds=1), None]).astype("datetime64[us, Asia/Seoul]")
+        seen = pd.Series([T0 + timedelta(microseconds=1), None], dtype="datetime64[us, Asia/Seoul]")
         copy_frame(connection, figures, frame_of("seen", [0, 0]).assign(seen=seen))
 
         assert arrived(connection, "seen") == [T0 + timedelta(microseconds=1), None]
 
     @real_database
     @given(st.lists(st.none() | st.floats(allow_nan=False), min_size=1, max_size=8))
-    def test_floats_arrive_bit_by_bit_where_the_column_holds_floats(
-        self, connection: sa.Connection, values: list[Any]
-    ):
+    def test_floats_arrive_bit_by_bit_where_the_column_holds_floats(self, connection: sa.Connection, values: list[Any]):
         copy_frame(connection, figures, frame_of("weight", values, "float64"))
 
         assert arrived(connection, "weight") == values
@@ -112,9 +115,7 @@ class TestFrames:
 
         assert arrived(connection, column) == values
 
-    def test_a_frame_of_several_blocks_arrives_whole(
-        self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_a_frame_of_several_blocks_arrives_whole(self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("upbit_assets.postgres.copy.ROWS_A_BLOCK", 3)
         values = [Decimal(number) for number in range(10)]
 
@@ -139,7 +140,9 @@ class TestRecords:
         found = connection.execute(
             sa.select(figures.c.price, figures.c.note, figures.c.seen).order_by(sa.cast(figures.c.market, sa.Integer))
         )
-        assert [tuple(row) for row in found] == values
+        assert [(price, note, in_utc(seen)) for price, note, seen in found] == [
+            (price, note, in_utc(seen)) for price, note, seen in values
+        ]
         connection.rollback()
 
     @pytest.mark.parametrize(
@@ -175,8 +178,7 @@ def as_jsonb(connection: sa.Connection, text: str) -> str | None:
     """What PostgreSQL makes of the text alone; None where it refuses it."""
     try:
         return connection.execute(sa.text("SELECT CAST(:text AS jsonb)::text"), {"text": text}).scalar_one()
-    except sa.exc.DBAPIError as error:
-        assert isinstance(error.orig, psycopg.DataError | psycopg.errors.StatementTooComplex)
+    except sa.exc.DataError:
         return None
     finally:
         connection.rollback()
@@ -187,7 +189,19 @@ number_texts = st.one_of(
     st.sampled_from(["1E-7", "1.16539E8", "9.9E-7", "1e400", "1e999999", "-0", "0.10", "01", "1.", ".5", "+1"]),
 )
 leaves = number_texts | st.sampled_from(
-    ["NaN", "-Infinity", "null", "true", '"\\u0000"', '"\\ud800"', '"\\udc00x"', '"\\ud83e\\ude99"', '"a\nb"', "", "tru"]
+    [
+        "NaN",
+        "-Infinity",
+        "null",
+        "true",
+        '"\\u0000"',
+        '"\\ud800"',
+        '"\\udc00x"',
+        '"\\ud83e\\ude99"',
+        '"a\nb"',
+        "",
+        "tru",
+    ]
 )
 leaves |= texts.map(json.dumps) | texts.map(lambda text: json.dumps(text, ensure_ascii=False))
 names = st.sampled_from(['"a"', '"b"', '"market"', '"한글"', '"\\u0000"', "a"])

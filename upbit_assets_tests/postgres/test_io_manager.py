@@ -10,7 +10,7 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
-from dagster import AssetIn, BackfillPolicy, ExecuteInProcessResult, TableSchema, asset
+from dagster import AssetExecutionContext, AssetIn, BackfillPolicy, ExecuteInProcessResult, TableSchema, asset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +97,12 @@ class TestWriting:
             write(frame(1, at=at), first=at)
         rows = pd.concat([frame(7, at=T0 + step * WINDOW) for step in range(6)])
         runs = []
-        result = materialize(returning(lambda context: runs.append(context.run_id) or rows), first=T0, last=last)
+
+        def collected(context: AssetExecutionContext) -> pd.DataFrame:
+            runs.append(context.run_id)
+            return rows
+
+        result = materialize(returning(collected), first=T0, last=last)
 
         assert result.success, said(result)
         assert len(runs) == 1
@@ -141,8 +146,7 @@ class TestWriting:
             Records((at, price), [(T0, Decimal(2))]),
             sa.select(sa.literal(T0).label(at), sa.literal(3).label(price)),
         ):
-            result = materialize(returning(lambda _, rows=rows: rows, into=hostile))
-            assert result.success, said(result)
+            write(rows, into=hostile)
 
         with lab_database.connect() as connection:
             assert connection.scalars(sa.select(hostile.c[price])).all() == [3]
