@@ -103,24 +103,24 @@ class PostgresIOManager(ConfigurableIOManager):
         window = time_window(context)
         if write == "replace" and window is None:
             raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
-        started = time.perf_counter()
-        with self._locked(context, table) as connection, connection.begin():
-            counts = {}
-            for target, rows in load.tables.items():
-                if write == "replace":
-                    connection.execute(sa.delete(target).where(within(target, window)))
-                counts[target] = insert(connection, target, rows, window)
-            described = load.describe(connection, window) if window else {}
-        seconds = time.perf_counter() - started
-        rows_written = sum(counts.values())
-        context.log.info(f"{write} {table.fullname}: {rows_written:,} rows in {seconds:.2f} s")
+        with self._locked(context, table) as connection:
+            started = time.perf_counter()
+            with connection.begin():
+                counts = {}
+                for target, rows in load.tables.items():
+                    if write == "replace":
+                        connection.execute(sa.delete(target).where(within(target, window)))
+                    counts[target] = insert(connection, target, rows, window)
+                    context.log.info(f"{write} {target.fullname}: {counts[target]:,} rows")
+                described = load.describe(connection, window) if window else {}
+            seconds = time.perf_counter() - started
         context.add_output_metadata(
             {
                 **described,
                 **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
                 **{f"rows in {target.fullname}": count for target, count in counts.items()},
                 "seconds": MetadataValue.float(round(seconds, 3)),
-                "rows per second": round(rows_written / seconds),
+                "rows per second": round(sum(counts.values()) / seconds),
             }
         )
 
@@ -164,11 +164,14 @@ class PostgresIOManager(ConfigurableIOManager):
         """
         with self.database.connect() as connection:
             shared, exclusive = locks(table, context.asset_partition_keys if context.has_asset_partitions else None)
+            started = time.perf_counter()
             try:
                 if shared:
                     connection.execute(sa.select(sa.func.pg_advisory_lock_shared(shared)))
                 each = sa.func.unnest(sa.cast(exclusive, sa.ARRAY(sa.BigInteger))).column_valued("key")
                 connection.execute(sa.select(sa.func.pg_advisory_lock(each)))
+                if (waited := time.perf_counter() - started) > 1:
+                    context.log.info(f"Waited {waited:.1f} s for another run that wrote the same windows.")
                 connection.commit()  # ends SQLAlchemy's transaction, which autocommit makes an empty one
                 yield connection.execution_options(isolation_level="REPEATABLE READ")
             finally:
