@@ -108,7 +108,12 @@ def watch_freshness() -> RunRequest:
     return RunRequest()
 
 
-@sensor(job=refresh, minimum_interval_seconds=10, default_status=DefaultSensorStatus.RUNNING)
+@sensor(
+    job=refresh,
+    minimum_interval_seconds=10,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Asks for silver and gold of exactly the windows whose raw rows changed since silver was built",
+)
 def refresh_changed_windows(context: SensorEvaluationContext, database: Database) -> SensorResult:
     """Asks for silver and gold of exactly the windows whose raw rows changed since silver was built.
 

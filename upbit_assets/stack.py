@@ -181,8 +181,8 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
         embedded().start()
     try:
         migrate(market_url())
-    except sa.exc.OperationalError as error:
-        raise StackError(f"The database of UPBIT_POSTGRES_URL does not answer: {error.orig}") from None
+    except sa.exc.DBAPIError as error:
+        raise StackError(f"The market data's database can't be brought up to date: {error.orig}") from None
     click.echo("PostgreSQL: ready, the schema is up to date.")
 
     processes = []

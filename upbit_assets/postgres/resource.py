@@ -75,13 +75,14 @@ class Database(ConfigurableResource):
         Raises:
             DatabaseError: PostgreSQL is gone, full, not migrated, or refused.
         """
+        engine = self.engine
         try:
-            with self.engine.connect() as connection:
+            with engine.connect() as connection:
                 yield connection.execution_options(isolation_level=isolation_level)
         except sa.exc.DBAPIError as error:
-            raise DatabaseError(explain(error.orig, self.engine.url)) from error
+            raise DatabaseError(explain(error.orig, engine.url)) from error
         except psycopg.Error as error:  # COPY goes past SQLAlchemy
-            raise DatabaseError(explain(error, self.engine.url)) from error
+            raise DatabaseError(explain(error, engine.url)) from error
 
 
 def explain(error: BaseException | None, url: sa.URL) -> str:

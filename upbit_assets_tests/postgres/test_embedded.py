@@ -1,0 +1,263 @@
+"""The embedded PostgreSQL, on folders of its own."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from upbit_assets.postgres.embedded import DATABASES, EmbeddedPostgres, EmbeddedPostgresError, ordinary_user
+from upbit_assets_tests.conftest import BINARIES
+from upbit_assets_tests.postgres.lab import PATIENCE, until
+
+OTHER_BINARIES = Path(BINARIES) if BINARIES else None
+
+
+def embedded(folder: Path) -> EmbeddedPostgres:
+    return EmbeddedPostgres(folder, OTHER_BINARIES)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server whose data are made once, which takes longest."""
+    server = embedded(tmp_path_factory.mktemp("made"))
+    server.start()
+    yield server
+    end(server)
+
+
+@pytest.fixture
+def up(made: EmbeddedPostgres) -> EmbeddedPostgres:
+    made.start()
+    return made
+
+
+@pytest.fixture
+def down(made: EmbeddedPostgres) -> EmbeddedPostgres:
+    made.stop()
+    return made
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    server = embedded(tmp_path / "postgres")
+    yield server
+    end(server)
+
+
+def end(server: EmbeddedPostgres) -> None:
+    server.stop()
+    if server.socket != server.data and server.socket.exists():
+        server.socket.rmdir()
+
+
+def postmaster(server: EmbeddedPostgres) -> int:
+    return int((server.data / "postmaster.pid").read_text().split()[0])
+
+
+def servers_on(server: EmbeddedPostgres) -> set[int]:
+    """The processes that are a server on this folder: its postmaster, and no second one."""
+    found = set()
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        started_as = process.info["cmdline"] or []
+        if process.info["cwd"] == str(server.data) and "-D" in started_as:
+            found.add(process.pid)
+    return found
+
+
+@contextmanager
+def starter(folder: Path, *, prepare_for: int = 0) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that starts the server; it says when it prepares and whether it was the one."""
+    arguments = [folder, OTHER_BINARIES or "", str(prepare_for)]
+    command = [sys.executable, "-c", STARTER, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+
+def prepare():
+    print("prepares", flush=True)
+    time.sleep(int(sys.argv[3]))
+
+print(EmbeddedPostgres(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None).start(prepare))
+"""
+
+
+def killed_while_it_prepares(folder: Path) -> None:
+    with starter(folder, prepare_for=PATIENCE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "prepares\n"
+        process.kill()
+
+
+def test_of_several_processes_at_once_one_starts_the_server_and_the_others_attach(fresh: EmbeddedPostgres):
+    with ExitStack() as running:
+        processes = [running.enter_context(starter(fresh.folder)) for _ in range(4)]
+        said = sorted(process.communicate(timeout=PATIENCE)[0] for process in processes)
+
+    assert said == ["False\n"] * 3 + ["prepares\nTrue\n"]
+    assert servers_on(fresh) == {postmaster(fresh)}
+
+
+def test_it_has_its_databases(up: EmbeddedPostgres):
+    for name in DATABASES:
+        with psycopg.connect(up.url(name)) as connection:
+            assert connection.execute("SELECT current_database()").fetchone() == (name,)
+
+
+def test_who_comes_later_attaches_and_prepares_nothing(up: EmbeddedPostgres):
+    prepared: list[str] = []
+
+    assert up.start(prepare=lambda: prepared.append("again")) is False
+    assert prepared == []
+
+
+def test_it_does_not_listen_on_tcp(up: EmbeddedPostgres):
+    assert psutil.Process(postmaster(up)).net_connections("inet") == []
+
+
+def test_its_files_are_for_its_own_user_only(up: EmbeddedPostgres):
+    for path in (up.data, up.socket):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE((up.data / ".s.PGSQL.5432").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as whoever it is, there is nothing to drop")
+def test_as_root_it_runs_as_an_ordinary_user_with_files_of_that_user(up: EmbeddedPostgres):
+    process = psutil.Process(postmaster(up))
+
+    assert set(process.uids()) == {ordinary_user().pw_uid} != {0}
+    assert up.data.stat().st_uid == ordinary_user().pw_uid
+
+
+def test_a_killed_server_is_healed_by_the_next_start_with_its_data(up: EmbeddedPostgres):
+    with psycopg.connect(up.url("upbit"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+        # its session lives on for a moment, as do those of other processes
+        os.kill(postmaster(up), signal.SIGKILL)
+
+        assert up.start() is True
+    with psycopg.connect(up.url("upbit")) as connection:
+        assert connection.execute("SELECT one FROM kept").fetchall() == [(1,)]
+
+
+def test_a_server_outlives_the_process_that_started_it_and_was_killed(down: EmbeddedPostgres):
+    killed_while_it_prepares(down.folder)
+
+    assert down.answers()
+
+
+def test_what_a_killed_starter_had_not_prepared_is_prepared_by_the_next(down: EmbeddedPostgres):
+    killed_while_it_prepares(down.folder)
+    prepared: list[str] = []
+
+    assert down.start(prepare=lambda: prepared.append("once")) is False
+    assert down.start(prepare=lambda: prepared.append("twice")) is False
+    assert prepared == ["once"]
+
+
+def test_preparing_that_failed_is_tried_again(down: EmbeddedPostgres):
+    def fail() -> None:
+        raise LookupError
+
+    prepared: list[str] = []
+    with pytest.raises(LookupError):
+        down.start(prepare=fail)
+    down.start(prepare=lambda: prepared.append("now"))
+
+    assert prepared == ["now"]
+
+
+def test_half_made_data_of_a_killed_initdb_is_made_anew(fresh: EmbeddedPostgres):
+    left_behind = fresh.folder / "data.new"
+    left_behind.mkdir(parents=True)
+    (left_behind / "PG_VERSION").write_text("18\n")
+
+    assert fresh.start() is True
+    assert not list(fresh.folder.glob("data.new*"))
+
+
+def test_an_initdb_still_at_work_for_a_killed_starter_does_no_harm(fresh: EmbeddedPostgres):
+    with starter(fresh.folder) as process:
+        until(lambda: list(fresh.folder.glob("data.new*/PG_VERSION")), "initdb is at work")
+        process.kill()
+
+    assert fresh.start() is True
+
+
+def test_stop_stops_it_and_tells_whether_it_ran(up: EmbeddedPostgres):
+    process = psutil.Process(postmaster(up))
+
+    assert up.stop() is True
+    # in a container nobody may reap it
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert not up.answers()
+    assert up.stop() is False
+
+
+def test_nothing_to_stop_where_none_was_ever_started(tmp_path: Path):
+    assert embedded(tmp_path / "none").stop() is False
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['한글 it\'s "quoted", $HOME `id` ' + "x" * 150, 'o\'b "c" 한 $(exit 1)'],
+    ids=["too long for a socket", "short"],
+)
+def test_a_projects_path_may_be_any(short_folder: Path, name: str):
+    server = embedded(short_folder / name)
+    server.start()
+    try:
+        with psycopg.connect(server.url("upbit")) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        end(server)
+
+
+@pytest.mark.parametrize("folder", ["/a,b", "/" + "x" * 100], ids=["a comma", "too long"])
+def test_where_the_path_can_not_hold_the_socket_another_does(folder: str):
+    socket = embedded(Path(folder)).socket
+
+    assert socket.parent == Path(tempfile.gettempdir())
+    assert socket != embedded(Path(folder + "2")).socket
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is so short that the server's socket fits into it."""
+    with tempfile.TemporaryDirectory(prefix="e") as folder:
+        yield Path(folder)
+
+
+def test_a_server_that_can_not_start_says_why(down: EmbeddedPostgres):
+    settings = down.data / "postgresql.conf"
+    good = settings.read_text()
+    settings.write_text(good + "no_such_setting = 1\n")
+    with pytest.raises(EmbeddedPostgresError, match=r'(?s)pg_ctl .*unrecognized .*"no_such_setting"'):
+        down.start()
+    settings.write_text(good)
+
+    assert down.start() is True
+
+
+def test_data_that_became_unreadable_are_never_made_anew(fresh: EmbeddedPostgres):
+    fresh.data.mkdir(parents=True)
+    (fresh.data / "precious").write_text("rows")
+
+    with pytest.raises(EmbeddedPostgresError):
+        fresh.start()
+    assert (fresh.data / "precious").read_text() == "rows"
