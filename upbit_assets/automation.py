@@ -68,6 +68,7 @@ watch = define_asset_job(
     job=collect,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
+    description="Collects the open window; a missed minute stays missed",
 )
 def collect_every_minute(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
     """Collects the open window. A missed minute stays missed: yesterday's tickers can't be asked for."""
@@ -93,6 +94,7 @@ def make_table_partitions() -> None:
     job=make_table_partitions,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
+    description="Makes the tables' partitions for the next two weeks",
 )
 def make_table_partitions_daily() -> RunRequest:
     return RunRequest()
@@ -103,6 +105,7 @@ def make_table_partitions_daily() -> RunRequest:
     job=watch,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
+    description="Asks every five minutes whether data still come in",
 )
 def watch_freshness() -> RunRequest:
     return RunRequest()

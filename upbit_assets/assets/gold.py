@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, BackfillPolicy, TimeWindow, asset
 
-from upbit_assets.assets import HOUSE, retry
+from upbit_assets.assets import HOUSE, lineage, retry
 from upbit_assets.assets.preview import turnover_top10
 from upbit_assets.partitions import WINDOW, window_start, windows
 from upbit_assets.postgres import tables
@@ -14,6 +14,20 @@ from upbit_assets.postgres.io_manager import Load, stored_in, within
 
 DAY = timedelta(days=1)
 RATE_DIGITS = 10  # as the exchange rounds its own rates
+
+LINEAGE = lineage(
+    "silver_ticker",
+    {
+        **{name: name for name in ("ingested_at", "market", "trade_price", "change_rate")},
+        "daily_volume": "acc_trade_volume",
+        "quote_currency": "market",
+        "turnover": "acc_trade_price",
+        "window_start": "ingested_at",
+        **dict.fromkeys(("turnover_krw", "rank_volume"), "acc_trade_price trade_price market"),
+        **dict.fromkeys(("window_high", "window_low", "volatility", "rank_volatility"), "trade_price"),
+        "change_rate_24h": "trade_price ingested_at",
+    },
+)
 
 
 @asset(
@@ -23,7 +37,7 @@ RATE_DIGITS = 10  # as the exchange rounds its own rates
     partitions_def=windows,
     backfill_policy=BackfillPolicy.single_run(),
     retry_policy=retry,
-    metadata=stored_in(tables.gold_market_stats, write="replace"),
+    metadata=stored_in(tables.gold_market_stats, write="replace", lineage=LINEAGE),
 )
 def gold_market_stats(context: AssetExecutionContext, silver_ticker: sa.Select[Any]) -> Load:
     """One row per market and window: its last snapshot's figures, ranked by turnover (거래대금) and by volatility.

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, BackfillPolicy, MetadataValue, TimeWindow, asset
 
-from upbit_assets.assets import HOUSE, retry
+from upbit_assets.assets import HOUSE, lineage, retry
 from upbit_assets.partitions import window_start, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import Load, Metadata, stored_in, within
@@ -15,6 +15,20 @@ from upbit_assets.postgres.io_manager import Load, Metadata, stored_in, within
 SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")
 UPBIT_OPENED_MS = 1_506_816_000_000  # 2017-10-01; no trade is older
 CLOCK_TOLERANCE_MS = 600_000
+
+FROM_RAW = (
+    "trade_date",
+    "trade_time",
+    "trade_price",
+    "acc_trade_volume",
+    "acc_trade_price",
+    "change_rate",
+    "traded_at",
+)
+LINEAGE = lineage(
+    "bronze_ticker_raw",
+    {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(FROM_RAW, "raw_data")},
+)
 YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
 HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
 
@@ -26,7 +40,7 @@ HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
     partitions_def=windows,
     backfill_policy=BackfillPolicy.single_run(),
     retry_policy=retry,
-    metadata=stored_in(tables.silver_ticker, write="replace"),
+    metadata=stored_in(tables.silver_ticker, write="replace", lineage=LINEAGE),
 )
 def silver_ticker(context: AssetExecutionContext, bronze_ticker_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the ticker's figures as exact numerics, its last trade's time in KST.

@@ -28,6 +28,7 @@ from dagster import (
     ResourceDependency,
     TableColumn,
     TableColumnConstraints,
+    TableColumnLineage,
     TableSchema,
     TimeWindow,
 )
@@ -40,6 +41,12 @@ type_ = type
 Write = Literal["append", "replace"]
 Rows = sa.Select[Any] | pd.DataFrame | Records
 Metadata = Mapping[str, Any]
+
+# Tables filled a moment ago have no statistics and pass for tiny, and nested loops over a day of them take minutes.
+# Where there is no other way than a nested loop, its price must not make PostgreSQL compile the plan, as 15 would.
+PLANNER = sa.text("SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)")
+
+LINEAGE = "dagster/column_lineage"  # the UI looks for it on materializations
 
 # a wider range is locked as a whole: every lock takes a place in the server's shared memory
 MOST_WINDOW_LOCKS = 1000
@@ -58,9 +65,10 @@ class Load:
     describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
 
 
-def stored_in(table: sa.Table, *, write: Write) -> dict[str, Any]:
-    """An asset's metadata: its table, how a write lands there, and the columns with their meaning."""
+def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
+    """An asset's metadata: its table, how a write lands there, the columns with their meaning, and their origin."""
     return {
+        **({LINEAGE: lineage} if lineage else {}),
         "dagster/table_name": table.fullname,
         "dagster/column_schema": TableSchema(
             [
@@ -106,6 +114,7 @@ class PostgresIOManager(ConfigurableIOManager):
         with self._locked(context, table) as connection:
             started = time.perf_counter()
             with connection.begin():
+                connection.execute(PLANNER)
                 counts = {}
                 for target, rows in load.tables.items():
                     if write == "replace":
@@ -117,6 +126,7 @@ class PostgresIOManager(ConfigurableIOManager):
         context.add_output_metadata(
             {
                 **described,
+                **{key: value for key, value in context.definition_metadata.items() if key == LINEAGE},
                 **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
                 **{f"rows in {target.fullname}": count for target, count in counts.items()},
                 "seconds": MetadataValue.float(round(seconds, 3)),
