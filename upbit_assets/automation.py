@@ -188,13 +188,9 @@ def busy_windows(instance: DagsterInstance) -> set[datetime]:
     """The windows that unfinished runs are about."""
     busy = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        first, last = (
-            run.tags.get(RANGE_START, run.tags.get(PARTITION)),
-            run.tags.get(RANGE_END, run.tags.get(PARTITION)),
-        )
-        if run.job_name != collect.name and first and last:
-            start, end = window_of(first), window_of(last)
-            busy |= {start + i * WINDOW for i in range((end - start) // WINDOW + 1)}
+        first, last = (run.tags.get(end) or run.tags.get(PARTITION) for end in (RANGE_START, RANGE_END))
+        if run.job_name != collect.name and first and last and windows.has_partition_key(first):
+            busy.update(windows_in(TimeWindow(window_of(first), window_of(last) + WINDOW)))
     return busy
 
 

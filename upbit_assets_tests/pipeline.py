@@ -71,7 +71,8 @@ def evaluate(check: AssetChecksDefinition, first: datetime | None = None) -> Ass
     """One check alone, over the window that holds `first`."""
     result = dagster.materialize(
         [check],
-        partition_key=key_of(window_at(first).start) if first else None,
+        # partition_key= looks for an asset, and there is none
+        tags={"dagster/partition": key_of(window_at(first).start)} if first else None,
         resources=defs.resources,
         selection=AssetSelection.checks(check),
     )
@@ -122,8 +123,14 @@ def put_bronze(database: Database, at: datetime, rows: Mapping[str, str] | Itera
 
 def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows of silver as they would come from bronze; what a row leaves out is like any other's."""
-    usual = {"trade_date": "20260129", "trade_time": "140000", "change_rate": Decimal(0), "traded_at": PAST}
-    if values := [usual | {"acc_trade_volume": Decimal(1), "acc_trade_price": Decimal(1)} | row for row in rows]:
+    usual: dict[str, Any] = {
+        "trade_date": "20260129",
+        "trade_time": "140000",
+        "change_rate": Decimal(0),
+        "traded_at": PAST,
+    }
+    usual |= {"acc_trade_volume": Decimal(1), "acc_trade_price": Decimal(1)}
+    if values := [usual | dict(row) for row in rows]:
         with database.engine.begin() as connection:
             connection.execute(sa.insert(tables.silver_ticker), values)
 

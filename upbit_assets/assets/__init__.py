@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dagster import AssetKey, Backoff, Jitter, RetryPolicy, TableColumnDep, TableColumnLineage
+from dagster import AssetKey, Backoff, RetryPolicy, TableColumnDep, TableColumnLineage
 
 # what every asset here shares
 HOUSE: dict[str, Any] = {"owners": ["team:upbit_assets"], "io_manager_key": "postgres"}
 
 # for a database that restarts; each try is a whole transaction, so trying again is safe
-retry = RetryPolicy(max_retries=2, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+retry = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
 
 
 def lineage(upstream: str, columns: Mapping[str, str]) -> TableColumnLineage:

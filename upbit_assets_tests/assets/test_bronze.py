@@ -1,0 +1,184 @@
+"""Bronze: what the exchange said, to the letter, and nothing else."""
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+from dagster import build_asset_context
+
+from upbit_assets.assets import bronze
+from upbit_assets.partitions import WINDOW, key_of, window_at
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle
+from upbit_assets.upbit import UpbitClient
+from upbit_assets_tests.pipeline import (
+    PAST,
+    ask,
+    checks,
+    exact,
+    materialize,
+    metadata_of,
+    now,
+    put_bronze,
+    rows,
+    said,
+    ticker,
+)
+
+TICKERS = "/v1/ticker/all?quote_currencies=KRW,BTC,USDT"
+MARKETS = "/v1/market/all?is_details=true"
+
+
+def said_by(exchange: Handle, target: str) -> Any:
+    return exact(requests.get(exchange.url + target, timeout=5).text)
+
+
+def stored(url: str, table: str) -> Any:
+    return [exact(text) for (text,) in ask(url, f"SELECT raw_data::text FROM {table} ORDER BY id")]
+
+
+def test_bronze_holds_what_the_exchange_said_to_the_last_digit(market_url: str, still_exchange: Handle):
+    result = materialize("bronze_ticker_raw", first=now())
+
+    assert result.success, said(result)
+    reply = said_by(still_exchange, TICKERS)
+    assert len(reply) == 30
+    assert stored(market_url, "bronze.ticker_raw") == reply
+    assert ask(market_url, "SELECT market FROM bronze.ticker_raw ORDER BY id") == [(row["market"],) for row in reply]
+
+
+def test_a_snapshot_has_one_ingested_at_within_the_window(market_url: str, exchange: Handle):
+    window = window_at(now())
+    materialize("bronze_ticker_raw", first=window.start)
+
+    ((moment,),) = ask(market_url, "SELECT DISTINCT ingested_at FROM bronze.ticker_raw")
+    assert window.start <= moment < window.end
+
+
+def test_a_second_run_adds_a_snapshot_and_changes_nothing(database: Database, exchange: Handle):
+    first = now()
+    materialize("bronze_ticker_raw", first=first)
+    before = rows(database, tables.bronze_ticker_raw, leave_out=())
+    materialize("bronze_ticker_raw", first=first)
+
+    after = rows(database, tables.bronze_ticker_raw, leave_out=())
+    assert len(after) == 60
+    assert set(map(repr, before)) <= set(map(repr, after))
+
+
+def test_the_market_list_is_collected_once_a_window(market_url: str, still_exchange: Handle):
+    first = now()
+    results = [materialize("bronze_ticker_raw", first=first) for _ in range(2)]
+
+    assert stored(market_url, "bronze.market_raw") == said_by(still_exchange, MARKETS)
+    assert all(checks(result)["markets_match_the_market_list"].passed for result in results)
+
+
+def test_a_market_list_that_fails_costs_no_ticker(market_url: str, still_exchange: Handle):
+    still_exchange.faults.add("market/all", "status", status=404)
+    result = materialize("bronze_ticker_raw", first=now())
+
+    assert result.success
+    assert len(stored(market_url, "bronze.ticker_raw")) == 30
+    check = checks(result)["markets_match_the_market_list"]
+    assert (check.passed, check.description) == (False, "No market list was collected in this window.")
+
+
+def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange: Handle):
+    with UpbitClient(exchange.url) as client:
+        assert bronze.market_list(build_asset_context(), client, window_at(PAST)) == {}
+        assert bronze.market_list(build_asset_context(), client, window_at(now())) != {}
+
+
+def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: Handle):
+    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC")})
+    before = rows(database, tables.bronze_ticker_raw, leave_out=())
+    result = materialize("bronze_ticker_raw", first=PAST)
+
+    assert result.success
+    assert rows(database, tables.bronze_ticker_raw, leave_out=()) == before
+    assert metadata_of(result, "bronze_ticker_raw")["collected"] == (
+        "nothing: the window is over, its raw rows stay as they are"
+    )
+
+
+def test_a_past_window_without_rows_fails_at_once_and_says_why(database: Database, exchange: Handle):
+    result = materialize("bronze_ticker_raw", first=PAST)
+
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert "Nothing was collected in 2026-01-29-14:00" in said(result)
+    assert "tickers have no history" in said(result)
+    assert rows(database, tables.bronze_ticker_raw) == []
+
+
+def test_a_range_with_empty_windows_fails_naming_them(database: Database, exchange: Handle):
+    for minutes in (0, 20):
+        put_bronze(database, PAST + timedelta(minutes=minutes), {"KRW-BTC": ticker("KRW-BTC")})
+    result = materialize("bronze_ticker_raw", first=PAST, last=PAST + timedelta(minutes=30))
+
+    assert not result.success
+    assert "Nothing was collected in 2026-01-29-14:10, 2026-01-29-14:30, and" in said(result)
+    assert "2 of the 4 windows asked for do hold rows" in said(result)
+
+
+def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Database, exchange: Handle):
+    window = window_at(now())
+    put_bronze(database, window.start - WINDOW, {"KRW-BTC": ticker("KRW-BTC")})
+    result = materialize("bronze_ticker_raw", first=window.start - WINDOW, last=window.start)
+
+    assert result.success, said(result)
+    collected = rows(database, tables.bronze_ticker_raw)
+    assert len([row for row in collected if window.start <= row[2] < window.end]) == 30
+    assert len(collected) == 31
+
+
+def test_an_empty_reply_is_a_plain_failure_that_stores_nothing(database: Database, exchange: Handle):
+    exchange.faults.add("ticker", "empty")
+    result = materialize("bronze_ticker_raw", first=now())
+
+    assert not result.success
+    assert "answered an empty list: no ticker was collected" in said(result)
+    assert rows(database, tables.bronze_ticker_raw) == rows(database, tables.bronze_market_raw) == []
+
+
+def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
+    database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+):
+    window = window_at(now() - WINDOW)
+
+    class JustBeforeItsEnd(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return window.end - timedelta(seconds=1)
+
+    # the run begins in time; the answer comes from a real exchange, by the real clock, after the window's end
+    monkeypatch.setattr(bronze, "datetime", JustBeforeItsEnd)
+    result = materialize("bronze_ticker_raw", first=window.start)
+
+    assert not result.success
+    assert f"The window {key_of(window.start)} closed before the exchange's answer was in" in said(result)
+    assert rows(database, tables.bronze_ticker_raw) == []
+
+
+@pytest.mark.parametrize("held", ["simulated", "real"])
+def test_real_and_simulated_data_never_share_a_database(market_url: str, database: Database, exchange: Handle, held):
+    ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (%s)", held == "simulated")
+    result = materialize("bronze_ticker_raw", first=now())
+
+    assert result.success == (held == "simulated")
+    if held == "real":
+        assert "This database holds real data and" in said(result)
+        assert "gives simulated data; they never share one" in said(result)
+        assert rows(database, tables.bronze_ticker_raw) == []
+
+
+def test_the_run_shows_where_the_data_came_from(exchange: Handle, database: Database):
+    shown = metadata_of(materialize("bronze_ticker_raw", first=now()), "bronze_ticker_raw")
+
+    assert shown["simulated"] is True
+    assert shown["source"].startswith(os.environ["UPBIT_API_URL"] + "/v1/ticker/all")
+    assert shown["dagster/partition_row_count"] == 30

@@ -1,0 +1,354 @@
+"""Bad input, a bad network, a bad database: nothing false is stored, the run says what happened, the next one heals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from upbit_assets.exchange import Exchange
+from upbit_assets.partitions import WINDOW, key_of
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets.postgres.resource import Database, engine_for
+from upbit_assets.sandbox.server import Handle
+from upbit_assets.upbit import UpbitClient
+from upbit_assets.upbit.replies import split
+from upbit_assets_tests.conftest import BINARIES
+from upbit_assets_tests.pipeline import (
+    CHAIN,
+    PAST,
+    ask,
+    checks,
+    exact,
+    materialize,
+    now,
+    put_bronze,
+    rows,
+    said,
+    ticker,
+)
+
+TICKERS = "/v1/ticker/all?quote_currencies=KRW,BTC,USDT"
+RESULTS = (tables.silver_ticker, tables.silver_ticker_rejected, tables.gold_market_stats)
+
+
+class TestBadInput:
+    """What an exchange may say that it should not; the rows around it don't suffer."""
+
+    @pytest.fixture(autouse=True)
+    def _surroundings(self, market_url: str, still_exchange: Handle) -> None:
+        self.url, self.exchange = market_url, still_exchange
+        self.markets = [listing.market for listing in still_exchange.market.markets()]
+
+    def run_with(self, *changes: dict[str, Any]) -> dict[str, str]:
+        """The chain on a reply changed like this, held against the reply; returns {market: reason} of the rejected.
+
+        Afterwards the exchange is as it should be, and so is the next run.
+        """
+        self.exchange.faults.add("ticker/all", "rows", rows=list(changes))
+        result = materialize(*CHAIN, first=now())
+        assert result.success, said(result)
+        assert_whole(result)
+        self.assert_bronze_is(requests.get(self.exchange.url + TICKERS, timeout=5).text)
+        rejected = ask(self.url, "SELECT market, reason FROM silver.ticker_rejected")
+        self.found = ask(self.url, "SELECT market, trade_price, acc_trade_volume FROM silver.ticker")
+        self.exchange.faults.clear()
+        healed = materialize(*CHAIN, first=now())
+        assert_whole(healed)
+        ((markets,),) = ask(self.url, "SELECT count(*) FROM gold.market_stats WHERE ingested_at >= %s", self.newest())
+        assert markets == 30
+        return dict(rejected)
+
+    def newest(self) -> Any:
+        return ask(self.url, "SELECT max(ingested_at) FROM silver.ticker")[0][0]
+
+    def assert_bronze_is(self, reply: str) -> None:
+        stored = ask(self.url, "SELECT raw_data::text FROM bronze.ticker_raw ORDER BY id")
+        said_rows = [row.text for row in split(reply)]
+        for (kept,), row in zip(stored, said_rows, strict=True):
+            document = exact(kept)
+            assert document == (row if isinstance(document, str) else exact(row))
+
+    def test_one_market_twice_counts_once(self):
+        assert self.run_with({"market": self.markets[3], "duplicate": 2}) == {}
+        assert len(self.found) == 30
+        assert ask(self.url, "SELECT duplicate_rows FROM silver.ticker_build") == [(2,)]
+
+    @pytest.mark.parametrize("field", ["trade_price", "acc_trade_volume_24h", "acc_trade_price_24h"])
+    def test_numbers_that_are_none_are_rejected_with_a_reason(self, field: str):
+        literals = ["null", '"100.0"', "-1.0", "NaN", "1" * 40, "1e400", "1e-400", "1e999999", "[1]", "true"]
+        if field == "trade_price":
+            literals.append("0.0")
+        bad = dict(zip(self.markets, literals, strict=False))
+        missing = self.markets[len(bad)]
+        reasons = self.run_with(
+            {"market": missing, "drop": [field]},
+            *({"market": market, "set": {field: literal}} for market, literal in bad.items()),
+        )
+
+        assert set(reasons) == {*bad, missing}
+        text_only = {market for market, literal in bad.items() if literal in ("NaN", "1e999999")}
+        for market, reason in reasons.items():
+            assert reason.startswith("raw row: kept as text" if market in text_only else f"{field}: ")
+        assert {market for market, *_ in self.found} == set(self.markets) - set(reasons)
+
+    def test_exponents_are_taken_exactly(self):
+        literals = {self.markets[0]: "1.16539E8", self.markets[1]: "9.9E-7", self.markets[2]: "1.234567890123456789e-5"}
+        changes = (
+            {"market": m, "set": {"trade_price": text, "acc_trade_volume_24h": text}} for m, text in literals.items()
+        )
+        assert self.run_with(*changes) == {}
+
+        found = {market: (price, volume) for market, price, volume in self.found}
+        assert {market: found[market] for market in literals} == {
+            market: (Decimal(text), Decimal(text)) for market, text in literals.items()
+        }
+
+    def test_unknown_fields_are_kept_and_do_not_matter(self):
+        assert self.run_with({"market": "*", "set": {"brand_new": '{"deep": [1e-7, null, "값"]}'}}) == {}
+        kept = ask(
+            self.url, "SELECT count(*) FROM bronze.ticker_raw WHERE raw_data -> 'brand_new' -> 'deep' ->> 2 = '값'"
+        )
+        assert kept == [(30,)]
+
+    def test_an_unknown_quote_currency_ranks_last_with_a_note(self):
+        assert self.run_with({"market": self.markets[0], "set": {"market": '"JPY-BTC"'}}) == {}
+        (row,) = ask(self.url, "SELECT rank_volume, rank_note FROM gold.market_stats WHERE market = 'JPY-BTC'")
+        assert row == (31, "no rate: no KRW-JPY in the same snapshot")
+
+    def test_a_code_of_twelve_characters_is_taken(self):
+        assert self.run_with({"market": self.markets[-1], "set": {"market": '"USDT-BIGTIME"'}}) == {}
+        assert "USDT-BIGTIME" in {market for market, *_ in self.found}
+
+    def test_hostile_codes_are_rejected_visibly_and_harm_nothing(self):
+        codes = [
+            *("KRW-'", "'; DROP TABLE silver.ticker; --", 'KRW-\\"', "KRW-비트코인", "KRW-\\u0000", "KRW-\\ud800"),
+            *("KRW-\\n", "\\u202eKRW-BTC", "KRW-BTC\\t1\\\\.", "%s%(x)s{}", "", "K" * 10_000),
+        ]
+        hit = dict(zip(self.markets[-len(codes) :], codes, strict=True))
+        changes = ({"market": market, "set": {"market": f'"{code}"'}} for market, code in hit.items())
+        self.run_with(*changes)
+
+        assert {market for market, *_ in self.found} == set(self.markets) - set(hit)
+        reasons = ask(self.url, "SELECT reason FROM silver.ticker_rejected ORDER BY bronze_id")
+        assert len(reasons) == len(codes)
+        assert {reason.partition(":")[0] for (reason,) in reasons} == {"market", "raw row"}
+
+
+def assert_whole(result: Any) -> None:
+    found = checks(result)
+    assert found["every_bronze_row_is_accounted_for"].passed
+    assert found["ranks_are_complete"].passed
+
+
+class TestBadNetwork:
+    """A run that gets no whole answer stores nothing and says why; the next one is as if nothing had been."""
+
+    @pytest.fixture(autouse=True)
+    def _hurried(self, monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
+        self.database = database
+
+        def client(_: Exchange) -> UpbitClient:
+            url = os.environ["UPBIT_API_URL"]
+            return UpbitClient(url, read_timeout=0.3, attempts=2, sleep=lambda seconds: time.sleep(seconds / 20))
+
+        monkeypatch.setattr(Exchange, "client", client)
+
+    def failure(self) -> str:
+        result = materialize(*CHAIN, first=now())
+        assert not result.success
+        assert not [event for event in result.all_events if event.is_step_up_for_retry]
+        stored = (tables.bronze_ticker_raw, tables.bronze_market_raw, *RESULTS)
+        assert [rows(self.database, table) for table in stored] == [[]] * len(stored)
+        return said(result)
+
+    @pytest.mark.parametrize(
+        ("kind", "options", "words"),
+        [
+            (
+                "body",
+                {"body": "<h1>점검 중</h1>", "content_type": "text/html"},
+                "the body is not one. It begins '<h1>점검 중",
+            ),
+            ("body", {"body": '{"data": []}'}, "A JSON array was expected from"),
+            ("status", {"status": 502, "body": "<h1>Bad Gateway</h1>", "content_type": "text/html"}, "status 502"),
+            ("cut", {}, "is cut off or no JSON at character"),
+            ("cut", {"closes": True}, "broke off after"),
+            ("reset", {}, "the connection was closed before an answer came"),
+            ("slow", {"seconds": 0.6}, "no answer came in time"),
+            ("status", {"status": 429}, "with status 429"),
+        ],
+        ids=["html", "object", "502", "cut", "hangs up", "reset", "slow", "429"],
+    )
+    def test_no_whole_answer(self, exchange: Handle, kind: str, options: dict[str, Any], words: str):
+        exchange.faults.add("ticker/all", kind, **options)
+        assert words in self.failure()
+
+        exchange.faults.clear()
+        assert_healed()
+
+    def test_nobody_listens(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_API_URL", "http://127.0.0.1:9")
+        words = self.failure()
+        assert "cannot be reached: nobody listens at that address" in words
+        assert "UPBIT_API_URL" in words
+
+        monkeypatch.setenv("UPBIT_API_URL", exchange.url)
+        assert_healed()
+
+    def test_a_block_is_respected_and_its_end_is_told(self, exchange: Handle):
+        block = '{"error": {"name": 418, "message": "Blocked until 2099-01-01T00:00:00Z"}}'
+        exchange.faults.replace(
+            [
+                {"match": "ticker/all", "kind": "status", "status": 429, "times": 1},
+                {"match": "ticker/all", "kind": "status", "status": 418, "skip": 1, "body": block},
+            ]
+        )
+        assert "has blocked this address until 2099-01-01 00:00:00 UTC" in self.failure()
+        assert exchange.faults.show()[0]["seen"] == 2
+
+        exchange.faults.clear()
+        assert_healed()
+
+
+def assert_healed() -> None:
+    result = materialize(*CHAIN, first=now())
+    assert result.success, said(result)
+    assert all(check.passed for check in checks(result).values())
+
+
+@pytest.mark.parametrize(("kind", "options"), [("status", {"status": 429}), ("cut", {})], ids=["429", "cut"])
+def test_what_passes_by_itself_costs_nothing(database: Database, exchange: Handle, kind: str, options: dict[str, Any]):
+    exchange.faults.add("ticker/all", kind, times=1, **options)
+
+    assert_healed()
+    assert len(rows(database, tables.bronze_ticker_raw)) == 30
+
+
+class TestBadDatabase:
+    """Silver and gold are one whole result, the old one or the new one, whatever happens to the database."""
+
+    @pytest.fixture
+    def built(self, database: Database) -> Database:
+        put_bronze(database, PAST, {f"KRW-{n}": ticker(f"KRW-{n}") for n in range(50)})
+        assert materialize("silver_ticker", "gold_market_stats", first=PAST).success
+        put_bronze(database, PAST + timedelta(minutes=1), {f"KRW-{n}": ticker(f"KRW-{n}") for n in range(50)})
+        return database
+
+    def test_a_database_that_is_gone_is_told_in_plain_words_and_comes_back_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        own = EmbeddedPostgres(tmp_path / "postgres", Path(BINARIES) if BINARIES else None)
+        own.start(prepare=lambda: migrate(own.url("upbit")))
+        try:
+            monkeypatch.setenv("UPBIT_POSTGRES_URL", own.url("upbit"))
+            put_bronze(Database(), PAST, {"KRW-BTC": ticker("KRW-BTC")})
+            assert materialize("silver_ticker", first=PAST).success
+
+            own.stop()
+            gone = materialize("silver_ticker", first=PAST)
+            assert len([event for event in gone.all_events if event.is_step_up_for_retry]) == 2
+            assert "PostgreSQL does not answer, or went away. Start it, then run this again." in said(gone)
+
+            own.start()
+            assert len(rows(Database(), tables.silver_ticker)) == 1
+            assert materialize("silver_ticker", "gold_market_stats", first=PAST).success
+        finally:
+            engine_for(own.url("upbit")).dispose()
+            own.stop()
+
+    def test_a_connection_lost_within_the_write_leaves_the_old_result_and_the_step_tries_again(
+        self, market_url: str, built: Database
+    ):
+        before = [rows(built, table) for table in RESULTS]
+        with ThreadPoolExecutor(1) as pool:
+            with write_held_up(market_url) as writers:
+                run = pool.submit(materialize, "silver_ticker", "gold_market_stats", first=PAST)
+                ask(market_url, "SELECT pg_terminate_backend(%s)", *writers(1))
+                assert [rows(built, table) for table in RESULTS] == before
+            result = run.result()
+
+        assert result.success, said(result)
+        assert [event.step_key for event in result.all_events if event.is_step_up_for_retry] == ["silver_ticker"]
+        assert_whole(result)
+        assert len(rows(built, tables.silver_ticker)) == 100
+
+    def test_a_run_killed_within_the_write_leaves_the_old_result_and_the_next_one_heals(
+        self, market_url: str, built: Database
+    ):
+        before = [rows(built, table) for table in RESULTS]
+        with write_held_up(market_url) as writers, run_of_its_own() as run:
+            writers(1)
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+        assert [rows(built, table) for table in RESULTS] == before
+
+        result = materialize("silver_ticker", "gold_market_stats", first=PAST)
+        assert result.success, said(result)
+        assert_whole(result)
+        assert len(rows(built, tables.silver_ticker)) == 100
+
+    def test_runs_on_one_window_at_once_leave_one_whole_result(self, market_url: str, built: Database):
+        with ThreadPoolExecutor(4) as pool:
+            spans = [(PAST, None), (PAST - WINDOW, PAST + WINDOW)] * 2
+            runs = [
+                pool.submit(materialize, "silver_ticker", "gold_market_stats", first=first, last=last)
+                for first, last in spans
+            ]
+            results = [run.result() for run in runs]
+
+        for result in results:
+            assert result.success, said(result)
+            assert_whole(result)
+        assert len(rows(built, tables.silver_ticker)) == 100
+        assert len(rows(built, tables.gold_market_stats)) == 50
+        assert ask(market_url, "SELECT count(DISTINCT computed_at) FROM silver.ticker") == [(1,)]
+
+
+@contextmanager
+def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
+    """Holds up silver's writes in their middle; gives a function that waits for so many, and names their sessions."""
+    waiting = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM silver.ticker_build%'"
+    )
+
+    def writers(number: int) -> list[int]:
+        for _ in range(300):
+            if len(found := ask(url, waiting)) == number:
+                return [pid for (pid,) in found]
+            time.sleep(0.1)
+        raise AssertionError("no write came")
+
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE silver.ticker_build IN EXCLUSIVE MODE")
+        yield writers
+
+
+@contextmanager
+def run_of_its_own() -> Iterator[subprocess.Popen[bytes]]:
+    """The same run in a process of its own."""
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "upbit_assets.definitions"]
+    with subprocess.Popen(
+        [*command, "--select", "silver_ticker,gold_market_stats", "--partition", key_of(PAST)],
+        env={name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        try:
+            yield run
+        finally:
+            run.kill()

@@ -1,0 +1,200 @@
+"""Gold against a plain reading of its definition."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import TimeWindow
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from upbit_assets.assets.gold import day_before, market_stats
+from upbit_assets.partitions import WINDOW, window_at
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.pipeline import (
+    PAST,
+    ask,
+    materialize,
+    metadata_of,
+    put_bronze,
+    put_silver,
+    said,
+    ticker,
+)
+
+DAY = timedelta(days=1)
+MARKETS = ["KRW-BTC", "KRW-USDT", "KRW-ETH", "BTC-ETH", "USDT-ETH", "BTC-XRP", "JPY-BTC"]
+Row = dict[str, Any]
+
+
+def row(at: datetime, market: str, price: int | str = 1, turnover: int | str = 1) -> Row:
+    figures = {"trade_price": Decimal(price), "acc_trade_price": Decimal(turnover)}
+    return {"ingested_at": at, "market": market, **figures}
+
+
+# two windows, and the same two the day before, with snapshots at uneven distances; few figures, so that they tie
+MOMENTS = [
+    PAST - day * DAY + window * WINDOW + timedelta(minutes=minute)
+    for day in (0, 1)
+    for window in (0, 1)
+    for minute in (0, 3, 6, 9)
+]
+silver_rows = st.lists(
+    st.builds(row, st.sampled_from(MOMENTS), st.sampled_from(MARKETS), st.integers(1, 7), st.integers(0, 3)),
+    max_size=60,
+    unique_by=lambda each: (each["ingested_at"], each["market"]),
+)
+
+COLUMNS = [
+    *("window_start", "market", "ingested_at", "trade_price", "turnover_krw", "rank_volume", "rank_note"),
+    *("change_rate_24h", "window_high", "window_low", "volatility", "rank_volatility"),
+]
+
+
+def build(last: datetime | None = None) -> None:
+    result = materialize("gold_market_stats", first=PAST, last=last)
+    assert result.success, said(result)
+
+
+def gold(url: str, columns: str) -> list[tuple[Any, ...]]:
+    return ask(url, f"SELECT {columns} FROM gold.market_stats ORDER BY window_start, market")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(silver_rows)
+def test_gold_is_what_its_definition_says(market_url: str, database: Database, silver):
+    ask(market_url, "DELETE FROM silver.ticker")
+    put_silver(database, silver)
+
+    # the asset's own statement, without a run around it, so that many cases take little time
+    span = TimeWindow(PAST, PAST + 2 * WINDOW)
+    select = sa.select(tables.silver_ticker).where(within(tables.silver_ticker, span))
+    with database.connect() as connection:
+        result = connection.execute(market_stats(select.subquery("silver"), day_before(span)))
+        found = sorted(tuple(getattr(row, name) for name in COLUMNS) for row in result)
+    assert found == [figures for start in (PAST, PAST + WINDOW) for figures in stats(silver, start)]
+
+
+def stats(silver: Sequence[Row], start: datetime) -> list[tuple[Any, ...]]:
+    """The definition, read plainly: the figures of a window, in the order of the columns asked for."""
+    inside = of_window(silver, start)
+    prices = {(row["ingested_at"], row["market"]): row["trade_price"] for row in silver}
+    last = {row["market"]: row for row in sorted(inside, key=lambda row: row["ingested_at"])}
+    turnover = {market: in_krw(row, prices) for market, row in last.items()}
+    span = {market: [row["trade_price"] for row in inside if row["market"] == market] for market in last}
+    volatility = {market: to_10_digits((max(all_) - min(all_)) / min(all_)) for market, all_ in span.items()}
+    found = []
+    for market, row in sorted(last.items()):
+        before = prices.get((nearest(silver, start, row["ingested_at"]), market))
+        found.append(
+            (
+                *(start, market, row["ingested_at"], row["trade_price"]),
+                *(turnover[market], rank(turnover[market], turnover.values())),
+                None
+                if turnover[market] is not None
+                else f"no rate: no KRW-{market.partition('-')[0]} in the same snapshot",
+                None if before is None else to_10_digits(row["trade_price"] / before - 1),
+                *(max(span[market]), min(span[market])),
+                *(volatility[market], rank(volatility[market], volatility.values())),
+            )
+        )
+    return found
+
+
+def of_window(silver: Sequence[Row], start: datetime) -> list[Row]:
+    return [row for row in silver if window_at(row["ingested_at"]).start == start]
+
+
+def in_krw(row: Row, prices: dict[tuple[datetime, str], Decimal]) -> Decimal | None:
+    quote = row["market"].partition("-")[0]
+    rate = Decimal(1) if quote == "KRW" else prices.get((row["ingested_at"], f"KRW-{quote}"))
+    return None if rate is None else row["acc_trade_price"] * rate
+
+
+def nearest(silver: Sequence[Row], start: datetime, at: datetime) -> Any:
+    """The snapshot of the same window a day earlier that is nearest in time, the earlier of two."""
+    there = {row["ingested_at"] for row in of_window(silver, start - DAY)}
+    return min(there, key=lambda moment: (abs(at - DAY - moment), moment), default=None)
+
+
+def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
+    """1 for the largest, the same for equals, the next after so many; those without a figure come last."""
+    return 1 + sum(other is not None and (figure is None or other > figure) for other in all_)
+
+
+def to_10_digits(figure: Decimal) -> Decimal:
+    return figure.quantize(Decimal("1e-10"), ROUND_HALF_UP)
+
+
+def test_equal_turnovers_share_a_rank_and_the_next_is_skipped(market_url: str, database: Database):
+    put_silver(database, [row(PAST, "KRW-A", turnover=5), row(PAST, "KRW-B", turnover=5), row(PAST, "KRW-C")])
+    build()
+
+    assert gold(market_url, "market, rank_volume") == [("KRW-A", 1), ("KRW-B", 1), ("KRW-C", 3)]
+
+
+def test_turnover_is_converted_at_the_rate_of_the_same_snapshot(market_url: str, database: Database):
+    later = PAST + timedelta(minutes=1)
+    put_silver(
+        database,
+        [
+            *(row(PAST, "KRW-BTC", "100"), row(PAST, "BTC-OLD", turnover="0.5")),
+            *(row(later, "KRW-BTC", "200"), row(later, "BTC-NEW", turnover="0.5")),
+        ],
+    )
+    build()
+
+    assert gold(market_url, "market, turnover_krw, rank_volume") == [
+        ("BTC-NEW", Decimal(100), 1),
+        ("BTC-OLD", Decimal(50), 2),
+        ("KRW-BTC", Decimal(1), 3),
+    ]
+
+
+def test_a_quote_currency_without_a_rate_ranks_last_and_says_so(market_url: str, database: Database):
+    put_silver(database, [row(PAST, "JPY-BTC", turnover="1e15"), row(PAST, "KRW-BTC", turnover=0)])
+    build()
+
+    assert gold(market_url, "market, turnover_krw, turnover, rank_volume, rank_note") == [
+        ("JPY-BTC", None, Decimal("1e15"), 2, "no rate: no KRW-JPY in the same snapshot"),
+        ("KRW-BTC", 0, 0, 1, None),
+    ]
+
+
+def test_each_window_of_a_range_is_ranked_for_itself(market_url: str, database: Database):
+    put_silver(database, [row(PAST, "KRW-A", turnover=1), row(PAST + WINDOW, "KRW-B", turnover=9)])
+    build(last=PAST + WINDOW)
+
+    assert gold(market_url, "market, rank_volume") == [("KRW-A", 1), ("KRW-B", 1)]
+
+
+def test_the_top_10_is_that_of_the_newest_window(market_url: str, database: Database):
+    for minutes, last_market in ((0, 20), (10, 12)):
+        rows = {f"KRW-{n}": ticker(f"KRW-{n}", acc_trade_price_24h=f"{n}.0") for n in range(1, last_market + 1)}
+        put_bronze(database, PAST + timedelta(minutes=minutes), rows)
+    assert materialize("silver_ticker", "gold_market_stats", first=PAST, last=PAST + WINDOW).success
+
+    top10 = ask(market_url, "SELECT rank_volume, market, window_start FROM gold.turnover_top10")
+    assert top10 == [(rank, f"KRW-{13 - rank}", PAST + WINDOW) for rank in range(1, 11)]
+
+
+def test_the_run_shows_the_top_10_in_words(database: Database):
+    put_silver(database, [row(PAST, "KRW-BTC", "116539000", "345600000000"), row(PAST, "KRW-ETH", turnover=1)])
+    shown = metadata_of(materialize("gold_market_stats", first=PAST), "gold_market_stats")
+
+    table = shown["turnover top 10"].replace("\u2060", "")
+    assert "| 1 | KRW-BTC | 116,539,000 | +0.00% | 3,456.00억 |" in table
+    assert "| 2 | KRW-ETH | 1 | +0.00% | 1 |" in table
+
+
+def test_an_emptied_silver_empties_gold(market_url: str, database: Database):
+    put_silver(database, [row(PAST, "KRW-BTC")])
+    build()
+    ask(market_url, "DELETE FROM silver.ticker")
+    build()
+
+    assert gold(market_url, "market") == []

@@ -1,0 +1,293 @@
+"""What runs by itself asks for exactly what is needed, whatever happened while nobody looked."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunRequest,
+    SkipReason,
+    build_schedule_context,
+    build_sensor_context,
+)
+
+from upbit_assets import automation
+from upbit_assets.automation import RANGE_END, RANGE_START, collect_every_minute, make_table_partitions
+from upbit_assets.definitions import defs
+from upbit_assets.partitions import WINDOW, key_of, window_at, windows
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle
+from upbit_assets.stale import DAY
+from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, ticker
+
+Asked = tuple[str, str, bool]  # first and last window, and whether gold alone
+PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KRW-BTC', %s, %s)"
+
+
+class Clock(datetime):
+    """The sensor's time: the real one, unless a test lets time pass."""
+
+    passed = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) + cls.passed
+
+
+class Daemon:
+    """Evaluates the sensor as the daemon does, and does what it asks for when told to."""
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+        self.requests: list[RunRequest] = []
+
+    def tick(self) -> set[Asked]:
+        """What the sensor asks for now."""
+        context = build_sensor_context(
+            self.instance,
+            cursor=self.cursor,
+            definitions=defs,
+            sensor_name="refresh_changed_windows",
+            resources={"database": Database()},
+        )
+        # through Dagster's own evaluation, which also refuses partitions that there are not
+        outcome = automation.refresh_changed_windows.evaluate_tick(context)
+        self.cursor, self.requests = outcome.cursor, list(outcome.run_requests or [])
+        self.skipped = outcome.skip_message
+        return {self._asked(request) for request in self.requests}
+
+    def work(self) -> None:
+        """Do what the last tick asked for."""
+        for request in self.requests:
+            job = defs.resolve_job_def("refresh")
+            tags = request.tags
+            selection = list(request.asset_selection) if request.asset_selection else None
+            assert job.execute_in_process(instance=self.instance, tags=tags, asset_selection=selection).success
+
+    def settle(self) -> None:
+        """Tick and work until nothing is left."""
+        while self.tick():
+            self.work()
+
+    @property
+    def waiting(self) -> set[str]:
+        return set(json.loads(self.cursor or "{}")["waiting"])
+
+    @staticmethod
+    def _asked(request: RunRequest) -> Asked:
+        one = request.tags.get("dagster/partition", "")
+        gold_alone = request.asset_selection == [AssetKey("gold_market_stats")]
+        return request.tags.get(RANGE_START, one), request.tags.get(RANGE_END, one), gold_alone
+
+
+@pytest.fixture
+def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """One that has looked through an empty database."""
+    monkeypatch.setattr(automation, "datetime", Clock)
+    monkeypatch.setattr(Clock, "passed", timedelta(0))
+    with DagsterInstance.ephemeral() as instance:
+        daemon = Daemon(instance)
+        assert daemon.tick() == set()
+        yield daemon
+
+
+def put(database: Database, *minutes: float) -> None:
+    for each in minutes:
+        put_bronze(
+            database, PAST + timedelta(minutes=each), {"KRW-BTC": ticker("KRW-BTC", trade_timestamp="1769600000000")}
+        )
+
+
+def both(*minutes: int) -> set[Asked]:
+    """Silver and gold of the windows so many minutes after the first, each in a run of its own."""
+    return {(key_of(PAST + timedelta(minutes=each)), key_of(PAST + timedelta(minutes=each)), False) for each in minutes}
+
+
+class TestSchedule:
+    def test_a_tick_asks_for_the_window_now_open(self):
+        moment = now()
+        asked = collect_every_minute(build_schedule_context(scheduled_execution_time=moment))
+        assert isinstance(asked, RunRequest)
+        assert asked.partition_key == key_of(window_at(moment).start)
+
+    def test_a_tick_is_carried_out_as_one_more_snapshot(self, database: Database, exchange: Handle):
+        asked = collect_every_minute(build_schedule_context(scheduled_execution_time=now()))
+        assert isinstance(asked, RunRequest)
+        assert defs.resolve_job_def("collect").execute_in_process(partition_key=asked.partition_key).success
+        assert len(rows(database, tables.bronze_ticker_raw)) == 30
+
+    def test_a_tick_more_than_a_minute_late_is_skipped_with_a_reason(self):
+        planned = datetime.now(UTC) - timedelta(seconds=61)
+        skipped = collect_every_minute(build_schedule_context(scheduled_execution_time=planned))
+        assert isinstance(skipped, SkipReason)
+        assert "came too late; a past snapshot can't be taken" in str(skipped.skip_message)
+
+    def test_the_tables_partitions_are_made_ahead(self, market_url: str, database: Database):
+        tomorrow = f"{datetime.now(windows.start.tzinfo) + timedelta(days=1):%Y%m%d}"
+        there = f"SELECT to_regclass('silver.ticker_{tomorrow}') IS NOT NULL"
+        ask(market_url, f"DROP TABLE silver.ticker_{tomorrow}")
+        assert make_table_partitions.execute_in_process(resources={"database": database}).success
+        assert ask(market_url, there) == [(True,)]
+
+
+class TestChanges:
+    def test_rows_that_come_late_are_found(self, daemon: Daemon, database: Database):
+        put(database, 0)
+        daemon.settle()
+        put(database, 1)
+        assert daemon.tick() == both(0)
+
+    def test_rows_put_in_by_hand_are_found(self, daemon: Daemon, market_url: str):
+        ask(market_url, PUT, ticker("KRW-BTC"), PAST)
+        assert daemon.tick() == both(0)
+
+    def test_rows_committed_out_of_order_are_found(self, daemon: Daemon, database: Database, market_url: str):
+        with psycopg.connect(market_url) as slow:
+            slow.execute(PUT, (ticker("KRW-BTC"), PAST))
+            put(database, 30)  # later id and transaction, but committed first
+            assert daemon.tick() == both(30)
+            daemon.work()
+            assert daemon.tick() == set()
+        assert daemon.tick() == both(0)
+
+    def test_separate_windows_are_all_found(self, daemon: Daemon, database: Database):
+        put(database, 0, 20, 40, 90, 1200)
+        assert daemon.tick() == both(0, 20, 40, 90, 1200)
+
+    def test_neighbouring_windows_are_one_run(self, daemon: Daemon, database: Database):
+        put(database, 0, 10, 20, 40)
+        assert daemon.tick() == {("2026-01-29-14:00", "2026-01-29-14:20", False), *both(40)}
+        daemon.work()
+        assert daemon.tick() == set()
+        assert len(rows(database, tables.gold_market_stats)) == 4
+
+    def test_a_run_is_a_day_long_at_most(self, daemon: Daemon, database: Database):
+        put(database, *range(0, 1450, 10))
+        assert sorted(daemon.tick()) == [
+            ("2026-01-29-14:00", "2026-01-30-13:50", False),
+            ("2026-01-30-14:00", "2026-01-30-14:00", False),
+        ]
+
+    def test_nothing_changed_asks_for_nothing(self, daemon: Daemon, database: Database):
+        put(database, 0)
+        daemon.settle()
+        assert daemon.tick() == set()
+        assert daemon.skipped == "Nothing changed"
+
+    def test_an_unchanged_window_is_never_built_again(self, daemon: Daemon, database: Database, market_url: str):
+        put(database, 0, 10)
+        daemon.settle()
+        built = ask(market_url, "SELECT * FROM silver.ticker_build WHERE window_start = %s", PAST)
+        put(database, 11)
+        assert daemon.tick() == both(10)
+        daemon.settle()
+        assert ask(market_url, "SELECT * FROM silver.ticker_build WHERE window_start = %s", PAST) == built
+
+    def test_silver_built_by_somebody_else_asks_for_gold_alone(self, daemon: Daemon, database: Database):
+        put(database, 0)
+        daemon.settle()
+        assert materialize("silver_ticker", first=PAST).success
+        assert daemon.tick() == {("2026-01-29-14:00", "2026-01-29-14:00", True)}
+        daemon.work()
+        assert daemon.tick() == set()
+
+    def test_new_silver_asks_for_the_gold_of_the_day_after(self, daemon: Daemon, database: Database, market_url: str):
+        put(database, 1440)
+        daemon.settle()
+        assert ask(market_url, "SELECT change_rate_24h FROM gold.market_stats") == [(None,)]
+        put(database, 0)
+        daemon.settle()
+        changes = ask(market_url, "SELECT change_rate_24h FROM gold.market_stats ORDER BY ingested_at")
+        assert changes == [(None,), (0,)]
+
+    def test_rows_outside_of_every_partition_stop_nothing(self, daemon: Daemon, database: Database):
+        for stray in (windows.start - DAY, now() + DAY):
+            put_bronze(database, stray, {"KRW-BTC": ticker("KRW-BTC")})
+        put(database, 0)
+        assert daemon.tick() == both(0)
+
+
+class TestFailures:
+    def test_a_window_whose_run_failed_is_asked_for_again_at_growing_intervals(
+        self, daemon: Daemon, database: Database
+    ):
+        put(database, 0)
+        asked_after = []
+        for seconds in range(0, 240, 10):
+            Clock.passed = timedelta(seconds=seconds)
+            if daemon.tick():  # and nobody carries it out
+                asked_after.append(seconds)
+            assert daemon.waiting == {"2026-01-29-14:00"}
+        assert asked_after in ([0, 30, 90, 210], [0, 40, 100, 220])
+
+        daemon.settle()
+        Clock.passed = timedelta(hours=2)
+        daemon.settle()
+        assert daemon.waiting == set()
+
+    def test_new_rows_end_the_wait(self, daemon: Daemon, database: Database):
+        put(database, 0)
+        assert daemon.tick() == both(0)
+        assert daemon.tick() == set()
+        assert daemon.skipped == "1 changed windows wait for their run"
+        put(database, 1)
+        assert daemon.tick() == both(0)
+
+    @pytest.mark.parametrize("status", [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED])
+    def test_a_window_with_an_unfinished_run_is_not_asked_for_twice(self, daemon: Daemon, database: Database, status):
+        tags = {RANGE_START: key_of(PAST), RANGE_END: key_of(PAST + WINDOW)}
+        run = daemon.instance.create_run_for_job(defs.resolve_job_def("refresh"), tags=tags, status=status)
+        put(database, 0, 10, 20)
+        assert daemon.tick() == both(20)
+
+        daemon.instance.report_run_failed(run)
+        assert daemon.tick() == {("2026-01-29-14:00", "2026-01-29-14:10", False)}
+
+    def test_a_collecting_run_does_not_keep_its_window_waiting(self, daemon: Daemon, database: Database):
+        tags = {"dagster/partition": key_of(PAST)}
+        job = defs.resolve_job_def("collect")
+        daemon.instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
+        put(database, 0)
+        assert daemon.tick() == both(0)
+
+
+class TestAnUnknownDatabase:
+    """Its past is looked through, a day a tick and the newest first."""
+
+    @staticmethod
+    def past_of(database: Database) -> list[datetime]:
+        open_window = window_at(now()).start
+        starts = [open_window - days * DAY for days in (0, 1, 3)]
+        for start in starts:
+            put_bronze(database, start, {"KRW-BTC": ticker("KRW-BTC")})
+        return starts
+
+    @staticmethod
+    def found_by(daemon: Daemon) -> list[str]:
+        found = []
+        for _ in range(5):
+            # gold alone is asked for again where the day before has got its silver
+            found += [first for first, _, gold_alone in daemon.tick() if not gold_alone]
+            daemon.work()
+        return found
+
+    def test_no_cursor_looks_through_the_past(self, daemon: Daemon, database: Database):
+        starts = self.past_of(database)
+        daemon.cursor = None
+        assert self.found_by(daemon) == [key_of(start) for start in starts]
+        assert len(rows(database, tables.gold_market_stats)) == 3
+
+    def test_another_database_looks_through_its_own(
+        self, daemon: Daemon, database: Database, another_url: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
+        starts = self.past_of(Database())
+        assert self.found_by(daemon) == [key_of(start) for start in starts]

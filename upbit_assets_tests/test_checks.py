@@ -1,0 +1,126 @@
+"""Each check passes on good data and names the culprits in bad data."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from dagster import AssetCheckEvaluation, AssetCheckSeverity
+
+from upbit_assets import checks
+from upbit_assets.partitions import WINDOW
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle
+from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, now, put_bronze, ticker
+
+MARKETS = [f"KRW-{n:02}" for n in range(15)]
+OF_A_WINDOW = {check.check_key.name: check for check in checks.all_checks if check is not checks.newest_window_is_fresh}
+
+
+@pytest.fixture
+def url(market_url: str, database: Database) -> str:
+    """A database with a window and its neighbour, good in every way."""
+    for at in (PAST, PAST + WINDOW):
+        put_bronze(database, at, {market: ticker(market) for market in MARKETS})
+        listing = Records(("market", "raw_data", "ingested_at"), [(market, "{}", at) for market in MARKETS])
+        with database.engine.begin() as connection:
+            copy_records(connection, tables.bronze_market_raw, listing)
+    assert materialize("silver_ticker", "gold_market_stats", first=PAST, last=PAST + WINDOW).success
+    return market_url
+
+
+def shown(evaluation: AssetCheckEvaluation) -> Mapping[str, Any]:
+    return {name: getattr(entry, "value", entry) for name, entry in evaluation.metadata.items()}
+
+
+def test_good_data_passes_each_check_of_a_window(url: str):
+    for evaluation in [evaluate(check, PAST) for check in OF_A_WINDOW.values()]:
+        assert evaluation.passed
+        assert evaluation.partition == "2026-01-29-14:00"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "culprits"),
+    [
+        (
+            "markets_match_the_market_list",
+            "DELETE FROM bronze.market_raw WHERE market = 'KRW-03' AND {window}",
+            {"listed without a ticker": "", "ticker without a listing": "KRW-03"},
+        ),
+        (
+            "markets_match_the_market_list",
+            "DELETE FROM bronze.ticker_raw WHERE market < 'KRW-11' AND {window}",
+            {
+                "listed without a ticker": ", ".join(MARKETS[:10]) + " and 1 more",
+                "ticker without a listing": "",
+            },
+        ),
+        (
+            "every_bronze_row_is_accounted_for",
+            "DELETE FROM silver.ticker WHERE market = 'KRW-03' AND {window}",
+            {"raw": 15, "silver": 14, "rejected": 0, "duplicates": 0},
+        ),
+        (
+            "no_price_is_missing",
+            "DELETE FROM silver.ticker WHERE market IN ('KRW-03', 'KRW-04') AND {window}",
+            {"without a price": "KRW-03, KRW-04"},
+        ),
+        (
+            "ranks_are_complete",
+            "UPDATE gold.market_stats SET rank_volume = 99 WHERE market = 'KRW-03' AND {window}",
+            {"wrongly ranked": "KRW-03", "not ranked": ""},
+        ),
+        (
+            "ranks_are_complete",
+            "UPDATE gold.market_stats SET rank_volatility = 0 WHERE market = 'KRW-04' AND {window}",
+            {"wrongly ranked": "KRW-04", "not ranked": ""},
+        ),
+        (
+            "ranks_are_complete",
+            "DELETE FROM gold.market_stats WHERE market = 'KRW-14' AND {window}",
+            {"wrongly ranked": "", "not ranked": "KRW-14"},
+        ),
+    ],
+)
+def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, name: str, damage: str, culprits: Any):
+    ask(url, damage.format(window=f"ingested_at = '{PAST.isoformat()}'"))
+
+    evaluation = evaluate(OF_A_WINDOW[name], PAST)
+    assert not evaluation.passed
+    assert shown(evaluation) == culprits
+    assert evaluate(OF_A_WINDOW[name], PAST + WINDOW).passed
+
+
+def test_a_window_without_a_market_list_says_so(url: str):
+    ask(url, "DELETE FROM bronze.market_raw")
+    evaluation = evaluate(checks.markets_match_the_market_list, PAST)
+    assert not evaluation.passed
+    assert evaluation.description == "No market list was collected in this window."
+
+
+def test_what_makes_figures_wrong_is_an_error_and_what_may_be_the_exchanges_fault_a_warning(url: str):
+    ask(url, "DELETE FROM silver.ticker; DELETE FROM gold.market_stats; DELETE FROM bronze.market_raw")
+    severe = {name for name, check in OF_A_WINDOW.items() if evaluate(check, PAST).severity is AssetCheckSeverity.ERROR}
+    assert severe == {"every_bronze_row_is_accounted_for", "ranks_are_complete"}
+
+
+def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
+    assert materialize(*CHAIN, first=now()).success
+    evaluation = evaluate(checks.newest_window_is_fresh)
+    assert evaluation.passed
+    assert shown(evaluation)["age in seconds"] < 60
+
+
+def test_figures_that_are_old_are_not_fresh_and_their_time_is_told(url: str):
+    evaluation = evaluate(checks.newest_window_is_fresh)
+    assert not evaluation.passed
+    assert evaluation.severity is AssetCheckSeverity.WARN
+    assert evaluation.description == "The newest figures are of 2026-01-29 14:10:00 KST."
+    assert shown(evaluation)["age in seconds"] > timedelta(days=1).total_seconds()
+
+
+def test_no_figures_at_all_are_not_fresh(market_url: str):
+    evaluation = evaluate(checks.newest_window_is_fresh)
+    assert (evaluation.passed, evaluation.description) == (False, "There are no figures yet.")
