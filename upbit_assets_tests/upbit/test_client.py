@@ -201,7 +201,7 @@ def test_redirects_are_not_followed(exchange, client):
             "is larger than 1,000 bytes",
         ),
     ],
-    ids=str,
+    ids=["HTML", "empty", "object", "cut JSON", "not UTF-8", "broken off", "large", "large once unpacked"],
 )
 def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
     exchange.answers = [answer] * 2
