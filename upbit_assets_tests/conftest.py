@@ -26,6 +26,11 @@ EMPTYING = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first, so that no worker is left with it alone."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
