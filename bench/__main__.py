@@ -1,0 +1,100 @@
+"""Measures what people wait for, and writes docs/bench.md: python -m bench [--quick] [NAME ...]."""
+
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import psycopg
+
+from bench import copying, history, layers, project
+from bench.measure import Result, readable
+from bench.stage import Stage
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+
+REPORT = Path(__file__).parents[1] / "docs" / "bench.md"
+ROWS = {
+    each.__name__: each
+    for each in (
+        copying.frame,
+        copying.snapshot,
+        layers.silver,
+        history.replace_window,
+        history.top10,
+        project.chain,
+        layers.backfill,
+    )
+}
+HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(ROWS)))
+@click.option("--quick", is_flag=True, help="A twentieth of the data.")
+def main(names: tuple[str, ...], quick: bool) -> None:
+    """Measure what people wait for; docs/bench.md is written when all of it was measured in full."""
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(prefix="upbit-bench-") as folder:
+        server = EmbeddedPostgres(Path(folder) / "server")
+        server.start(prepare=lambda: migrate(server.url("upbit")))
+        try:
+            machine = about(server)
+            click.echo(machine)
+            lines = list(measured(Stage(server, Path(folder), 0.05 if quick else 1), names or tuple(ROWS)))
+        finally:
+            server.stop()
+    if not names and not quick:
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text(REPORT_TEXT.format(machine=machine, table="\n".join(lines)))
+
+
+def measured(stage: Stage, names: Iterable[str]) -> Iterator[str]:
+    for line in (row(HEAD), row(("---",) * len(HEAD))):
+        click.echo(line)
+        yield line
+    for name in names:
+        for result in ROWS[name](stage):
+            click.echo(line := row(cells(result)))
+            yield line
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    return (
+        result.what,
+        result.against,
+        result.target,
+        f"{result.ratio:.2f}×",
+        readable(result.ours),
+        readable(result.theirs),
+        "met" if result.met else "**not met**",
+    )
+
+
+def row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def about(server: EmbeddedPostgres) -> str:
+    with psycopg.connect(server.url("postgres")) as connection:
+        version = connection.info.parameter_status("server_version")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    today = datetime.now(UTC).date()
+    return f"{cores} cores, PostgreSQL {version}, Python {platform.python_version()}, {platform.system()}, {today}"
+
+
+REPORT_TEXT = """# What people wait for
+
+Written by `make bench`, on {machine}.
+
+The two of a line ran in turns in one go (A B A B …), and the times are the medians of the rounds. "Speed" is theirs
+divided by ours, so more is better; "time" is ours divided by theirs, so less is better.
+
+{table}
+"""
+
+main()

@@ -1,0 +1,73 @@
+"""Rows from Python: a large frame, and a snapshot."""
+
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from bench.measure import Contender, Result, interleaved
+from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, span, tickers
+from upbit_assets.assets.bronze import as_records
+from upbit_assets.assets.silver import silver_ticker
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.io_manager import insert
+from upbit_assets.upbit.replies import Reply, split
+
+GENERATED = ("id", "computed_at")
+SILVER = ", ".join(column.name for column in tables.silver_ticker.columns if column.name not in GENERATED)
+
+
+def frame(stage: Stage) -> list[Result]:
+    snapshots = stage.snapshots(1_000_000)
+    window, file = span(DAY, snapshots), stage.folder / "silver.csv"
+    with stage.database() as market_data:
+        market_data.fill_bronze(DAY, snapshots)
+        market_data.write(silver_ticker, window, output_of(silver_ticker, window, tables.bronze_ticker_raw))
+        market_data.run(f"COPY (SELECT {SILVER} FROM silver.ticker) TO '{file}' (FORMAT CSV)")
+        rows = pd.read_sql(f"SELECT {SILVER} FROM silver.ticker", market_data.engine, coerce_float=False)
+        few = rows.head(len(rows) // 10)
+        clear = lambda: market_data.clear("silver.ticker")  # noqa: E731
+        copied = f"COPY silver.ticker ({SILVER}) FROM '{file}' (FORMAT CSV)"
+        ours, server, by_to_sql = interleaved(
+            Contender(lambda: market_data.write(silver_ticker, window, rows), clear),
+            Contender(lambda: market_data.run(copied), clear),
+            Contender(lambda: to_sql(few, market_data, tables.silver_ticker), clear),
+        )
+    what = f"A frame of {len(rows):,} rows of silver through the IO manager"
+    return [
+        Result(what, "COPY of the same rows from a file on the server", ours, server, at_least=0.5),
+        Result(what, f"`to_sql`, scaled from {len(few):,} rows", ours, by_to_sql * len(rows) / len(few), at_least=10),
+    ]
+
+
+def to_sql(frame: pd.DataFrame, market_data: MarketData, table: sa.Table) -> None:
+    """pandas' own way, over the driver that SQLAlchemy takes by itself."""
+    kinds: Any = {name: table.c[name].type for name in frame.columns}
+    engine = sa.create_engine(market_data.url)
+    frame.to_sql(table.name, engine, schema=table.schema, if_exists="append", index=False, dtype=kinds)
+    engine.dispose()
+
+
+def snapshot(stage: Stage) -> list[Result]:
+    pairs, file = tickers(DAY), stage.folder / "bronze.txt"
+    text = "[" + ",".join(row for _, row in pairs) + "]"
+    at = DAY + MINUTE
+    columns = "market, raw_data, ingested_at"
+
+    def ours() -> None:
+        rows = as_records(Reply(text, split(text), at, True, "", 0))
+        with market_data.engine.begin() as connection:
+            insert(connection, tables.bronze_ticker_raw, rows, span(DAY, 10))
+
+    with stage.database() as market_data:
+        market_data.partitions(DAY, DAY)
+        # as the text came: jsonb's own output would be another
+        lines = (f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs)
+        file.write_text("".join(lines))
+        seconds, server = interleaved(
+            Contender(ours),
+            Contender(lambda: market_data.run(f"COPY bronze.ticker_raw ({columns}) FROM '{file}'")),
+            rounds=100,
+        )
+    what = f"A snapshot of {len(pairs)} tickers, from the reply's text to committed rows of bronze"
+    return [Result(what, "COPY of the same rows from a file on the server", seconds, server, at_least=0.9)]

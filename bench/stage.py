@@ -1,0 +1,159 @@
+"""A PostgreSQL of its own with fresh databases, and the data that the rows are measured on."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from dagster import AssetsDefinition, PartitionKeyRange, TimeWindow, build_output_context
+from psycopg import sql
+
+from upbit_assets.definitions import MarketDataIOManager
+from upbit_assets.partitions import SEOUL, WINDOW, key_of, windows
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.io_manager import Load, Rows, within
+from upbit_assets.postgres.resource import Database, engine_for
+from upbit_assets.sandbox import wire
+from upbit_assets.sandbox.market import Market
+
+MARKETS = 855
+MINUTE = timedelta(minutes=1)
+# yesterday in Seoul: a whole day whose windows Dagster lets be materialized
+DAY = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+numbers = count()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The server, a folder that goes away, and how large the data are: 1 as in the targets."""
+
+    server: EmbeddedPostgres
+    folder: Path
+    scale: float = 1
+
+    def snapshots(self, rows: int) -> int:
+        """How many whole snapshots of all markets make about so many rows."""
+        return max(10, round(rows * self.scale / MARKETS))
+
+    @contextmanager
+    def database(self) -> Iterator["MarketData"]:
+        """A fresh, migrated market database, which is also UPBIT_POSTGRES_URL."""
+        name = sql.Identifier(f"bench_{next(numbers)}")
+        url = self.server.url(name.as_string().strip('"'))
+        with psycopg.connect(self.server.url("postgres"), autocommit=True) as maintenance:
+            maintenance.execute(sql.SQL("CREATE DATABASE {} TEMPLATE upbit").format(name))
+            maintenance.execute(sql.SQL("ALTER DATABASE {} SET timezone = 'Asia/Seoul'").format(name))
+            with psycopg.connect(url, autocommit=True) as connection:
+                market_data = MarketData(connection, url)
+                market_data.use()
+                yield market_data
+            engine_for(url).dispose()
+            maintenance.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@dataclass(frozen=True)
+class MarketData:
+    """A market database, and a superuser's connection to it."""
+
+    connection: psycopg.Connection[Any]
+    url: str
+
+    def use(self) -> None:
+        os.environ["UPBIT_POSTGRES_URL"] = self.url
+
+    @property
+    def engine(self) -> sa.Engine:
+        return engine_for(self.url)
+
+    def run(self, statement: str, **values: Any) -> int:
+        return self.connection.execute(statement.encode(), values or None).rowcount
+
+    def count(self, name: str) -> int:
+        ((rows,),) = self.connection.execute(f"SELECT count(*) FROM {name}".encode())
+        return rows
+
+    def clear(self, *names: str) -> None:
+        """Empty the tables, and leave no write-back for whoever is timed next."""
+        self.run(f"TRUNCATE {', '.join(names)}")
+        self.run("CHECKPOINT")
+
+    def partitions(self, first: datetime, last: datetime) -> None:
+        self.run("SELECT bronze.make_partitions(%(first)s, %(last)s)", first=first, last=last)
+
+    def write(self, asset: AssetsDefinition, window: TimeWindow, rows: Load | Rows) -> None:
+        """What the IO manager does with an asset's output."""
+        self.use()
+        context = build_output_context(
+            asset_key=asset.key,
+            definition_metadata=asset.metadata_by_key[asset.key],
+            asset_partitions_def=windows,
+            asset_partition_key_range=PartitionKeyRange(key_of(window.start), key_of(window.end - WINDOW)),
+        )
+        MarketDataIOManager(database=Database()).handle_output(context, rows)
+
+    def fill_bronze(self, first: datetime, snapshots: int, *, bad: bool = False) -> None:
+        """A snapshot a minute of the offline exchange's tickers, with other prices each.
+
+        `bad`: one row in a thousand is impossible, and one in a thousand is there twice.
+        """
+        self.run("CREATE TABLE IF NOT EXISTS sample (nth int, market text, raw_data jsonb)")
+        self.run("TRUNCATE sample")
+        with self.connection.cursor() as cursor, cursor.copy("COPY sample FROM STDIN") as copy:
+            for nth, (market, text) in enumerate(tickers(first)):
+                copy.write_row((nth, market, text))
+        self.partitions(first, first + snapshots * MINUTE)
+        self.run(
+            """
+            INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at)
+            SELECT market, raw_data || jsonb_build_object('trade_price', CASE
+                     WHEN %(bad)s AND (855 * snapshot + nth) %% 1000 = 0 THEN -1
+                     ELSE round((raw_data->>'trade_price')::numeric * (1 + (nth + snapshot) %% 997 / 10000.0), 8) END),
+                   %(first)s + snapshot * interval '1 minute'
+            FROM generate_series(0, %(last)s) snapshot CROSS JOIN sample
+                 CROSS JOIN generate_series(
+                   1, CASE WHEN %(bad)s AND (855 * snapshot + nth) %% 1000 = 500 THEN 2 ELSE 1 END)
+            """,
+            **{"first": first, "last": snapshots - 1, "bad": bad},
+        )
+        self.run("VACUUM ANALYZE bronze.ticker_raw")
+
+
+def tickers(at: datetime) -> list[tuple[str, str]]:
+    """(market, the ticker's text) of every market of the offline exchange."""
+    market = Market(count=MARKETS)
+    codes = [listing.market for listing in market.markets()]
+    return [(code, wire.array([wire.raw(market.ticker(code, at))])[1:-1]) for code in codes]
+
+
+def span(first: datetime, snapshots: int) -> TimeWindow:
+    """The windows that so many snapshots a minute apart fill."""
+    return TimeWindow(first, first + -(-snapshots // 10) * WINDOW)
+
+
+def output_of(asset: AssetsDefinition, window: TimeWindow, source: sa.Table) -> Load:
+    """What the asset returns for the windows."""
+    function: Any = asset.op.compute_fn
+    context = SimpleNamespace(partition_time_window=window)
+    return function.decorated_fn(context, sa.select(source).where(within(source, window)))
+
+
+def psql(stage: Stage, market_data: MarketData, file: Path) -> None:
+    command: list[str | Path] = [
+        stage.server.binaries / "psql",
+        "-X",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-f",
+        file,
+        market_data.url,
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
