@@ -4,21 +4,21 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import wire
+from .endpoints import Endpoints, Refused
 from .faults import Fault, Faults
 from .limits import Limits, Verdict
 from .market import Market
@@ -27,68 +27,17 @@ from .reply import NO_STORE, Reply, error
 Clock = Callable[[], datetime]
 _LABEL = "X-Upbit-Simulated"
 _ABOUT = "An offline simulation of Upbit's public REST API. The market is invented: no price here is real."
-_MISSING = "Missing request parameter error. Check the required parameters!"
-_MISMATCH = "Type mismatch error. Check the parameters type!"
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def real_time() -> datetime:
     return datetime.now(UTC)
 
 
-class _Refused(Exception):  # noqa: N818 (a reply, not a failure of the program)
-    def __init__(self, status: int, message: str) -> None:
-        self.reply = error(status, message)
-
-
-class _Exchange:
-    """The endpoints: parameters in, rows out, `_Refused` for what the exchange refuses."""
-
-    def __init__(self, market: Market, clock: Clock) -> None:
-        self._market, self._clock = market, clock
-        # group and handler by path
-        self.endpoints = {
-            "/v1/market/all": ("market", self._pairs),
-            "/v1/ticker": ("ticker", self._ticker),
-            "/v1/ticker/all": ("ticker", self._ticker_all),
-        }
-
-    def _pairs(self, query: QueryParams) -> list[wire.RawRow]:
-        details = _BOOLEANS.get(query.get("is_details", "false").lower())
-        if details is None:
-            raise _Refused(400, _MISMATCH)
-        at, rows = self._clock(), []
-        for listing in self._market.markets():
-            row = wire.raw({name: getattr(listing, name) for name in ("market", "korean_name", "english_name")})
-            rows.append(row | ({"market_event": wire.text(self._market.event(listing.market, at))} if details else {}))
-        return rows
-
-    def _ticker(self, query: QueryParams) -> list[wire.RawRow]:
-        wanted = dict.fromkeys(_codes(query, "markets"))
-        if not all(code in self._market for code in wanted):
-            raise _Refused(404, "Code not found")
-        return self._tickers(wanted)
-
-    def _ticker_all(self, query: QueryParams) -> list[wire.RawRow]:
-        quotes = _codes(query, "quote_currencies")
-        return self._tickers(each.market for each in self._market.markets() if each.quote in quotes)
-
-    def _tickers(self, markets: Iterable[str]) -> list[wire.RawRow]:
-        at = self._clock()
-        return [wire.raw(self._market.ticker(market, at)) for market in markets]
-
-
-def _codes(query: QueryParams, name: str) -> list[str]:
-    if name not in query:
-        raise _Refused(400, _MISSING)
-    return [code.strip().upper() for code in query[name].split(",")]
-
-
 class _Door:
     """Takes each request through faults, limits and endpoints."""
 
-    def __init__(self, exchange: _Exchange, limits: Limits, faults: Faults) -> None:
-        self._exchange, self._limits, self._faults = exchange, limits, faults
+    def __init__(self, endpoints: Endpoints, limits: Limits, faults: Faults) -> None:
+        self._endpoints, self._limits, self._faults = endpoints, limits, faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -115,14 +64,15 @@ class _Door:
         return reply
 
     async def _answer(self, request: Request) -> Reply:
-        group, handler = self._exchange.endpoints.get(request.url.path, ("", None))
-        if handler is None or request.method not in ("GET", "HEAD"):
+        endpoint = self._endpoints.find(request.url.path)
+        if endpoint is None or request.method not in ("GET", "HEAD"):
             return error(404, "no Route matched with those values", name="not_found")
+        group, handler = endpoint
         verdict, remaining = self._admit(request, group)
         if verdict.status == 200:
             try:
                 reply = Reply(rows=await run_in_threadpool(handler, request.query_params))
-            except _Refused as refused:
+            except Refused as refused:
                 reply = refused.reply
         else:
             reply = _over_quota(verdict)
@@ -201,12 +151,12 @@ def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[]
 
     `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) that of the
     rate limits, so that they end also where the market's time stands still.
-    Source: Upbit REST, Pairs, Ticker and Rate Limits.
+    Source: Upbit REST, Quotation API and Rate Limits.
     """
-    faults = Faults()
+    faults, endpoints = Faults(), Endpoints(market, clock)
 
     async def about(_: Request) -> Response:
-        paths = ["/v1/market/all", "/v1/ticker", "/v1/ticker/all"]
+        paths = endpoints.paths()
         return JSONResponse({"simulated": True, "about": _ABOUT, "seed": market.seed, "paths": paths})
 
     async def health(_: Request) -> Response:
@@ -227,7 +177,7 @@ def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[]
             Route("/", about),
             Route("/_sandbox/health", health),
             Route("/_sandbox/faults", switch, methods=["GET", "PUT", "DELETE"]),
-            Route("/{path:path}", _Door(_Exchange(market, clock), Limits(seconds), faults)),
+            Route("/{path:path}", _Door(endpoints, Limits(seconds), faults)),
         ],
         exception_handlers={Exception: _broken},
         middleware=[Middleware(_Labelled, clock=clock)],

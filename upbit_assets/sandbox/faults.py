@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -24,8 +24,8 @@ class Fault:
     cut:    the reply's first half; with `closes`, Content-Length is the whole's and the connection closes.
     reset:  no reply, a TCP reset.
     slow:   wait for `seconds`, then go on, also to further faults.
-    rows:   alter rows of an array: each of `rows` names a `market` ("*": every one) and may `set` fields to
-            raw JSON text, `drop` fields and `duplicate` the row so many times.
+    rows:   alter rows of an array: each of `rows` names a `market` ("*": every one), an `index` (-1: the last)
+            or both, and may `set` fields to raw JSON text, `drop` fields and `duplicate` the row so many times.
     """
 
     match: str
@@ -44,8 +44,8 @@ class Fault:
         re.compile(self.match)
         if not 200 <= (self.status or 200) <= 599:
             raise ValueError(f"not the status of a reply: {self.status}")
-        if not all("market" in change for change in self.rows):
-            raise ValueError('every change of rows names its market ("*": every one)')
+        if not all("market" in change or "index" in change for change in self.rows):
+            raise ValueError('every change of rows names its market ("*": every one) or its index')
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of fault {self.kind!r}, not one of {', '.join(KINDS)}")
 
@@ -60,14 +60,14 @@ class Fault:
             return Reply(self.status or 200, self.body or "", headers=headers)
         return Reply(200, "[]", headers=headers) if self.kind == "empty" else None
 
-    def alter(self, rows: Iterable[RawRow]) -> list[RawRow]:
+    def alter(self, rows: Sequence[RawRow]) -> list[RawRow]:
         """The rows as this fault leaves them."""
-        return [altered for row in rows for altered in self._altered(row)]
+        return [altered for n, row in enumerate(rows) for altered in self._altered(row, (n, n - len(rows)))]
 
-    def _altered(self, row: RawRow) -> list[RawRow]:
-        copies = 1
+    def _altered(self, row: RawRow, places: tuple[int, int]) -> list[RawRow]:
+        market, copies = row.get("market", "").strip('"'), 1
         for change in self.rows:
-            if change["market"] in ("*", row["market"].strip('"')):
+            if change.get("market", "*") in ("*", market) and change.get("index", places[0]) in places:
                 row = {name: value for name, value in row.items() if name not in change.get("drop", ())}
                 row |= change.get("set", {})
                 copies += change.get("duplicate", 0)

@@ -1,4 +1,4 @@
-"""What is fixed about one simulated market: its units, price grid, level and activity."""
+"""What is fixed about one simulated market: its first day, units, price grid, level and activity."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -7,7 +7,7 @@ from math import isqrt
 
 import numpy as np
 
-from .coins import KRW, Coin
+from .coins import KRW, QUOTES, Coin
 from .noise import ONE, Ints, key, wave
 
 SUB = 1 << 10  # prices are worked out in 1/1024 of a price unit before they are put on the tick grid
@@ -24,6 +24,7 @@ _TICKS = {
     "BTC": "0:.00000001",
     "USDT": "10:.01 1:.001 .1:.0001 .01:.00001 .001:.000001 .0001:.0000001 0:.00000001",
 }
+_OPENING, _LATE = np.array(["2017-09-25", "2026-01-01"], "M8[D]").astype(int).tolist()  # days since 1970
 _BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # turnover of a day, in KRW
 
 
@@ -43,18 +44,20 @@ class Listing:
         return self.market.partition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Instrument:
     """The constants from which a market's prices and trades are computed.
 
-    `level` is the typical price in 1/1024 of a price unit, `wobble` the intraday noise as a fraction of ONE,
-    `bounds` and `steps` the tick table in price units, `rate` trades a day, `size` a trade in volume units.
+    `since` is its first UTC day, counted from 1970, `level` the typical price in 1/1024 of a price unit,
+    `wobble` the intraday noise as a fraction of ONE, `bounds` and `steps` the tick table in price units,
+    `rate` trades a day, `size` a trade in volume units.
     """
 
     listing: Listing
     base: Coin
     quote: Coin
     key: int
+    since: int
     level: int
     wobble: int
     bounds: Ints
@@ -65,8 +68,11 @@ class Instrument:
     def on_grid(self, sub: Ints) -> Ints:
         """Prices in price units, rounded down to the tick of their range."""
         price = np.maximum(sub // SUB, 1)
-        step = self.steps[self.bounds.searchsorted(price, "right") - 1]
-        return np.maximum(price - price % step, 1)
+        return np.maximum(price - price % self.tick(price), 1)
+
+    def tick(self, price: Ints) -> Ints:
+        """The distance in price units to the next price on the grid, at prices of at least one unit."""
+        return self.steps[self.bounds.searchsorted(price, "right") - 1]
 
 
 def coin_level(seed: int, coin: Coin, knots: Ints) -> Ints:
@@ -89,6 +95,7 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
         base=base,
         quote=quote,
         key=key(seed, market),
+        since=_since(key(seed, market, "since"), base, quote),
         level=int(price / Fraction(unit) * SUB),
         wobble=4_000 * base.volatility // 100,
         bounds=np.array([int(low / unit) for low, _ in table], np.int64),
@@ -96,6 +103,13 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
         rate=rate,
         size=max(int(Fraction(turnover, rate) / Fraction(base.value) / Fraction(volume_unit)), 1),
     )
+
+
+def _since(draw: int, base: Coin, quote: Coin) -> int:
+    """The day that the exchange opened, but for one market in forty a day of the first half of 2026."""
+    if draw % 40 or (quote is KRW and base.code in QUOTES):
+        return _OPENING
+    return _LATE + draw // 40 % 180
 
 
 def _tick_table(quote: Coin) -> list[tuple[Decimal, Decimal]]:

@@ -27,8 +27,14 @@ def _scientific(value: Decimal, digits: str) -> str:
 
 
 def text(value: object) -> str:
-    """One JSON value."""
-    return number(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
+    """One JSON value, without blanks."""
+    if isinstance(value, Decimal):
+        return number(value)
+    if isinstance(value, dict):
+        return _object(raw(value))
+    if isinstance(value, list):
+        return f"[{','.join(map(text, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def raw(row: Mapping[str, object]) -> RawRow:

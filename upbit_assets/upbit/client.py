@@ -94,6 +94,47 @@ class UpbitClient:
         """The current ticker of every market quoted in these currencies (GET /v1/ticker/all)."""
         return self.get("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
 
+    def trades(
+        self,
+        market: str,
+        *,
+        count: int = 500,
+        to: str | None = None,
+        cursor: int | None = None,
+        days_ago: int | None = None,
+    ) -> Reply:
+        """A market's last trades of a UTC day, newest first (GET /v1/trades/ticks).
+
+        At most 500: `count` of today's or of `days_ago` (1 to 7) days before, those before `to` ("HHmmss" or
+        "HH:mm:ss", UTC) and before the trade whose `sequential_id` is `cursor`: unique, but in no order.
+        Rows: prices in the quote currency, `trade_volume` in the base currency, `timestamp` in ms, `ask_bid`
+        the taker's side. Source: Upbit REST, Recent trades.
+        """
+        return self.get(
+            "trade", "/v1/trades/ticks", market=market, count=count, to=to, cursor=cursor, days_ago=days_ago
+        )
+
+    def orderbook(self, markets: Iterable[str], *, count: int = 30, level: str | None = None) -> Reply:
+        """The order books of these markets (GET /v1/orderbook).
+
+        Rows: `orderbook_units`, the best `count` (at most 30) prices and sizes of both sides, a thin side filled
+        up with zeros; the sizes' totals; `timestamp` (ms) of the book's last change. `level` groups prices of KRW
+        markets; a market that doesn't support it has no row. Source: Upbit REST, Orderbook.
+        """
+        return self.get("orderbook", "/v1/orderbook", markets=",".join(markets), count=count, level=level)
+
+    def candles(self, unit: str, market: str, *, to: datetime | None = None, count: int = 200) -> Reply:
+        """A market's last candles, newest first (GET /v1/candles/...).
+
+        `unit` is "seconds", "minutes/n" with n of 1, 3, 5, 10, 15, 30, 60, 240, "days", "weeks", "months" or
+        "years". At most 200: `count` that begin before `to`, or the newest with the one still forming. Next page:
+        `to` the oldest one's start. Where nothing was traded there is no candle; seconds go back three months.
+        Rows: `candle_date_time_utc` is the start, prices and `candle_acc_trade_price` are in the quote currency,
+        `candle_acc_trade_volume` in the base currency, `timestamp` (ms) is that of the last trade stored. Raises
+        ValueError for a `to` without a time zone. Source: Upbit REST, Candles.
+        """
+        return self.get("candle", f"/v1/candles/{unit}", market=market, to=_instant(to), count=count)
+
     def get(self, group: str, path: str, /, **params: str | int | None) -> Reply:
         """GET a `path` that answers with an array, within the limits of `group`; None omits a parameter."""
         return self._retrying(self._once, group, path, params, time.monotonic() + self._deadline)
@@ -141,6 +182,15 @@ class UpbitClient:
         error = Blocked(block_end(body.decode(errors="replace"), now), message)
         self._blocked = error.until or now + _UNSTATED_BLOCK, error
         return error
+
+
+def _instant(time: datetime | None) -> str | None:
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ValueError(f"a time needs a time zone: {time}")
+    # Rounded up: a candle that begins in the second that `time` is in begins before it
+    return (time + timedelta(microseconds=999_999)).isoformat(timespec="seconds")
 
 
 def _read(response: requests.Response, limit: int, until: float) -> tuple[bytes, str]:

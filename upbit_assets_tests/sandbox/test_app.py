@@ -1,10 +1,15 @@
 import json
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, time
 from decimal import Decimal
 
 import pytest
 import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
 
+from upbit_assets.sandbox.endpoints import Endpoints, Refused
 from upbit_assets.sandbox.market import Market
 from upbit_assets.sandbox.server import running
 
@@ -17,6 +22,12 @@ trade_price prev_closing_price change change_price change_rate signed_change_pri
 acc_trade_price acc_trade_price_24h acc_trade_volume acc_trade_volume_24h highest_52_week_price
 highest_52_week_date lowest_52_week_price lowest_52_week_date timestamp
 """
+
+
+ENDPOINTS = Endpoints(MARKET, lambda: AT)
+BEFORE = MARKET.trades("BTC-ETH", AT, days_ago=7, to=time(12, 34, 56))
+BOOKS = [MARKET.orderbook(market, AT) for market in ("KRW-BTC", "BTC-ETH")]
+GROUPED = [MARKET.orderbook("KRW-BTC", AT, level=Decimal(10000), count=2)]
 
 
 class Client:
@@ -66,6 +77,7 @@ def failure(status, message, name=None):
 
 MISSING = failure(400, "Missing request parameter error. Check the required parameters!")
 MISMATCH = failure(400, "Type mismatch error. Check the parameters type!")
+INVALID = failure(400, "Invalid parameter. Check the given value!")
 UNKNOWN = failure(404, "Code not found")
 UNROUTED = failure(404, "no Route matched with those values", "not_found")
 
@@ -79,6 +91,28 @@ UNROUTED = failure(404, "no Route matched with those values", "not_found")
         ("/v1/ticker", MISSING),
         ("/v1/ticker/all", MISSING),
         ("/v1/market/all?is_details=perhaps", MISMATCH),
+        ("/v1/trades/ticks", MISSING),
+        ("/v1/trades/ticks?market=KRW-NOPE", UNKNOWN),
+        ("/v1/trades/ticks?market=KRW-BTC&count=abc", MISMATCH),
+        ("/v1/trades/ticks?market=KRW-BTC&cursor=abc", MISMATCH),
+        ("/v1/trades/ticks?market=KRW-BTC&days_ago=8", INVALID),
+        ("/v1/trades/ticks?market=KRW-BTC&to=240000", INVALID),
+        ("/v1/orderbook", MISSING),
+        ("/v1/orderbook?markets=KRW-BTC,KRW-NOPE", UNKNOWN),
+        ("/v1/orderbook?markets=KRW-BTC&count=abc", MISMATCH),
+        ("/v1/orderbook?markets=KRW-BTC&level=abc", MISMATCH),
+        ("/v1/orderbook/instruments", MISSING),
+        ("/v1/orderbook/instruments?markets=KRW-NOPE", UNKNOWN),
+        ("/v1/candles/days", MISSING),
+        ("/v1/candles/days?market=KRW-NOPE", UNKNOWN),
+        ("/v1/candles/days?market=KRW-BTC&count=", MISMATCH),
+        ("/v1/candles/days?market=KRW-BTC&count=0", INVALID),
+        ("/v1/candles/days?market=KRW-BTC&to=yesterday", INVALID),
+        ("/v1/candles/days?market=KRW-BTC&converting_price_unit=BTC", INVALID),
+        ("/v1/candles/minutes/7?market=KRW-BTC", failure(400, "specified unit is not valid.")),
+        ("/v1/candles/minutes/one?market=KRW-BTC", MISMATCH),
+        ("/v1/candles/minutes?market=KRW-BTC", UNROUTED),
+        ("/v1/candles/hours?market=KRW-BTC", UNROUTED),
         ("/v1/nope", UNROUTED),
         ("/v1/ticker/", UNROUTED),
     ],
@@ -127,6 +161,63 @@ def test_pairs_have_details_only_on_request(client):
         "GLOBAL_PRICE_DIFFERENCES",
         "CONCENTRATION_OF_SMALL_ACCOUNTS",
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "rows"),
+    [
+        ("/v1/trades/ticks?market=krw-btc&count=3", MARKET.trades("KRW-BTC", AT, count=3)),
+        ("/v1/trades/ticks?market=KRW-BTC", MARKET.trades("KRW-BTC", AT)),
+        ("/v1/trades/ticks?market=KRW-BTC&count=501", MARKET.trades("KRW-BTC", AT, count=500)),
+        ("/v1/trades/ticks?market=BTC-ETH&days_ago=7&to=123456", BEFORE),
+        ("/v1/trades/ticks?market=BTC-ETH&days_ago=7&to=12:34:56", BEFORE),
+        ("/v1/orderbook?markets=KRW-BTC,BTC-ETH&count=50", BOOKS),
+        ("/v1/orderbook?markets=KRW-BTC,BTC-ETH&level=0", BOOKS),
+        ("/v1/orderbook?markets=KRW-BTC,BTC-ETH&level=10000.0&count=2", GROUPED),
+        ("/v1/orderbook?markets=BTC-ETH&level=100", []),
+        ("/v1/orderbook/instruments?markets=KRW-BTC", [MARKET.instrument("KRW-BTC", AT)]),
+        ("/v1/candles/days?market=KRW-BTC&count=201", MARKET.candles("KRW-BTC", AT, "days", count=200)),
+        ("/v1/candles/days?market=KRW-BTC&to=", MARKET.candles("KRW-BTC", AT, "days")),
+        (
+            "/v1/candles/days?market=BTC-ETH&converting_price_unit=KRW",
+            MARKET.candles("BTC-ETH", AT, "days", converted=True),
+        ),
+        *((f"/v1/candles/{unit}?market=KRW-BTC", MARKET.candles("KRW-BTC", AT, unit)) for unit in ("years", "seconds")),
+    ],
+)
+def test_a_path_answers_with_the_markets_rows(client, target, rows):
+    assert json.loads(client.get(target).text, parse_float=Decimal) == rows
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "2026-07-01T04:56:53Z",
+        "2026-07-01 04:56:53",
+        "2026-07-01T04:56:53",
+        "2026-07-01T13:56:53%2B09:00",
+        "2026-07-01%2012:56:53%2B08:00",
+    ],
+)
+def test_a_moment_can_be_spelled_in_many_ways(client, to):
+    (row,) = client.get(f"/v1/candles/minutes/1?market=KRW-BTC&to={to}").json()
+    assert (row["candle_date_time_utc"], row["unit"]) == ("2026-07-01T04:56:00", 1)
+
+
+texts = st.one_of(
+    st.text(), st.integers().map(str), st.datetimes(timezones=st.timezones()).map(str), st.just("KRW-BTC")
+)
+NAMES = ["market", "markets", "count", "to", "cursor", "days_ago", "level", "quote_currencies", "converting_price_unit"]
+
+
+@given(st.sampled_from(ENDPOINTS.paths()), st.dictionaries(st.sampled_from(NAMES), texts))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_asked_is_answered_or_refused(path, query):
+    endpoint = ENDPOINTS.find(path)
+    assert endpoint
+    with suppress(Refused):
+        rows = endpoint[1](QueryParams({"market": "KRW-BTC", "markets": "KRW-BTC"} | query))
+        assert all("market" in row for row in rows)
 
 
 def test_every_quotation_reply_carries_the_exchanges_headers(client):
@@ -191,7 +282,17 @@ def test_ten_calls_a_second_are_free_and_counted_down(client, watch):
 
 
 def test_groups_are_counted_apart(client):
-    assert statuses(calls(client, 10) + calls(client, 10, "/v1/market/all")) == [200] * 20
+    others = ("market/all", "trades/ticks?market=KRW-BTC", "orderbook?markets=KRW-BTC", "candles/days?market=KRW-BTC")
+    replies = calls(client, 10) + [reply for target in others for reply in calls(client, 10, f"/v1/{target}")]
+    assert statuses(replies) == [200] * 50
+    groups = [reply.headers["remaining-req"] for reply in replies[::10]]
+    assert groups == [f"group={g}; min=600; sec=9" for g in ("ticker", "market", "trade", "orderbook", "candle")]
+
+
+def test_units_of_candles_are_counted_together(client):
+    targets = ["/v1/candles/days?market=KRW-BTC", "/v1/candles/minutes/1?market=KRW-BTC", "/v1/candles/minutes/7"]
+    replies = [reply for target in targets for reply in calls(client, 5, target)]
+    assert statuses(replies) == [200] * 10 + [429] * 5
 
 
 def test_the_eleventh_call_of_a_second_is_too_many(client, watch):

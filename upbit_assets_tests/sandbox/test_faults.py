@@ -141,6 +141,27 @@ def test_a_market_can_have_any_code(exchange, code):
     assert fetch(exchange, "/v1/market/all").json()[0]["market"] == code
 
 
+CANDLES = "/v1/candles/minutes/1?market=KRW-BTC&count=4"
+
+
+def test_rows_of_one_market_are_told_apart_by_their_place(exchange):
+    whole = fetch(exchange, CANDLES).json()
+    changes = [{"index": 0, "set": {"unit": "7"}}, {"index": -1, "duplicate": 1}, {"market": "KRW-ETH", "index": 1}]
+    exchange.faults.add("candles/minutes/1[?].*count=4", "rows", rows=changes)
+    assert fetch(exchange, CANDLES).json() == [whole[0] | {"unit": 7}, *whole[1:], whole[-1]]
+    assert fetch(exchange, CANDLES.replace("4", "3")).json() == whole[:3]
+
+
+@pytest.mark.parametrize("target", [CANDLES, "/v1/trades/ticks?market=KRW-BTC", "/v1/orderbook?markets=KRW-BTC"])
+def test_every_path_can_fail(exchange, target):
+    exchange.faults.add("[/]v1.(candles|trades|orderbook)", "status", status=503, times=1)
+    exchange.faults.add("KRW-BTC", "rows", rows=[{"market": "*", "drop": ["market"]}, {"index": 0, "duplicate": 1}])
+    assert fetch(exchange, target).status_code == 503
+    first, second, *_ = fetch(exchange, target).json()
+    assert first == second
+    assert "market" not in first
+
+
 def test_a_fault_leaves_compression_as_it_is(exchange):
     exchange.faults.add("ticker", "body", body="[]")
     reply = fetch(exchange, headers={"Accept-Encoding": "gzip"}, stream=True)

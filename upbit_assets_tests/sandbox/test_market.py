@@ -5,9 +5,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from itertools import pairwise
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,14 +13,16 @@ from hypothesis import strategies as st
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
 
+from .history import candles, start_of
+
 MARKET = Market(count=60)
-CODES = [listing.market for listing in MARKET.markets()]
+CODES = [listing.market for listing in MARKET.markets(datetime(2018, 1, 1, tzinfo=UTC))]
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 7, 30, tzinfo=UTC)
 MOMENT = timedelta(milliseconds=1)
 
 markets = st.sampled_from(CODES)
-times = st.datetimes(datetime(2015, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+times = st.datetimes(datetime(2018, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 few = settings(max_examples=60, deadline=None)
 
 
@@ -140,49 +140,50 @@ def test_figures_of_the_day_start_over_at_midnight_utc():
 
 @given(markets, times)
 @few
-def test_the_minutes_of_a_day_add_up_to_its_ticker(market, at):
-    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    row = MARKET.ticker(market, midnight + timedelta(days=1) - MOMENT)
-    minutes = MARKET.minutes(market, midnight, midnight + timedelta(days=1))
-    listing = MARKET.markets()[CODES.index(market)]
-    unit, lot = listing.price_unit, listing.volume_unit
-    assert row["opening_price"] == int(minutes["open"][0]) * unit
-    assert row["trade_price"] == int(minutes["close"][-1]) * unit
-    assert row["high_price"] == int(minutes["high"].max()) * unit
-    assert row["low_price"] == int(minutes["low"].min()) * unit
-    assert row["acc_trade_volume"] == int(minutes["volume"].sum()) * lot
-    assert row["acc_trade_price"] == int(minutes["turnover"].sum()) * unit * lot
-
-
-@given(markets, times)
-@few
 def test_rolling_figures_are_those_of_the_last_24_hours(market, at):
     at = at.replace(second=0, microsecond=0)
     # A trade at the very boundary counts to the moment, a minute begins with it: look just before
     row = MARKET.ticker(market, at - MOMENT)
-    minutes = MARKET.minutes(market, at - timedelta(days=1), at)
-    listing = MARKET.markets()[CODES.index(market)]
-    assert row["acc_trade_volume_24h"] == int(minutes["volume"].sum()) * listing.volume_unit
-
-
-def test_minutes_do_not_depend_on_how_they_are_asked_for():
-    whole = MARKET.minutes("BTC-ETH", MIDNIGHT, MIDNIGHT + timedelta(days=2))
-    hours = [MIDNIGHT + timedelta(hours=5 * n) for n in range(11)]
-    parts = [MARKET.minutes("BTC-ETH", start, min(end, MIDNIGHT + timedelta(days=2))) for start, end in pairwise(hours)]
-    assert (np.concatenate(parts) == whole).all()
-    assert (np.diff(whole["minute"]) > 0).all()
-    assert len(MARKET.minutes("BTC-ETH", AT, AT)) == 0
+    minutes = candles(MARKET, market, at, "minutes/1", at - timedelta(days=1), at)
+    assert row["acc_trade_volume_24h"] == sum(minute["candle_acc_trade_volume"] for minute in minutes)
+    assert row["acc_trade_price_24h"] == sum(minute["candle_acc_trade_price"] for minute in minutes)
 
 
 @given(markets, times)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_the_52_week_range_is_that_of_its_days(market, at):
     row = MARKET.ticker(market, at)
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    minutes = MARKET.minutes(market, midnight - timedelta(days=363), midnight)
-    unit = MARKET.markets()[CODES.index(market)].price_unit
-    assert row["highest_52_week_price"] == max(int(minutes["high"].max()) * unit, row["high_price"])
-    assert row["lowest_52_week_price"] == min(int(minutes["low"].min()) * unit, row["low_price"])
+    days = candles(MARKET, market, at, "days", midnight - timedelta(days=363), midnight)
+    assert row["highest_52_week_price"] == max(row["high_price"], *(day["high_price"] for day in days))
+    assert row["lowest_52_week_price"] == min(row["low_price"], *(day["low_price"] for day in days))
+
+
+LATE = [listing.market for listing in MARKET.markets() if listing.market not in CODES]
+
+
+@pytest.mark.parametrize("market", LATE)
+def test_a_late_market_is_not_there_before_its_first_trade(market):
+    first = candles(MARKET, market, AT, "days", datetime(2017, 1, 1, tzinfo=UTC))[0]
+    midnight = start_of(first)
+    opened = start_of(candles(MARKET, market, midnight + timedelta(days=1), "seconds", midnight)[0])
+    for at, listed in ((opened - MOMENT, False), (opened + timedelta(seconds=1), True)):
+        assert MARKET.listed(market, at) is listed
+        assert (market in {listing.market for listing in MARKET.markets(at)}) is listed
+    row = MARKET.ticker(market, opened + timedelta(seconds=1))
+    assert row["prev_closing_price"] == row["opening_price"] == first["opening_price"]
+    assert row["acc_trade_volume_24h"] == row["acc_trade_volume"]
+    assert row["highest_52_week_price"] == row["high_price"]
+    with pytest.raises(KeyError):
+        MARKET.ticker(market, opened - MOMENT)
+
+
+def test_a_few_markets_are_late_and_the_currencies_rates_never(whole):
+    early = whole.markets(datetime(2018, 1, 1, tzinfo=UTC))
+    assert 5 < len(whole.markets()) - len(early) < 40
+    assert whole.markets(AT) == whole.markets()
+    assert LATE
+    assert {"KRW-BTC", "KRW-USDT"} < {listing.market for listing in early}
 
 
 @given(st.sampled_from([code for code in CODES if code.startswith("KRW")]), times)

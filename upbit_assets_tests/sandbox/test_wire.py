@@ -37,3 +37,7 @@ def test_a_number_survives_the_wire_to_the_last_digit(value):
 def test_any_row_is_json_in_its_own_order(row):
     (back,) = json.loads(wire.array([wire.raw(row)]))
     assert list(back.items()) == list(row.items())
+
+
+def test_what_is_inside_of_a_row_is_as_exact():
+    assert wire.text([{"size": Decimal("1E-8"), "side": ["a", {}]}]) == '[{"size":1e-08,"side":["a",{}]}]'

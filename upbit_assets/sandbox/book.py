@@ -1,0 +1,72 @@
+"""The order book around a market's last trade: dense at the best prices, thinner further away."""
+
+import numpy as np
+import numpy.typing as npt
+
+from .coins import KRW
+from .instrument import SUB, Instrument
+from .model import DAY_MS
+from .noise import Ints, bits, mix
+
+DEPTH = 30
+_ORDERS = 512  # prices of a side, at most
+_LARGEST = 1 << 40  # of a usual order, in volume units: all of a side still fits 64 bits
+
+
+def changed(one: Instrument, traded: int, now: int) -> int:
+    """When the book last changed (ms): with the last trade or since, at the pace of the market."""
+    pace = max(DAY_MS // (4 * one.rate) // 100, 1) * 100
+    return max(traded, now - now % pace)
+
+
+def levels(one: Instrument, price: int) -> list[int]:
+    """The group sizes in price units that books can be had in at a price, 0 being none."""
+    found, level = [0], 10 * tick(one, price)
+    while one.quote is KRW and level <= price:
+        found.append(level)
+        level *= 10
+    return found
+
+
+def tick(one: Instrument, price: int) -> int:
+    """The distance in price units to the next price on the grid."""
+    return int(one.tick(np.array([price]))[0])
+
+
+def side(one: Instrument, price: int, away: int, touched: bool, at: int, level: int) -> list[tuple[int, int]]:
+    """The `DEPTH` best prices and their sizes, in groups of `level` price units, as of a change `at` (ms).
+
+    Zeros fill up a side that has fewer. `away` is 1 for asks and -1 for bids; the last trade was at `price`, and
+    with this side's best if it is `touched`.
+    """
+    # Signed prices ascend away from the trade on both sides
+    prices = _prices(one, price, away)
+    prices = prices[prices >= away * price + (not touched)]
+    draw = mix(one.key ^ (9 + away), np.abs(prices) * 65_537 + (at // 100 + prices % 16) // 16)
+    here = (bits(draw, 0, 3) > 0) | (prices == away * price)
+    here[_depth(one, away) :] = False
+    size = _sizes(one, draw)[here]
+    group, first = np.unique(-(-prices[here] // max(level, 1)) * max(level, 1), return_index=True)
+    total = np.add.reduceat(size, first)
+    best = [(abs(p), s) for p, s in zip(group.tolist(), total.tolist(), strict=True) if p][:DEPTH]
+    return best + [(0, 0)] * (DEPTH - len(best))
+
+
+def _prices(one: Instrument, price: int, away: int) -> Ints:
+    step = tick(one, max(price - (away < 0), 1))
+    nth = np.arange(_ORDERS)
+    # From one tick apart here to as far as price 0 for the last
+    distance = nth + nth**3 * (price // step) // _ORDERS**3
+    prices: Ints = np.unique(away * one.on_grid((price + away * step * distance) * SUB))
+    return prices
+
+
+def _depth(one: Instrument, away: int) -> int:
+    """How many prices have orders: outside KRW few in many markets."""
+    return _ORDERS if one.quote is KRW else 4 + (one.key >> (20 + 10 * away)) % 64
+
+
+def _sizes(one: Instrument, draw: npt.NDArray[np.uint64]) -> Ints:
+    usual = min(one.size, _LARGEST)
+    weight = np.minimum((1 << 16) // (1 + bits(draw, 3, 16)), 256)
+    return 1 + usual * weight * (4 + np.arange(len(draw))) // 64 + bits(draw, 19, 40) % usual

@@ -1,0 +1,103 @@
+"""The client's calls, answered by the offline exchange."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from itertools import count
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from upbit_assets.sandbox.server import Handle, running
+from upbit_assets.upbit import Refused, Reply, UpbitClient
+
+AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Handle]:
+    with running(10, lambda: AT, seconds=count().__next__) as handle:
+        yield handle
+
+
+@pytest.fixture
+def client(exchange: Handle) -> Iterator[UpbitClient]:
+    with UpbitClient(exchange.url) as upbit:
+        yield upbit
+
+
+def told(reply: Reply):
+    return [json.loads(row.text, parse_float=Decimal) for row in reply.rows]
+
+
+def asked(reply: Reply):
+    return {name: value for name, (value,) in parse_qs(urlsplit(reply.url).query).items()}
+
+
+def test_trades(exchange, client):
+    reply = client.trades("KRW-BTC")
+    assert told(reply) == exchange.market.trades("KRW-BTC", AT, count=500)
+    assert asked(reply) == {"market": "KRW-BTC", "count": "500"}
+    older = client.trades("KRW-BTC", count=3, cursor=told(reply)[9]["sequential_id"])
+    assert told(older) == told(reply)[10:13]
+    before = client.trades("KRW-BTC", count=1, to="12:00:00", days_ago=2)
+    assert before.rows[0].market == "KRW-BTC"
+    assert asked(before) == {"market": "KRW-BTC", "count": "1", "to": "12:00:00", "days_ago": "2"}
+
+
+def test_order_books(exchange, client):
+    reply = client.orderbook(["KRW-BTC", "KRW-USDT"])
+    assert told(reply) == [exchange.market.orderbook(market, AT) for market in ("KRW-BTC", "KRW-USDT")]
+    grouped = client.orderbook(["KRW-BTC", "KRW-USDT"], count=2, level="10000")
+    assert [row.market for row in grouped.rows] == ["KRW-BTC"]
+    assert asked(grouped) == {"markets": "KRW-BTC,KRW-USDT", "count": "2", "level": "10000"}
+
+
+@pytest.mark.parametrize("unit", ["seconds", "minutes/1", "minutes/240", "days", "weeks", "months", "years"])
+def test_candles(exchange, client, unit):
+    reply = client.candles(unit, "KRW-USDT", count=2)
+    assert told(reply) == exchange.market.candles("KRW-USDT", AT, unit, count=2)
+    assert asked(reply) == {"market": "KRW-USDT", "count": "2"}
+
+
+SEOUL = timezone(timedelta(hours=9))
+
+
+@pytest.mark.parametrize(
+    ("to", "spelled", "newest"),
+    [
+        (datetime(2026, 7, 1, 12, tzinfo=UTC), "2026-07-01T12:00:00+00:00", "11:59:00"),
+        (datetime(2026, 7, 1, 21, tzinfo=SEOUL), "2026-07-01T21:00:00+09:00", "11:59:00"),
+        (datetime(2026, 7, 1, 12, 0, 0, 1, tzinfo=UTC), "2026-07-01T12:00:01+00:00", "12:00:00"),
+    ],
+)
+def test_candles_end_before_a_moment_in_any_zone(client, to, spelled, newest):
+    reply = client.candles("minutes/1", "KRW-BTC", to=to, count=1)
+    assert asked(reply)["to"] == spelled
+    assert told(reply)[0]["candle_date_time_utc"] == f"2026-07-01T{newest}"
+
+
+def test_a_moment_without_a_zone_is_refused(client):
+    with pytest.raises(ValueError, match="time zone"):
+        client.candles("days", "KRW-BTC", to=datetime(2026, 7, 1))  # noqa: DTZ001
+
+
+def test_pages_of_candles_follow_each_other(client):
+    newer = told(client.candles("minutes/1", "KRW-BTC", count=100))
+    start = datetime.fromisoformat(newer[49]["candle_date_time_utc"]).replace(tzinfo=UTC)
+    assert told(client.candles("minutes/1", "KRW-BTC", to=start, count=50)) == newer[50:]
+
+
+def test_a_senseless_unit_is_refused(client):
+    with pytest.raises(Refused, match="specified unit is not valid"):
+        client.candles("minutes/7", "KRW-BTC")
+
+
+def test_groups_have_limits_of_their_own(client):
+    began = datetime.now(UTC)
+    for _ in range(6):
+        client.candles("days", "KRW-BTC", count=1)
+        client.trades("KRW-BTC", count=1)
+        client.orderbook(["KRW-BTC"], count=1)
+    assert datetime.now(UTC) - began < timedelta(seconds=1)
