@@ -11,6 +11,10 @@ from upbit_assets.postgres.resource import instance_url
 class InstanceStorage(DagsterPostgresStorage):
     """Runs, events and schedules in DAGSTER_POSTGRES_URL, else in the embedded PostgreSQL."""
 
+    def __init__(self, postgres_url: str, **options: Any) -> None:
+        super().__init__(postgres_url, **options)
+        keep_connection(self.event_log_storage)
+
     @classmethod
     def config_type(cls) -> dict[str, Any]:
         return {}
@@ -19,4 +23,14 @@ class InstanceStorage(DagsterPostgresStorage):
     def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ARG003
         # dagster-postgres speaks psycopg2 only, whatever driver the URL names
         url = sa.make_url(instance_url()).set(drivername="postgresql+psycopg2")
-        return cls(postgres_url=url.render_as_string(hide_password=False), inst_data=inst_data)
+        return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
+
+
+def keep_connection(storage: Any) -> None:
+    """Keep one connection for all events of a process; Dagster's own opens one for each of the hundreds of a backfill.
+
+    It is asked whether it lives before each use, so a database that restarts costs no run.
+    """
+    storage._engine = sa.create_engine(  # there is no public way
+        storage.postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=20, pool_pre_ping=True
+    )
