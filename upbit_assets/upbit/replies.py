@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 # Only where an element ends matters. Numbers are not made, as Python refuses integers beyond 4,300 digits.
 _DECODER = json.JSONDecoder(parse_float=bool, parse_int=bool, strict=False)
+_MARKET = '"market":"'
 _SPACE = r"[ \t\n\r]*"
 _OPEN = re.compile(rf"{_SPACE}\[{_SPACE}")
 _COMMA = re.compile(rf"{_SPACE},{_SPACE}")
@@ -42,9 +43,10 @@ def split(text: str) -> list[Row]:
     NaN and Infinity, which JSON does not know, control characters in strings and numbers of any length pass
     untouched, so that one odd row does not cost the others. Raises ValueError saying what is wrong.
     """
+    if rows := _flat(text):
+        return rows
     if not (mark := _OPEN.match(text)):
         raise ValueError("is not one" if text.strip() else "is empty")
-    rows: list[Row] = []
     at = mark.end()
     if _CLOSE.match(text, at):
         return rows
@@ -57,6 +59,22 @@ def split(text: str) -> list[Row]:
             return rows
         else:
             raise ValueError(f"is cut off or no JSON at character {end}")
+
+
+def _flat(text: str) -> list[Row]:
+    """The rows of an array as the exchange writes it, at a third of the cost; none where it is not surely that.
+
+    That is objects without an object in them, `"market"` first, nothing between them but a comma, no backslash. With
+    an even number of quotes in each, none of the cuts is within a string.
+    """
+    objects = text[2:-2].split("},{")
+    braces = text.count("{") == text.count("}") == len(objects) == text.count(_MARKET)
+    if not (braces and text.startswith("[{") and text.endswith("}]") and "\\" not in text):
+        return []
+    if any(each.count('"') % 2 or not each.startswith(_MARKET) for each in objects):
+        return []
+    start = len(_MARKET)
+    return [Row(each[start : each.index('"', start)], f"{{{each}}}") for each in objects]
 
 
 def _row(text: str, at: int) -> tuple[Row, int]:

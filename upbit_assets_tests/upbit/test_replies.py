@@ -88,3 +88,18 @@ def test_a_whole_market_is_cut_up_in_milliseconds():
     ticker = {f"a_field_of_the_ticker_{number}": 12345.678 * number for number in range(18)}
     text = json.dumps([{"market": f"KRW-C{number}"} | ticker for number in range(855)])
     assert min(timeit.repeat(lambda: split(text), number=1, repeat=20)) < 0.03
+
+
+TRICKY = st.text(alphabet='{}[],:"\\ 가market', max_size=12)
+
+
+@given(
+    st.lists(
+        st.tuples(TRICKY, st.dictionaries(TRICKY, TRICKY | st.integers() | st.lists(TRICKY), max_size=3)), min_size=1
+    )
+)
+def test_rows_as_the_exchange_writes_them_are_cut_right_whatever_their_strings_hold(rows):
+    objects = [{"market": market} | {f"x{name}": value for name, value in more.items()} for market, more in rows]
+    texts = [json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in objects]
+
+    assert split(f"[{','.join(texts)}]") == [Row(market, text) for (market, _), text in zip(rows, texts, strict=True)]
