@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
+from dagster import TimeWindow
 
 from bench.measure import Contender, Result, interleaved
 from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, span, tickers
@@ -25,18 +26,38 @@ def frame(stage: Stage) -> list[Result]:
         market_data.write(silver_ticker, window, output_of(silver_ticker, window, tables.bronze_ticker_raw))
         market_data.run(f"COPY (SELECT {SILVER} FROM silver.ticker) TO '{file}' (FORMAT CSV)")
         rows = pd.read_sql(f"SELECT {SILVER} FROM silver.ticker", market_data.engine, coerce_float=False)
-        few = rows.head(len(rows) // 10)
-        clear = lambda: market_data.clear("silver.ticker")  # noqa: E731
-        copied = f"COPY silver.ticker ({SILVER}) FROM '{file}' (FORMAT CSV)"
-        ours, server, by_to_sql = interleaved(
-            Contender(lambda: market_data.write(silver_ticker, window, rows), clear),
-            Contender(lambda: market_data.run(copied), clear),
-            Contender(lambda: to_sql(few, market_data, tables.silver_ticker), clear),
-        )
-    what = f"A frame of {len(rows):,} rows of silver through the IO manager"
+        market_data.run("CREATE TABLE silver.plain (LIKE silver.ticker INCLUDING DEFAULTS INCLUDING IDENTITY)")
+        market_data.run("GRANT INSERT ON silver.plain TO upbit_pipeline")
+        plain = tables.silver_ticker.to_metadata(sa.MetaData(), name="plain")
+        return [
+            *loading(market_data, tables.silver_ticker, "silver.ticker, with its two indexes", rows, window, str(file)),
+            *loading(market_data, plain, "a table of silver's columns without an index", rows, window, str(file)),
+        ]
+
+
+def loading(
+    market_data: MarketData, table: sa.Table, name: str, rows: pd.DataFrame, window: TimeWindow, file: str
+) -> list[Result]:
+    few = rows.head(len(rows) // 10)
+
+    def clear() -> None:
+        market_data.clear(table.fullname)
+
+    def ours() -> None:
+        with market_data.engine.begin() as connection:
+            insert(connection, table, rows, window)
+
+    seconds, server, by_to_sql = interleaved(
+        Contender(ours, clear),
+        Contender(lambda: market_data.run(f"COPY {table.fullname} ({SILVER}) FROM '{file}' (FORMAT CSV)"), clear),
+        Contender(lambda: to_sql(few, market_data, table), clear),
+    )
+    what = f"A frame of {len(rows):,} rows through the IO manager into {name}"
     return [
-        Result(what, "COPY of the same rows from a file on the server", ours, server, at_least=0.5),
-        Result(what, f"`to_sql`, scaled from {len(few):,} rows", ours, by_to_sql * len(rows) / len(few), at_least=10),
+        Result(what, "COPY of the same rows from a file on the server", seconds, server, at_least=0.5),
+        Result(
+            what, f"`to_sql`, scaled from {len(few):,} rows", seconds, by_to_sql * len(rows) / len(few), at_least=10
+        ),
     ]
 
 
@@ -49,7 +70,7 @@ def to_sql(frame: pd.DataFrame, market_data: MarketData, table: sa.Table) -> Non
 
 
 def snapshot(stage: Stage) -> list[Result]:
-    pairs, file = tickers(DAY), stage.folder / "bronze.txt"
+    pairs = tickers(DAY)
     text = "[" + ",".join(row for _, row in pairs) + "]"
     at = DAY + MINUTE
     columns = "market, raw_data, ingested_at"
@@ -62,12 +83,16 @@ def snapshot(stage: Stage) -> list[Result]:
     with stage.database() as market_data:
         market_data.partitions(DAY, DAY)
         # as the text came: jsonb's own output would be another
-        lines = (f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs)
-        file.write_text("".join(lines))
-        seconds, server = interleaved(
-            Contender(ours),
-            Contender(lambda: market_data.run(f"COPY bronze.ticker_raw ({columns}) FROM '{file}'")),
-            rounds=100,
-        )
+        lines = [f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs]
+        made = "".join(lines).encode()
+
+        def copied() -> None:
+            with (
+                market_data.connection.cursor() as cursor,
+                cursor.copy(f"COPY bronze.ticker_raw ({columns}) FROM STDIN") as copy,
+            ):
+                copy.write(made)
+
+        seconds, ready = interleaved(Contender(ours), Contender(copied), rounds=100)
     what = f"A snapshot of {len(pairs)} tickers, from the reply's text to committed rows of bronze"
-    return [Result(what, "COPY of the same rows from a file on the server", seconds, server, at_least=0.9)]
+    return [Result(what, "COPY of the same JSON from the client, ready made", seconds, ready, at_least=0.9)]

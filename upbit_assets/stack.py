@@ -47,6 +47,7 @@ def prepare(home: Path) -> None:
     """Make the folder, with the instance's settings as they are in the project now."""
     home.mkdir(parents=True, exist_ok=True)
     if home != PROJECT:
+        (home / "dagster.yaml").unlink(missing_ok=True)
         shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster.yaml")
 
 
