@@ -37,7 +37,6 @@ from sqlalchemy.dialects import postgresql
 from upbit_assets.postgres.copy import Records, copy_frame, copy_records, known
 from upbit_assets.postgres.resource import Database
 
-type_ = type
 Write = Literal["append", "replace"]
 Rows = sa.Select[Any] | pd.DataFrame | Records
 Metadata = Mapping[str, Any]
@@ -260,7 +259,7 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
         case _:
             raise TypeError(
                 f"{table.fullname} can be written from sqlalchemy.Select, pandas.DataFrame or Records, "
-                f"not from {type_(rows).__name__}"
+                f"not from {type(rows).__name__}"
             )
 
 
