@@ -228,8 +228,8 @@ gold_market_stats = table(
     column(
         "vwap",
         sa.Numeric,
-        "거래량 가중 평균 가격 of what was traded between the window's first and last snapshot, to 16 decimals; NULL where "
-        "nothing was",
+        "거래량 가중 평균 가격 of what was traded between the window's first and last snapshot, to 16 decimals; NULL "
+        "where nothing was",
         nullable=True,
     ),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
@@ -411,7 +411,7 @@ gold_market_daily = table(
     column(
         "realized_volatility",
         sa.Numeric,
-        "실현 변동성: √Σ (closing price / that of the traded minute before - 1)² over the day's candles, to 10 decimals",
+        "실현 변동성: √Σ (closing_price / that of the candle before - 1)² over the day's candles, to 10 decimals",
     ),
     column("rank_volatility", sa.Integer, "변동성 순위: RANK() by realized_volatility, the largest first"),
     column("minutes_traded", sa.Integer, "Minutes that have a candle"),
