@@ -19,7 +19,7 @@ from upbit_assets.partitions import windows
 
 LAYER: dict[str, Any] = {
     "io_manager_key": "postgres",
-    "partitions_def": windows,
+    "partitions_def": windows.partitions,
     "backfill_policy": BackfillPolicy.single_run(),
 }
 

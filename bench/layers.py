@@ -16,7 +16,7 @@ from bench.project import Project
 from bench.stage import DAY, MARKETS, MINUTE, MarketData, Stage, output_of, psql, span
 from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.partitions import WINDOW, key_of, windows_in
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import PLANNER, Load, within
 
@@ -93,7 +93,7 @@ def backfill(stage: Stage) -> list[Result]:
     """A day of windows; every minute a snapshot."""
     snapshots = stage.snapshots(1440 * MARKETS)
     window, project, file = span(DAY, snapshots), Project(stage), stage.folder / "backfill.sql"
-    keys = f"{key_of(window.start)}...{key_of(window.end - WINDOW)}"
+    keys = f"{windows.key_of(window.start)}...{windows.key_of(window.end - WINDOW)}"
     with stage.database() as market_data:
         market_data.fill_bronze(DAY, snapshots, bad=True)
         loads = [
@@ -108,8 +108,8 @@ def backfill(stage: Stage) -> list[Result]:
             Contender(lambda: psql(stage, market_data, file), clear),
         )
         raw = market_data.count("bronze.ticker_raw")
-    windows = len(windows_in(window))
-    what = f"Backfill of {windows} windows of silver and gold, {raw:,} raw rows, in one run with its checks"
+    count = len(windows.starts_in(window))
+    what = f"Backfill of {count} windows of silver and gold, {raw:,} raw rows, in one run with its checks"
     return [Result(what, "the same statements in psql, in one transaction", ours, hand, at_most=1.5)]
 
 

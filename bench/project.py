@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.measure import Contender, Result, interleaved
 from bench.stage import MARKETS, Stage
-from upbit_assets.partitions import key_of, window_at
+from upbit_assets.partitions import windows
 from upbit_assets.sandbox.server import running
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +56,9 @@ def chain(stage: Stage) -> list[Result]:
 
     def materialize(module: str) -> None:
         now = datetime.now(UTC)
-        if window_at(now + MARGIN).start > now:  # a run must not find its window closed
-            time.sleep((window_at(now + MARGIN).start - now).total_seconds())
-        key = key_of(window_at(datetime.now(UTC)).start)
+        if windows.at(now + MARGIN).start > now:  # a run must not find its window closed
+            time.sleep((windows.at(now + MARGIN).start - now).total_seconds())
+        key = windows.key_of(windows.at(datetime.now(UTC)).start)
         project.materialize("*", "--partition", key, module=module)
 
     with stage.database(), running(MARKETS) as exchange:

@@ -17,7 +17,7 @@ from dagster import AssetsDefinition, PartitionKeyRange, TimeWindow, build_outpu
 from psycopg import sql
 
 from upbit_assets.definitions import MarketDataIOManager
-from upbit_assets.partitions import SEOUL, WINDOW, key_of, windows
+from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.io_manager import Load, Rows, within
 from upbit_assets.postgres.resource import Database, engine_for
@@ -94,8 +94,10 @@ class MarketData:
         context = build_output_context(
             asset_key=asset.key,
             definition_metadata=asset.metadata_by_key[asset.key],
-            asset_partitions_def=windows,
-            asset_partition_key_range=PartitionKeyRange(key_of(window.start), key_of(window.end - WINDOW)),
+            asset_partitions_def=windows.partitions,
+            asset_partition_key_range=PartitionKeyRange(
+                windows.key_of(window.start), windows.key_of(window.end - WINDOW)
+            ),
         )
         MarketDataIOManager(database=Database()).handle_output(context, rows)
 

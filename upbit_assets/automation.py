@@ -1,6 +1,7 @@
-"""What runs by itself: collecting every minute, and computing again what changed."""
+"""What runs by itself: collecting, computing again what changed, and filling in what was not collected."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from dagster import (
     OpExecutionContext,
     RunRequest,
     RunsFilter,
+    ScheduleDefinition,
     ScheduleEvaluationContext,
     SensorEvaluationContext,
     SensorResult,
@@ -29,15 +31,18 @@ from dagster import (
     sensor,
 )
 
+from upbit_assets.assets import choice
+from upbit_assets.assets.bronze import CANDLES, TRADES
+from upbit_assets.assets.coverage import begun, gaps, touched
+from upbit_assets.assets.history import SETTLED, History
 from upbit_assets.checks import newest_window_is_fresh
-from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, window_of, windows, windows_in, windows_with_rows
-from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.partitions import DAY, SEOUL, Axis, days, windows
+from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres.tables import bronze_ticker_raw
-from upbit_assets.stale import DAY, Stale, changed_since, horizon, oldest_collected, stale
+from upbit_assets.stale import CHAINS, Chain, Stale, changed_since, collected, horizon, stale
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITION = "dagster/partition"
+PARTITION, PRIORITY, HISTORY = "dagster/partition", "dagster/priority", "upbit_assets/history"
 UNFINISHED = [
     status
     for status in DagsterRunStatus
@@ -45,22 +50,39 @@ UNFINISHED = [
 ]
 LATE = timedelta(minutes=1)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(hours=1)
+DAYS_BACK = 7  # as many as the exchange tells trades of
 
 collect = define_asset_job(
     "collect",
-    AssetSelection.assets("bronze_ticker_raw"),
-    description="One more snapshot of every ticker into the window now open",
+    AssetSelection.assets("bronze_ticker_raw", "bronze_orderbook_raw"),
+    description="One more snapshot of every ticker, and of the chosen order books, into the window now open",
+    tags={PRIORITY: "10"},
 )
 refresh = define_asset_job(
     "refresh",
-    AssetSelection.assets("silver_ticker", "gold_market_stats"),
+    AssetSelection.assets("silver_ticker", "gold_market_stats", "silver_orderbook", "gold_orderbook_stats"),
     description="Silver and gold of some windows, computed again from bronze",
+    tags={PRIORITY: "5"},
+)
+collect_days = define_asset_job(
+    "collect_days",
+    AssetSelection.assets(
+        *("bronze_candle_raw", "silver_candle", "bronze_trade_raw", "silver_trade", "gold_market_daily")
+    ),
+    description="Candles and trades of some days, as far as they are missing, and what is computed from them",
+)
+refresh_days = define_asset_job(
+    "refresh_days",
+    AssetSelection.assets("silver_candle", "silver_trade", "gold_market_daily"),
+    description="Silver and gold of some days, computed again from bronze",
+    tags={PRIORITY: "5"},
 )
 watch = define_asset_job(
     "watch",
     AssetSelection.checks(newest_window_is_fresh),
     description="Whether data still come in, asked even when nothing runs",
 )
+REFRESHES = {windows: refresh, days: refresh_days}
 
 
 @schedule(
@@ -70,18 +92,53 @@ watch = define_asset_job(
     default_status=DefaultScheduleStatus.RUNNING,
     description="Collects the open window; a missed minute stays missed",
 )
-def collect_every_minute(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
+def collect_every_minute(context: ScheduleEvaluationContext, database: Database) -> RunRequest | SkipReason:
     """Collects the open window. A missed minute stays missed: yesterday's tickers can't be asked for."""
     now, planned = datetime.now(UTC), context.scheduled_execution_time
     if now - planned > LATE:
         return SkipReason(f"The tick of {planned:%H:%M} came too late; a past snapshot can't be taken.")
-    return RunRequest(run_key=planned.isoformat(), partition_key=key_of(window_at(now).start))
+    names = ["bronze_ticker_raw"]
+    if markets_are_chosen(database, choice.orderbooks, now):
+        names.append("bronze_orderbook_raw")
+    return RunRequest(
+        run_key=planned.isoformat(),
+        partition_key=windows.key_of(windows.at(now).start),
+        asset_selection=[AssetKey(name) for name in names],
+    )
+
+
+@schedule(
+    cron_schedule="*/10 * * * *",
+    job=collect_days,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Collects today's candles and trades, as far as they are new",
+)
+def collect_today(context: ScheduleEvaluationContext, database: Database) -> RunRequest | SkipReason:
+    """Collects what is new of today's candles and trades. A missed tick needs no other: the next one finds it all."""
+    now = datetime.now(UTC)
+    if not (markets_are_chosen(database, choice.candles, now) and markets_are_chosen(database, choice.trades, now)):
+        return SkipReason("There is no turnover ranking yet to choose the markets by.")
+    today = days.key_of(days.at(now).start)
+    return RunRequest(run_key=context.scheduled_execution_time.isoformat(), partition_key=today, tags={PRIORITY: "5"})
+
+
+def markets_are_chosen(database: Database, markets: choice.Choice, now: datetime) -> bool:
+    """Whether there is something to choose them by; a wrong setting is the run's to tell."""
+    with database.connect() as connection:
+        try:
+            markets.markets(connection, [days.at(now).start])
+        except choice.NoRankingYet:
+            return False
+        except choice.ChoiceError:
+            return True
+    return True
 
 
 @op(description="Daily and monthly partitions of the tables for the next two weeks")
 def partitions_ahead(context: OpExecutionContext, database: Database) -> None:
     with database.connect() as connection:
-        context.log.info(f"{make_partitions(connection)} partitions made")
+        context.log.info(f"{make_partitions_ahead(connection)} partitions made")
 
 
 @job(description="Makes the tables' partitions before they are needed")
@@ -89,86 +146,27 @@ def make_table_partitions() -> None:
     partitions_ahead()
 
 
-@schedule(
+make_table_partitions_daily = ScheduleDefinition(
+    name="make_table_partitions_daily",
     cron_schedule="20 3 * * *",
     job=make_table_partitions,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
     description="Makes the tables' partitions for the next two weeks",
 )
-def make_table_partitions_daily() -> RunRequest:
-    return RunRequest()
-
-
-@schedule(
+watch_freshness = ScheduleDefinition(
+    name="watch_freshness",
     cron_schedule="*/5 * * * *",
     job=watch,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
     description="Asks every five minutes whether data still come in",
 )
-def watch_freshness() -> RunRequest:
-    return RunRequest()
-
-
-@sensor(
-    job=refresh,
-    minimum_interval_seconds=10,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="Asks for silver and gold of exactly the windows whose raw rows changed since silver was built",
-)
-def refresh_changed_windows(context: SensorEvaluationContext, database: Database) -> SensorResult:
-    """Asks for silver and gold of exactly the windows whose raw rows changed since silver was built.
-
-    Late rows, rows from other processes, what came in while this was off, and windows whose last run failed: these
-    are asked for again, at growing intervals.
-    """
-    now = datetime.now(UTC)
-    cursor = json.loads(context.cursor or "{}")
-    with database.connect("REPEATABLE READ") as connection:
-        candidates = look(connection, cursor, now)
-        found = stale(connection, candidates)
-    waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
-    # a stale window stays in the cursor until it is found whole
-    cursor["waiting"] = {}
-    for window in found:
-        key = key_of(window.start)
-        attempt = Attempt.of(waiting.get(key), window.sources)
-        if now.timestamp() >= attempt.not_before and window.start not in busy:
-            due.append(window)
-            attempt = attempt.next(now)
-        cursor["waiting"][key] = astuple(attempt)
-    nothing = f"{len(found)} changed windows wait for their run" if found else "Nothing changed"
-    return SensorResult(
-        run_requests=list(run_requests(due, now)),
-        cursor=json.dumps(cursor),
-        skip_reason=None if due else SkipReason(nothing),
-    )
-
-
-def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> set[datetime]:
-    """The windows worth a look; moves the cursor past what need not be looked at again.
-
-    On a database not seen before, the past is looked through too, a day a tick and the newest first.
-    """
-    database, settled = horizon(connection)
-    if cursor.get("database") != database:
-        cursor.update(database=database, seen=settled, past=(window_at(now).start + WINDOW).isoformat())
-    candidates = changed_since(connection, cursor["seen"])
-    candidates |= {window_of(key) for key in cursor.get("waiting", {})}
-    if past := cursor.get("past"):
-        last = datetime.fromisoformat(past)
-        candidates |= windows_with_rows(connection, bronze_ticker_raw, windows_in(TimeWindow(last - DAY, last)))
-        oldest = oldest_collected(connection)
-        cursor["past"] = (last - DAY).isoformat() if oldest and oldest < last - DAY else None
-    cursor["seen"] = settled
-    # a row from before the first partition belongs to none, and asking for it would fail the whole tick
-    return {start for start in candidates if windows.start <= start <= now}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How often a window was asked for in one state of its sources, and when it may be again (epoch seconds)."""
+    """How often something was asked for in one state of its sources, and when it may be again (epoch seconds)."""
 
     sources: str
     times: int = 0
@@ -183,32 +181,192 @@ class Attempt:
         wait = min(FIRST_RETRY * 2**self.times, LAST_RETRY)
         return replace(self, times=self.times + 1, not_before=(now + wait).timestamp())
 
+    def is_due(self, now: datetime) -> bool:
+        return now.timestamp() >= self.not_before
 
-def busy_windows(instance: DagsterInstance) -> set[datetime]:
+
+@sensor(
+    jobs=list(REFRESHES.values()),
+    minimum_interval_seconds=10,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Asks for silver and gold of exactly the windows whose raw rows changed since silver was built",
+)
+def refresh_changed_windows(context: SensorEvaluationContext, database: Database) -> SensorResult:
+    """Asks for silver and gold of exactly the windows whose raw rows changed since silver was built.
+
+    Late rows, rows from other processes, what came in while this was off, and windows whose last run failed: these
+    are asked for again, at growing intervals.
+    """
+    now = datetime.now(UTC)
+    cursor = json.loads(context.cursor or "{}")
+    with database.connect("REPEATABLE READ") as connection:
+        found = look(connection, cursor, now)
+    waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
+    # a stale window stays in the cursor until it is found whole
+    cursor["waiting"] = {}
+    for chain, window in found:
+        key = waiting_key(chain, window.start)
+        attempt = Attempt.of(waiting.get(key), window.sources)
+        if attempt.is_due(now) and (chain.axis, window.start) not in busy:
+            due.append((chain.axis, window))
+            attempt = attempt.next(now)
+        cursor["waiting"][key] = astuple(attempt)
+    nothing = f"{len(found)} changed windows wait for their run" if found else "Nothing changed"
+    return SensorResult(
+        run_requests=list(run_requests(due, now)),
+        cursor=json.dumps(cursor),
+        skip_reason=None if due else SkipReason(nothing),
+    )
+
+
+def waiting_key(chain: Chain, start: datetime) -> str:
+    return f"{chain.gold}/{chain.axis.key_of(start)}"
+
+
+def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> list[tuple[Chain, Stale]]:
+    """The stale windows among those worth a look; moves the cursor past what need not be looked at again.
+
+    On a database not seen before, the past is looked through too, a stretch a tick and the newest first.
+    """
+    database, settled = horizon(connection)
+    if cursor.get("database") != database:
+        ends = {chain.gold: chain.axis.at(now).end.isoformat() for chain in CHAINS}
+        cursor.update(database=database, seen=settled, past=ends)
+    found = []
+    for chain in CHAINS:
+        candidates = changed_since(connection, chain, cursor["seen"])
+        waiting = (key.split("/") for key in cursor.get("waiting", {}))
+        candidates |= {chain.axis.start_of(key) for gold, key in waiting if gold == chain.gold}
+        if end := cursor["past"].get(chain.gold):
+            stretch, rest = collected(connection, chain, datetime.fromisoformat(end))
+            candidates |= stretch
+            cursor["past"][chain.gold] = rest and rest.isoformat()
+        # a row from before the first partition belongs to none, and asking for it would fail the whole tick
+        known = {start for start in candidates if chain.axis.partitions.start <= start <= now}
+        found += [(chain, window) for window in stale(connection, chain, known)]
+    cursor["seen"] = settled
+    return found
+
+
+def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
     """The windows that unfinished runs are about."""
-    busy = set()
+    busy: set[tuple[Axis, datetime]] = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
         first, last = (run.tags.get(end) or run.tags.get(PARTITION) for end in (RANGE_START, RANGE_END))
-        if run.job_name != collect.name and first and last and windows.has_partition_key(first):
-            busy.update(windows_in(TimeWindow(window_of(first), window_of(last) + WINDOW)))
+        if run.job_name == collect.name or not (first and last):
+            continue
+        for axis in REFRESHES:
+            if axis.has(first):
+                span = TimeWindow(axis.start_of(first), axis.start_of(last) + axis.length)
+                busy.update((axis, start) for start in axis.starts_in(span))
     return busy
 
 
-def run_requests(due: Sequence[Stale], now: datetime) -> Iterator[RunRequest]:
-    """A run for each row of neighbouring windows, at most a day long; newest first."""
-    runs: list[list[Stale]] = []
-    for window in sorted(due, key=lambda window: window.start):
-        neighbours = runs and runs[-1][-1].start + WINDOW == window.start and runs[-1][-1].silver == window.silver
-        if neighbours and len(runs[-1]) < DAY // WINDOW:
-            runs[-1].append(window)
-        else:
-            runs.append([window])
-    for run in reversed(runs):
-        first, last = key_of(run[0].start), key_of(run[-1].start)
-        one = first == last
-        yield RunRequest(
-            run_key=f"{first}/{len(run)}/{now.isoformat()}",
-            partition_key=first if one else None,
-            tags={} if one else {RANGE_START: first, RANGE_END: last},
-            asset_selection=None if run[0].silver else [AssetKey("gold_market_stats")],
-        )
+def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[RunRequest]:
+    """A run for each row of neighbouring windows that need the same, at most 144 of them; newest first."""
+    for axis, refresher in REFRESHES.items():
+        needed: dict[datetime, frozenset[str]] = {}
+        for of, window in due:
+            if of is axis:
+                needed[window.start] = needed.get(window.start, frozenset()) | window.assets
+        runs: list[list[datetime]] = []
+        for start in sorted(needed):
+            last = runs[-1][-1] if runs else None
+            if last and last + axis.length == start and needed[last] == needed[start] and len(runs[-1]) < 144:
+                runs[-1].append(start)
+            else:
+                runs.append([start])
+        for run in reversed(runs):
+            yield over(axis, run, refresher.name, needed[run[0]], f"{len(run)}/{now.isoformat()}")
+
+
+def over(axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozenset[str], key: str) -> RunRequest:
+    """A run over neighbouring windows."""
+    first, last = axis.key_of(starts[0]), axis.key_of(starts[-1])
+    return RunRequest(
+        run_key=f"{first}/{key}",
+        job_name=job_name,
+        partition_key=first if first == last else None,
+        tags={} if first == last else {RANGE_START: first, RANGE_END: last},
+        asset_selection=[AssetKey(name) for name in sorted(assets)],
+    )
+
+
+SOURCES: dict[str, History] = {"candle": CANDLES, "trade": TRADES}
+
+
+@sensor(
+    job=collect_days,
+    minimum_interval_seconds=30,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Asks for the candles, then the trades, of the newest past day that lacks some, one day at a time",
+)
+def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorResult:
+    """Asks for exactly the days not fully collected, one at a time and newest first: the last seven, and any begun.
+
+    A day that stays as it is although it was asked for is asked for again at growing intervals.
+    """
+    now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
+    if context.instance.get_runs(RunsFilter(tags={HISTORY: "true"}, statuses=UNFINISHED), limit=1):
+        return SensorResult(skip_reason="What was asked for before is still being collected", cursor=context.cursor)
+    try:
+        with database.connect("REPEATABLE READ") as connection:
+            missing = missing_days(connection, cursor, now)
+    except choice.ChoiceError as error:
+        return SensorResult(skip_reason=str(error), cursor=context.cursor)
+    waiting, request = cursor.get("waiting", {}), None
+    cursor["waiting"] = {}
+    for day, source in sorted(missing, key=lambda lack: (-lack[0].timestamp(), lack[1])):
+        key = f"{source}/{days.key_of(day)}"
+        attempt = Attempt.of(waiting.get(key), str(missing[day, source]))
+        if request is None and attempt.is_due(now):
+            request, attempt = filling(day, source, now), attempt.next(now)
+        cursor["waiting"][key] = astuple(attempt)
+    nothing = f"{len(missing)} days wait for another try" if missing else "Nothing is missing"
+    return SensorResult(
+        run_requests=[request] if request else [],
+        cursor=json.dumps(cursor),
+        skip_reason=None if request else nothing,
+    )
+
+
+def filling(day: datetime, source: str, now: datetime) -> RunRequest:
+    """The run that collects what a day lacks; whatever is of the present goes before it."""
+    assets = (f"bronze_{source}_raw", f"silver_{source}", "gold_market_daily")
+    return RunRequest(
+        run_key=f"{source}/{days.key_of(day)}/{now.isoformat()}",
+        partition_key=days.key_of(day),
+        asset_selection=[AssetKey(name) for name in assets],
+        tags={HISTORY: "true", PRIORITY: "-10"},
+    )
+
+
+def missing_days(
+    connection: sa.Connection, cursor: dict[str, Any], now: datetime
+) -> dict[tuple[datetime, str], timedelta]:
+    """The past days not fully collected: {(day, source): how much is missing, all its markets together}.
+
+    Looked at are the last days, those that something was asked for of since the last look, and those that wait.
+    """
+    database, settled = horizon(connection)
+    if cursor.get("database") != database:
+        cursor.update(database=database, seen=0, waiting={})
+    today = days.at(now - SETTLED).start
+    last = {today - back * DAY for back in range(1, days_back() + 1)}
+    missing: dict[tuple[datetime, str], timedelta] = {}
+    for source, history in SOURCES.items():
+        waiting = (key.split("/") for key in cursor["waiting"])
+        looked_at = last | touched(connection, history.page, cursor["seen"])
+        looked_at |= {days.start_of(key) for of, key in waiting if of == source}
+        oldest = today - history.kept * DAY if history.kept else days.partitions.start
+        past = {day for day in looked_at if oldest <= day < today}
+        wanted = [*history.choice.markets(connection, sorted(last)), *begun(connection, history.page, past)]
+        for gap in gaps(connection, history.page, wanted, now - SETTLED, hopeless=False):
+            missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
+    cursor["seen"] = settled
+    return missing
+
+
+def days_back() -> int:
+    """How many past days are filled in by themselves: UPBIT_DAYS_BACK."""
+    return int(os.environ.get("UPBIT_DAYS_BACK") or DAYS_BACK)

@@ -25,7 +25,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
 )
 
-from upbit_assets.partitions import WINDOW, key_of, window_start, windows, windows_in
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
@@ -56,7 +56,7 @@ def window_check(
     """
 
     def decorate(judge: Judge) -> AssetChecksDefinition:
-        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=windows)
+        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=windows.partitions)
 
         @multi_asset_check(name=f"{asset}_{judge.__name__}", specs=[spec])
         def check(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
@@ -64,7 +64,7 @@ def window_check(
             with database.connect("REPEATABLE READ") as connection:
                 verdicts = judge(connection, span)
             targets = newest_materializations(context, spec.asset_key, span)
-            for start in windows_in(span):
+            for start in windows.starts_in(span):
                 yield AssetCheckEvaluation(
                     asset_key=spec.asset_key,
                     check_name=spec.name,
@@ -72,8 +72,8 @@ def window_check(
                     metadata=verdicts[start].metadata,
                     description=verdicts[start].description,
                     severity=severity,
-                    partition=key_of(start),
-                    target_materialization_data=targets.get(key_of(start)),
+                    partition=windows.key_of(start),
+                    target_materialization_data=targets.get(windows.key_of(start)),
                 )
             yield Output(None, output_name=spec.get_python_identifier())
 
@@ -86,7 +86,7 @@ def newest_materializations(
     context: AssetCheckExecutionContext, asset: AssetKey, span: TimeWindow
 ) -> dict[str | None, Target]:
     """The materialization of each window that its verdict is about."""
-    keys = [key_of(start) for start in windows_in(span)]
+    keys = [windows.key_of(start) for start in windows.starts_in(span)]
     found = context.instance.fetch_materializations(AssetRecordsFilter(asset, asset_partitions=keys), limit=len(keys))
     return {
         record.partition_key: Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
@@ -112,7 +112,7 @@ def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -
             else {},
             None if start in have_list else "No market list was collected in this window.",
         )
-        for start in windows_in(span)
+        for start in windows.starts_in(span)
     }
 
 
@@ -133,7 +133,7 @@ def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindo
             "rejected": rejected.get(start, 0),
             "duplicates": duplicates.get(start, 0),
         }
-        for start in windows_in(span)
+        for start in windows.starts_in(span)
     }
     return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
 
@@ -143,14 +143,15 @@ def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Verdicts
     """Every market that the window's raw rows name has a price in silver."""
     raw, silver = (counts(connection, table, span) for table in (tables.bronze_ticker_raw, tables.silver_ticker))
     # as many rows in silver as in bronze are the same rows; only the other windows need naming
-    doubtful = [start for start in windows_in(span) if raw.get(start) != silver.get(start)]
+    doubtful = [start for start in windows.starts_in(span) if raw.get(start) != silver.get(start)]
     missing: defaultdict[datetime, list[str]] = defaultdict(list)
     if doubtful:
         part = TimeWindow(doubtful[0], doubtful[-1] + WINDOW)
         collected, priced = markets_of(tables.bronze_ticker_raw, part), markets_of(tables.silver_ticker, part)
         missing = by_window(connection, sa.except_(collected, priced))
     return {
-        start: Verdict(not missing[start], {"without a price": named(missing[start])}) for start in windows_in(span)
+        start: Verdict(not missing[start], {"without a price": named(missing[start])})
+        for start in windows.starts_in(span)
     }
 
 
@@ -177,7 +178,7 @@ def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Verdicts:
             not wrong[start] and not unranked[start],
             {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
         )
-        for start in windows_in(span)
+        for start in windows.starts_in(span)
     }
 
 
@@ -187,11 +188,11 @@ def rank_by(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
 
 
 def markets_of(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
-    return sa.select(window_start(table.c.ingested_at).label("window"), table.c.market).where(within(table, span))
+    return sa.select(windows.floor(table.c.ingested_at).label("window"), table.c.market).where(within(table, span))
 
 
 def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> dict[datetime, int]:
-    start = window_start(table.c.ingested_at)
+    start = windows.floor(table.c.ingested_at)
     rows = sa.select(start, sa.func.count()).where(within(table, span)).group_by(start)
     return dict(connection.execute(rows).tuples().all())
 

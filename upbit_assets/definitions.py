@@ -1,11 +1,9 @@
 """The front door: everything that Dagster loads, and nothing computed here."""
 
-from dagster import Definitions, in_process_executor
+from dagster import Definitions, in_process_executor, load_assets_from_modules
 
 from upbit_assets import automation, checks
-from upbit_assets.assets.bronze import bronze_ticker_raw
-from upbit_assets.assets.gold import gold_market_stats
-from upbit_assets.assets.silver import silver_ticker
+from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.io_manager import PostgresIOManager
 from upbit_assets.postgres.resource import Database
@@ -21,11 +19,23 @@ class MarketDataIOManager(PostgresIOManager):
 database = Database()
 
 defs = Definitions(
-    assets=[bronze_ticker_raw, silver_ticker, gold_market_stats],
+    assets=load_assets_from_modules([bronze, silver, gold]),
     asset_checks=checks.all_checks,
-    jobs=[automation.collect, automation.refresh, automation.watch, automation.make_table_partitions],
-    schedules=[automation.collect_every_minute, automation.watch_freshness, automation.make_table_partitions_daily],
-    sensors=[automation.refresh_changed_windows],
+    jobs=[
+        automation.collect,
+        automation.refresh,
+        automation.collect_days,
+        automation.refresh_days,
+        automation.watch,
+        automation.make_table_partitions,
+    ],
+    schedules=[
+        automation.collect_every_minute,
+        automation.collect_today,
+        automation.watch_freshness,
+        automation.make_table_partitions_daily,
+    ],
+    sensors=[automation.refresh_changed_windows, automation.close_gaps],
     resources={
         "database": database,
         "exchange": Exchange(),

@@ -12,5 +12,6 @@ REAL = "https://api.upbit.com"
 class Exchange(ConfigurableResource):
     """Upbit's public REST API at UPBIT_API_URL, by default the real one."""
 
-    def client(self) -> UpbitClient:
+    def client(self, *, patient: bool = False) -> UpbitClient:
+        """`patient`: lets whoever collects the present go first."""
         return UpbitClient(os.environ.get("UPBIT_API_URL") or REAL)

@@ -1,54 +1,94 @@
-"""The time axis: ten-minute windows of collection, half-open, read on Seoul's clock."""
+"""The time axes: ten-minute windows of collection, and the exchange's days; half-open, read on Seoul's clock."""
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from dagster import TimeWindow, TimeWindowPartitionsDefinition
+from dagster import DailyPartitionsDefinition, TimeWindow, TimeWindowPartitionsDefinition
 
 SEOUL = ZoneInfo("Asia/Seoul")
 WINDOW = timedelta(minutes=10)
-KEY_FORMAT = "%Y-%m-%d-%H:%M"
+DAY = timedelta(days=1)
 START = "2026-01-01-00:00"
+UPBIT_OPENED = "2017-09-25"  # no trade is older
+DAY_BEGINS = 9  # o'clock in Seoul, which is midnight UTC
 
-windows = TimeWindowPartitionsDefinition(
-    start=os.environ.get("UPBIT_START") or START,
-    fmt=KEY_FORMAT,
-    cron_schedule="*/10 * * * *",
-    timezone=str(SEOUL),
-    end_offset=1,  # the window now filling is a partition too
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Windows `[start, end)` of one length, each a partition.
+
+    Args:
+        partitions: the windows as Dagster knows them; the one now filling is among them.
+        length: of each.
+        origin: a moment at which one of them begins.
+        stride: how much of the past is looked through at a time, where all of it has to be.
+    """
+
+    partitions: TimeWindowPartitionsDefinition
+    length: timedelta
+    origin: datetime
+    stride: timedelta
+
+    def at(self, moment: datetime) -> TimeWindow:
+        """The window that holds `moment`, which carries its zone."""
+        start = self.origin + (moment - self.origin) // self.length * self.length
+        return TimeWindow(start, start + self.length)
+
+    def key_of(self, start: datetime) -> str:
+        """The partition key of the window that starts at `start`, e.g. 2026-01-29-14:00."""
+        return start.astimezone(SEOUL).strftime(self.partitions.fmt)
+
+    def start_of(self, key: str) -> datetime:
+        """The start of the window with this partition key."""
+        day = datetime.strptime(key, self.partitions.fmt).replace(tzinfo=SEOUL)
+        return day + (self.origin - self.origin.replace(hour=0))
+
+    def has(self, key: str) -> bool:
+        """Whether this is a key of the axis."""
+        try:
+            self.start_of(key)
+        except ValueError:
+            return False
+        return True
+
+    def floor(self, moment: sa.ColumnElement[Any]) -> sa.ColumnElement[datetime]:
+        """SQL: the start of the window that holds `moment`."""
+        return sa.func.date_bin(self.length, moment, self.origin, type_=sa.DateTime(timezone=True))
+
+    def starts_in(self, span: TimeWindow) -> list[datetime]:
+        """The starts of the windows of a span."""
+        return [span.start + i * self.length for i in range((span.end - span.start) // self.length)]
+
+    def with_rows(self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
+        """Those of the windows in which the table holds rows, by one index probe each."""
+        each, column = each_of(starts), table.c[table.info["window"]]
+        row = sa.select(1).where(column >= each.c.start, column < each.c.start + self.length)
+        return set(connection.scalars(sa.select(each.c.start).where(row.correlate(each).exists())))
+
+
+windows = Axis(
+    TimeWindowPartitionsDefinition(
+        start=os.environ.get("UPBIT_START") or START,
+        fmt="%Y-%m-%d-%H:%M",
+        cron_schedule="*/10 * * * *",
+        timezone=str(SEOUL),
+        end_offset=1,
+    ),
+    length=WINDOW,
+    origin=datetime(2000, 1, 1, tzinfo=SEOUL),
+    stride=DAY,
 )
-
-
-def window_at(moment: datetime) -> TimeWindow:
-    """The window `[start, end)` that holds `moment`, which carries its zone."""
-    start = moment.astimezone(UTC).replace(second=0, microsecond=0)
-    start = (start - timedelta(minutes=start.minute % 10)).astimezone(SEOUL)
-    return TimeWindow(start, start + WINDOW)
-
-
-def key_of(start: datetime) -> str:
-    """The partition key of the window that starts at `start`, e.g. 2026-01-29-14:00."""
-    return start.astimezone(SEOUL).strftime(KEY_FORMAT)
-
-
-def window_of(key: str) -> datetime:
-    """The start of the window with this partition key."""
-    return datetime.strptime(key, KEY_FORMAT).replace(tzinfo=SEOUL)
-
-
-def window_start(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[datetime]:
-    """SQL: the start of the window that holds `moment`."""
-    origin = datetime(2000, 1, 1, tzinfo=SEOUL)
-    return sa.func.date_bin(WINDOW, moment, origin, type_=sa.DateTime(timezone=True))
-
-
-def windows_in(span: TimeWindow) -> list[datetime]:
-    """The starts of the windows of a span."""
-    return [span.start + i * WINDOW for i in range((span.end - span.start) // WINDOW)]
+days = Axis(
+    DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL), hour_offset=DAY_BEGINS, end_offset=1),
+    length=DAY,
+    origin=datetime(2000, 1, 1, DAY_BEGINS, tzinfo=SEOUL),
+    stride=3650 * DAY,
+)
 
 
 def each_of(starts: Sequence[datetime]) -> sa.TableValuedAlias:
@@ -56,10 +96,3 @@ def each_of(starts: Sequence[datetime]) -> sa.TableValuedAlias:
     moment = sa.DateTime(timezone=True)
     start = sa.func.unnest(sa.cast(list(starts), sa.ARRAY(moment)), type_=moment)
     return start.table_valued(sa.column("start", moment)).alias("each").render_derived()
-
-
-def windows_with_rows(connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
-    """Those of the windows in which the table holds rows, by one index probe each."""
-    each = each_of(starts)
-    row = sa.select(1).where(table.c.ingested_at >= each.c.start, table.c.ingested_at < each.c.start + WINDOW)
-    return set(connection.scalars(sa.select(each.c.start).where(row.correlate(each).exists())))

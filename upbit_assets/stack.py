@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from upbit_assets.assets.preview import plain, won
 from upbit_assets.exchange import REAL
-from upbit_assets.partitions import SEOUL, key_of, window_at
+from upbit_assets.partitions import SEOUL, windows
 from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
@@ -215,12 +215,12 @@ def start(started: ExitStack, name: str, arguments: list[str], home: Path) -> Pr
 
 def first_run() -> list[str]:
     """The chain for the window now open; for the next one where it is about to close."""
-    window = window_at(datetime.now(UTC))
+    window = windows.at(datetime.now(UTC))
     left = (window.end - datetime.now(UTC)).total_seconds()
     if left < 10:
         time.sleep(left)
-        window = window_at(datetime.now(UTC))
-    return ["dagster", "asset", "materialize", "--select", "*", "--partition", key_of(window.start)]
+        window = windows.at(datetime.now(UTC))
+    return ["dagster", "asset", "materialize", "--select", "*", "--partition", windows.key_of(window.start)]
 
 
 def wait_for(process: Process, address: str) -> None:
@@ -280,6 +280,8 @@ def watch(processes: list[Process]) -> None:
             raise StackError(str(error)) from None
         if found and told and found != told:
             when = found.computed_at.astimezone(SEOUL)
-            click.echo(f"{when:%H:%M:%S}  window {key_of(found.window_start)}: {found.gold_rows} markets ranked")
+            click.echo(
+                f"{when:%H:%M:%S}  window {windows.key_of(found.window_start)}: {found.gold_rows} markets ranked"
+            )
         told = found
         time.sleep(2)

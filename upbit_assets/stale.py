@@ -5,27 +5,78 @@ told by the transaction that wrote each row: everything below the oldest transac
 whatever commits late or out of order is seen at the next look.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
+from dagster import TimeWindow
 
-from upbit_assets.partitions import WINDOW, each_of, window_start
-from upbit_assets.postgres.tables import (
-    bronze_ticker_raw,
-    gold_market_stats_build,
-    silver_ticker_build,
+from upbit_assets.partitions import DAY, Axis, days, each_of, windows
+from upbit_assets.postgres import tables
+
+NONE = timedelta()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Silver that gold is computed from: its books, where gold notes which it was, and how much older its window is."""
+
+    build: sa.Table
+    noted: str
+    older: timedelta = NONE
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From bronze to gold: assets, each with the table that tells when a window of it was computed, and from what."""
+
+    axis: Axis
+    silver: Mapping[str, tuple[sa.Table, sa.Table]]  # asset: (bronze, silver's books)
+    gold: str
+    gold_build: sa.Table
+    sources: tuple[Source, ...]
+
+
+TICKER = Chain(
+    windows,
+    {"silver_ticker": (tables.bronze_ticker_raw, tables.silver_ticker_build)},
+    "gold_market_stats",
+    tables.gold_market_stats_build,
+    (
+        Source(tables.silver_ticker_build, "silver_computed_at"),
+        Source(tables.silver_ticker_build, "day_before_computed_at", older=DAY),
+    ),
 )
-
-DAY = timedelta(days=1)
+ORDERBOOK = Chain(
+    windows,
+    {"silver_orderbook": (tables.bronze_orderbook_raw, tables.silver_orderbook_build)},
+    "gold_orderbook_stats",
+    tables.gold_orderbook_stats_build,
+    (Source(tables.silver_orderbook_build, "silver_computed_at"),),
+)
+DAILY = Chain(
+    days,
+    {
+        "silver_candle": (tables.bronze_candle_raw, tables.silver_candle_build),
+        "silver_trade": (tables.bronze_trade_raw, tables.silver_trade_build),
+    },
+    "gold_market_daily",
+    tables.gold_market_daily_build,
+    (
+        Source(tables.silver_candle_build, "candle_computed_at"),
+        Source(tables.silver_trade_build, "trade_computed_at"),
+    ),
+)
+CHAINS = (TICKER, ORDERBOOK, DAILY)
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A window to compute again, and the state of its sources that asks for it."""
+    """A window to compute again, the assets that need it, and the state of their sources that asks for it."""
 
     start: datetime
-    silver: bool  # else gold alone
+    assets: frozenset[str]
     sources: str
 
 
@@ -39,51 +90,69 @@ def horizon(connection: sa.Connection) -> tuple[str, int]:
     return database, xmin
 
 
-def changed_since(connection: sa.Connection, transaction: int) -> set[datetime]:
-    """The windows whose raw rows or silver were written in `transaction` or later.
-
-    Gold compares with the day before, so new silver touches the window a day later too.
-    """
-    bronze, silver = bronze_ticker_raw, silver_ticker_build
-    built = sa.select(silver.c.window_start).where(silver.c.written_in >= transaction)
-    windows = sa.union(
-        sa.select(window_start(bronze.c.ingested_at)).where(bronze.c.written_in >= transaction),
-        built,
-        built.with_only_columns(silver.c.window_start + DAY),
-    )
-    return set(connection.scalars(windows))
+def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
+    """The windows whose raw rows or silver were written in `transaction` or later, and what gold compares them with."""
+    found = []
+    for bronze, _ in chain.silver.values():
+        moment = bronze.c[bronze.info["window"]]
+        found.append(sa.select(chain.axis.floor(moment)).where(bronze.c.written_in >= transaction))
+    for source in chain.sources:
+        start = source.build.c.window_start + source.older
+        found.append(sa.select(start).where(source.build.c.written_in >= transaction))
+    return set(connection.scalars(sa.union(*found)))
 
 
-def oldest_collected(connection: sa.Connection) -> datetime | None:
-    return connection.scalar(sa.select(sa.func.min(bronze_ticker_raw.c.ingested_at)))
+def collected(connection: sa.Connection, chain: Chain, before: datetime) -> tuple[set[datetime], datetime | None]:
+    """A stretch of the past: its windows that hold raw rows, and where the next stretch ends, if there is one."""
+    bronzes = [bronze for bronze, _ in chain.silver.values()]
+    first = [connection.scalar(sa.select(sa.func.min(bronze.c[bronze.info["window"]]))) for bronze in bronzes]
+    oldest = min((moment for moment in first if moment), default=None)
+    if oldest is None:
+        return set(), None
+    begin = chain.axis.at(max(before - chain.axis.stride, oldest)).start
+    starts = chain.axis.starts_in(TimeWindow(begin, before))
+    found = set().union(*(chain.axis.with_rows(connection, bronze, starts) for bronze in bronzes))
+    return found, begin if oldest < begin else None
 
 
-def stale(connection: sa.Connection, windows: set[datetime]) -> list[Stale]:
+def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
-    each = each_of(sorted(windows))
-    start = each.c.start
-    raw = (
-        sa.select(sa.func.count().label("rows"))
-        .where(bronze_ticker_raw.c.ingested_at >= start, bronze_ticker_raw.c.ingested_at < start + WINDOW)
-        .lateral("raw")
-    )
-    silver, before, gold = silver_ticker_build, silver_ticker_build.alias("before"), gold_market_stats_build
-    silver_stale = raw.c.rows != sa.func.coalesce(silver.c.bronze_rows, 0)
-    gold_stale = silver.c.window_start.is_not(None) & (
-        gold.c.silver_computed_at.is_distinct_from(silver.c.computed_at)
-        | gold.c.day_before_computed_at.is_distinct_from(before.c.computed_at)
-    )
-    found = connection.execute(
-        sa.select(
-            start,
-            silver_stale,
-            sa.func.concat_ws("/", raw.c.rows, silver.c.computed_at, before.c.computed_at),
+    each = each_of(sorted(candidates))
+    start, gold = each.c.start, chain.gold_build
+    relation: sa.FromClause = each
+    states: list[sa.ColumnElement[object]] = []
+    columns: list[sa.ColumnElement[bool]] = []
+    for bronze, build in chain.silver.values():
+        moment, built = bronze.c[bronze.info["window"]], build.alias()
+        raw = (
+            sa.select(sa.func.count().label("rows"))
+            .where(moment >= start, moment < start + chain.axis.length)
+            .lateral(f"raw_{bronze.name}")
         )
-        .join_from(each, raw, sa.true())
-        .outerjoin(silver, silver.c.window_start == start)
-        .outerjoin(before, before.c.window_start == start - DAY)
-        .outerjoin(gold, gold.c.window_start == start)
-        .where(silver_stale | gold_stale)
+        relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)
+        columns.append(raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0))
+        states.append(raw.c.rows)
+    relation = relation.outerjoin(gold, gold.c.window_start == start)
+    differs, built_at = [], []
+    for source in chain.sources:
+        noted = source.build.alias()
+        relation = relation.outerjoin(noted, noted.c.window_start == start - source.older)
+        differs.append(gold.c[source.noted].is_distinct_from(noted.c.computed_at))
+        states.append(noted.c.computed_at)
+        if not source.older:
+            built_at.append(noted.c.computed_at)
+    columns.append(sa.func.coalesce(built_at[0].is_not(None) & sa.or_(*differs), False))
+    found = connection.execute(
+        sa.select(start, sa.func.concat_ws("/", *states), *columns)
+        .select_from(relation)
+        .where(sa.or_(*columns))
         .order_by(start.desc())
     )
-    return [Stale(*row) for row in found]
+    return [
+        Stale(
+            at,
+            frozenset(name for name, wrong in zip(chain.silver, wrongs, strict=False) if wrong) | {chain.gold},
+            state,
+        )
+        for at, state, *wrongs in found
+    ]

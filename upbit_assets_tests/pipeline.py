@@ -20,7 +20,7 @@ from dagster import (
 )
 
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import SEOUL, key_of, window_at
+from upbit_assets.partitions import SEOUL, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
@@ -36,7 +36,7 @@ def materialize(
     *assets: str, first: datetime, last: datetime | None = None, instance: DagsterInstance | None = None
 ) -> ExecuteInProcessResult:
     """One run of the named assets, with their checks, over the windows that hold `first` to `last`."""
-    start, end = key_of(window_at(first).start), key_of(window_at(last or first).start)
+    start, end = windows.key_of(windows.at(first).start), windows.key_of(windows.at(last or first).start)
     job = defs.resolve_implicit_job_def_def_for_assets([AssetKey(name) for name in assets])
     assert job is not None
     with instance or DagsterInstance.ephemeral() as used:
@@ -50,7 +50,7 @@ def materialize(
 
 def now() -> datetime:
     """The time, in a window that stays open a while longer."""
-    left = (window_at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()
+    left = (windows.at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()
     if left < SECONDS_A_TEST:
         time.sleep(left + 0.01)
     return datetime.now(UTC)
@@ -72,7 +72,7 @@ def evaluate(check: AssetChecksDefinition, first: datetime | None = None) -> Ass
     result = dagster.materialize(
         [check],
         # partition_key= looks for an asset, and there is none
-        tags={"dagster/partition": key_of(window_at(first).start)} if first else None,
+        tags={"dagster/partition": windows.key_of(windows.at(first).start)} if first else None,
         resources=defs.resources,
         selection=AssetSelection.checks(check),
     )

@@ -12,6 +12,7 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
+    ScheduleEvaluationContext,
     SkipReason,
     build_schedule_context,
     build_sensor_context,
@@ -20,11 +21,10 @@ from dagster import (
 from upbit_assets import automation
 from upbit_assets.automation import RANGE_END, RANGE_START, collect_every_minute, make_table_partitions
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import WINDOW, key_of, window_at, windows
+from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stale import DAY
 from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, ticker
 
 Asked = tuple[str, str, bool]  # first and last window, and whether gold alone
@@ -67,7 +67,7 @@ class Daemon:
     def work(self) -> None:
         """Do what the last tick asked for."""
         for request in self.requests:
-            job = defs.resolve_job_def("refresh")
+            job = defs.resolve_job_def(str(request.job_name))
             tags = request.tags
             selection = list(request.asset_selection) if request.asset_selection else None
             assert job.execute_in_process(instance=self.instance, tags=tags, asset_selection=selection).success
@@ -79,7 +79,7 @@ class Daemon:
 
     @property
     def waiting(self) -> set[str]:
-        return set(json.loads(self.cursor or "{}")["waiting"])
+        return {key.partition("/")[2] for key in json.loads(self.cursor or "{}")["waiting"]}
 
     @staticmethod
     def _asked(request: RunRequest) -> Asked:
@@ -108,30 +108,40 @@ def put(database: Database, *minutes: float) -> None:
 
 def both(*minutes: int) -> set[Asked]:
     """Silver and gold of the windows so many minutes after the first, each in a run of its own."""
-    return {(key_of(PAST + timedelta(minutes=each)), key_of(PAST + timedelta(minutes=each)), False) for each in minutes}
+    return {
+        (windows.key_of(PAST + timedelta(minutes=each)), windows.key_of(PAST + timedelta(minutes=each)), False)
+        for each in minutes
+    }
+
+
+def tick_of(moment: datetime) -> ScheduleEvaluationContext:
+    return build_schedule_context(scheduled_execution_time=moment, resources={"database": Database()})
 
 
 class TestSchedule:
-    def test_a_tick_asks_for_the_window_now_open(self):
+    def test_a_tick_asks_for_the_window_now_open(self, market_url: str):
         moment = now()
-        asked = collect_every_minute(build_schedule_context(scheduled_execution_time=moment))
+        asked = collect_every_minute(tick_of(moment))
         assert isinstance(asked, RunRequest)
-        assert asked.partition_key == key_of(window_at(moment).start)
+        assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
     def test_a_tick_is_carried_out_as_one_more_snapshot(self, database: Database, exchange: Handle):
-        asked = collect_every_minute(build_schedule_context(scheduled_execution_time=now()))
+        asked = collect_every_minute(tick_of(now()))
         assert isinstance(asked, RunRequest)
-        assert defs.resolve_job_def("collect").execute_in_process(partition_key=asked.partition_key).success
+        collect = defs.resolve_job_def("collect")
+        assert collect.execute_in_process(
+            partition_key=asked.partition_key, asset_selection=list(asked.asset_selection or [])
+        ).success
         assert len(rows(database, tables.bronze_ticker_raw)) == 30
 
     def test_a_tick_more_than_a_minute_late_is_skipped_with_a_reason(self):
         planned = datetime.now(UTC) - timedelta(seconds=61)
-        skipped = collect_every_minute(build_schedule_context(scheduled_execution_time=planned))
+        skipped = collect_every_minute(tick_of(planned))
         assert isinstance(skipped, SkipReason)
         assert "came too late; a past snapshot can't be taken" in str(skipped.skip_message)
 
     def test_the_tables_partitions_are_made_ahead(self, market_url: str, database: Database):
-        tomorrow = f"{datetime.now(windows.start.tzinfo) + timedelta(days=1):%Y%m%d}"
+        tomorrow = f"{datetime.now(windows.partitions.start.tzinfo) + timedelta(days=1):%Y%m%d}"
         there = f"SELECT to_regclass('silver.ticker_{tomorrow}') IS NOT NULL"
         ask(market_url, f"DROP TABLE silver.ticker_{tomorrow}")
         assert make_table_partitions.execute_in_process(resources={"database": database}).success
@@ -209,7 +219,7 @@ class TestChanges:
         assert changes == [(None,), (0,)]
 
     def test_rows_outside_of_every_partition_stop_nothing(self, daemon: Daemon, database: Database):
-        for stray in (windows.start - DAY, now() + DAY):
+        for stray in (windows.partitions.start - DAY, now() + DAY):
             put_bronze(database, stray, {"KRW-BTC": ticker("KRW-BTC")})
         put(database, 0)
         assert daemon.tick() == both(0)
@@ -243,7 +253,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("status", [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED])
     def test_a_window_with_an_unfinished_run_is_not_asked_for_twice(self, daemon: Daemon, database: Database, status):
-        tags = {RANGE_START: key_of(PAST), RANGE_END: key_of(PAST + WINDOW)}
+        tags = {RANGE_START: windows.key_of(PAST), RANGE_END: windows.key_of(PAST + WINDOW)}
         run = daemon.instance.create_run_for_job(defs.resolve_job_def("refresh"), tags=tags, status=status)
         put(database, 0, 10, 20)
         assert daemon.tick() == both(20)
@@ -252,7 +262,7 @@ class TestFailures:
         assert daemon.tick() == {("2026-01-29-14:00", "2026-01-29-14:10", False)}
 
     def test_a_collecting_run_does_not_keep_its_window_waiting(self, daemon: Daemon, database: Database):
-        tags = {"dagster/partition": key_of(PAST)}
+        tags = {"dagster/partition": windows.key_of(PAST)}
         job = defs.resolve_job_def("collect")
         daemon.instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
         put(database, 0)
@@ -264,7 +274,7 @@ class TestAnUnknownDatabase:
 
     @staticmethod
     def past_of(database: Database) -> list[datetime]:
-        open_window = window_at(now()).start
+        open_window = windows.at(now()).start
         starts = [open_window - days * DAY for days in (0, 1, 3)]
         for start in starts:
             put_bronze(database, start, {"KRW-BTC": ticker("KRW-BTC")})
@@ -282,7 +292,7 @@ class TestAnUnknownDatabase:
     def test_no_cursor_looks_through_the_past(self, daemon: Daemon, database: Database):
         starts = self.past_of(database)
         daemon.cursor = None
-        assert self.found_by(daemon) == [key_of(start) for start in starts]
+        assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
         assert len(rows(database, tables.gold_market_stats)) == 3
 
     def test_another_database_looks_through_its_own(
@@ -290,4 +300,4 @@ class TestAnUnknownDatabase:
     ):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         starts = self.past_of(Database())
-        assert self.found_by(daemon) == [key_of(start) for start in starts]
+        assert self.found_by(daemon) == [windows.key_of(start) for start in starts]

@@ -12,13 +12,21 @@ from dagster import (
 )
 
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import windows
+from upbit_assets.partitions import days, windows
 from upbit_assets.postgres import tables
 
 ASSETS = {
-    "bronze_ticker_raw": tables.bronze_ticker_raw,
-    "silver_ticker": tables.silver_ticker,
-    "gold_market_stats": tables.gold_market_stats,
+    "bronze_ticker_raw": ("ticker", tables.bronze_ticker_raw, set()),
+    "silver_ticker": ("ticker", tables.silver_ticker, {"bronze_ticker_raw"}),
+    "gold_market_stats": ("ticker", tables.gold_market_stats, {"silver_ticker"}),
+    "bronze_orderbook_raw": ("orderbook", tables.bronze_orderbook_raw, set()),
+    "silver_orderbook": ("orderbook", tables.silver_orderbook, {"bronze_orderbook_raw"}),
+    "gold_orderbook_stats": ("orderbook", tables.gold_orderbook_stats, {"silver_orderbook"}),
+    "bronze_candle_raw": ("candle", tables.bronze_candle_raw, set()),
+    "silver_candle": ("candle", tables.silver_candle, {"bronze_candle_raw"}),
+    "bronze_trade_raw": ("trade", tables.bronze_trade_raw, set()),
+    "silver_trade": ("trade", tables.silver_trade, {"bronze_trade_raw"}),
+    "gold_market_daily": ("daily", tables.gold_market_daily, {"silver_candle", "silver_trade"}),
 }
 
 
@@ -30,14 +38,13 @@ def test_every_definition_loads():
     defs.validate_loadable(defs)
 
 
-def test_the_assets_are_the_three_layers_and_follow_one_another():
+def test_the_assets_are_three_layers_and_follow_one_another():
     graph = defs.resolve_asset_graph()
-    parents = {key.to_user_string(): graph.get(key).parent_keys for key in graph.get_all_asset_keys()}
-    assert parents == {
-        "bronze_ticker_raw": set(),
-        "silver_ticker": {AssetKey("bronze_ticker_raw")},
-        "gold_market_stats": {AssetKey("silver_ticker")},
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
     }
+    assert parents == {name: above for name, (_, _, above) in ASSETS.items()}
 
 
 @pytest.mark.parametrize("name", ASSETS)
@@ -46,22 +53,26 @@ class TestEachAsset:
         spec = spec_of(name)
         assert spec.description
         assert spec.owners == ["team:upbit_assets"]
-        assert spec.group_name == "ticker"
+        group, table, _ = ASSETS[name]
+        assert spec.group_name == group
         assert {"postgres", name.partition("_")[0]} <= spec.kinds
-        assert spec.metadata["dagster/table_name"] == ASSETS[name].fullname
+        assert spec.metadata["dagster/table_name"] == table.fullname
 
     def test_explains_every_column(self, name: str):
         schema = spec_of(name).metadata["dagster/column_schema"]
         assert isinstance(schema, TableSchema)
-        assert [column.name for column in schema.columns] == ASSETS[name].columns.keys()
+        assert [column.name for column in schema.columns] == ASSETS[name][1].columns.keys()
         assert all(column.type and column.description for column in schema.columns)
 
     def test_is_partitioned_by_window_and_a_range_is_one_run(self, name: str):
-        assert spec_of(name).partitions_def == windows
+        by_day = ASSETS[name][0] in ("candle", "trade", "daily")
+        assert spec_of(name).partitions_def == (days if by_day else windows).partitions
         assert defs.resolve_asset_graph().get(AssetKey(name)).backfill_policy == BackfillPolicy.single_run()
 
 
-@pytest.mark.parametrize("name", ["collect", "refresh", "watch", "make_table_partitions"])
+@pytest.mark.parametrize(
+    "name", ["collect", "refresh", "collect_days", "refresh_days", "watch", "make_table_partitions"]
+)
 def test_a_job_says_what_it_does_and_runs_in_one_process(name: str):
     job = defs.resolve_job_def(name)
     assert job.description
@@ -72,6 +83,7 @@ def test_a_job_says_what_it_does_and_runs_in_one_process(name: str):
     ("name", "cron"),
     [
         ("collect_every_minute", "* * * * *"),
+        ("collect_today", "*/10 * * * *"),
         ("watch_freshness", "*/5 * * * *"),
         ("make_table_partitions_daily", "20 3 * * *"),
     ],
@@ -84,8 +96,9 @@ def test_a_schedule_runs_from_the_start_on_seouls_clock(name: str, cron: str):
     assert schedule.description
 
 
-def test_the_sensor_runs_from_the_start():
-    sensor = defs.resolve_sensor_def("refresh_changed_windows")
+@pytest.mark.parametrize("name", ["refresh_changed_windows", "close_gaps"])
+def test_a_sensor_runs_from_the_start(name: str):
+    sensor = defs.resolve_sensor_def(name)
     assert sensor.default_status is DefaultSensorStatus.RUNNING
     assert sensor.description
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import requests
 
-from upbit_assets.partitions import key_of, window_at
+from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets_tests.pipeline import now, ticker
 
@@ -98,7 +98,7 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert "KRW-BTC" in stack.said
         assert stack.query("SELECT count(*) FROM gold.turnover_top10") == [(10,)]
 
-        late = window_at(now() - timedelta(hours=3)).start
+        late = windows.at(now() - timedelta(hours=3)).start
         stack.query(
             "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KRW-BTC', %s, %s)",
             ticker("KRW-BTC"),
@@ -113,7 +113,7 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
             """mutation($windows: [String!]!) { launchPartitionBackfill(backfillParams: {
                  assetSelection: [{path: ["silver_ticker"]}, {path: ["gold_market_stats"]}], partitionNames: $windows
                }) { __typename ... on LaunchBackfillSuccess { backfillId } } }""",
-            windows=[key_of(late)],
+            windows=[windows.key_of(late)],
         )
         assert backfill["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess", backfill
         until(lambda: stack.query("SELECT 1 FROM silver.ticker WHERE ingested_at < %s", late + timedelta(minutes=10)))

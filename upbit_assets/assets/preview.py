@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import MarkdownMetadataValue, MetadataValue, TimeWindow
+from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import Metadata, within
@@ -19,31 +19,76 @@ JOINER = "\u2060"  # keeps a browser from breaking a market's code or an amount 
 def turnover_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
     """The turnover top 10 of the newest window written, as a table with bars."""
     stats = tables.gold_market_stats
-    newest = sa.select(sa.func.max(stats.c.window_start)).where(within(stats, window)).scalar_subquery()
-    rows = connection.execute(
-        sa.select(stats)
-        .where(within(stats, window), stats.c.window_start == newest)
-        .order_by(stats.c.rank_volume)
-        .limit(10)
-    ).all()
-    return {"turnover top 10": as_table(rows)} if rows else {}
-
-
-def as_table(rows: Sequence[sa.Row[Any]]) -> MarkdownMetadataValue:
-    largest = max((row.turnover_krw or 0 for row in rows), default=0) or 1
-    lines = []
-    for row in rows:
-        bar = "█" * round(BAR * (row.turnover_krw or 0) / largest)
-        cells = (
-            plain(row.trade_price),
-            f"{row.change_rate:+.2%}",
-            JOINER.join(won(row.turnover_krw)),
-            bar,
-            f"{row.volatility:.2%}",
+    rows = newest(connection, stats, stats.c.window_start, window, stats.c.rank_volume)
+    cells = [
+        (
+            *(str(row.rank_volume), code(row), plain(row.trade_price), f"{row.change_rate:+.2%}"),
+            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows), f"{row.volatility:.2%}"),
         )
-        lines.append(f"| {row.rank_volume} | {row.market.replace('-', '-' + JOINER)} | {' | '.join(cells)} |")
-    head = ["| # | market | price | change | turnover 24 h | | volatility |", "|--:|:--|--:|--:|--:|:--|--:|"]
-    return MetadataValue.md("\n".join([*head, *lines]))
+        for row in rows
+    ]
+    return as_table("turnover top 10", "-# market -price -change -turnover_24_h bar -volatility", cells)
+
+
+def daily_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
+    """The turnover top 10 of the newest day written, as a table with bars."""
+    daily = tables.gold_market_daily
+    rows = newest(connection, daily, daily.c.day, window, daily.c.rank_turnover)
+    cells = [
+        (
+            *(str(row.rank_turnover), code(row), plain(row.closing_price)),
+            f"{row.closing_price / row.opening_price - 1:+.2%}",
+            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows)),
+            *(plain(round(row.vwap, 8)), row.vwap_source, f"{row.realized_volatility:.2%}", str(row.minutes_missing)),
+        )
+        for row in rows
+    ]
+    head = "-# market -close -change -turnover bar -VWAP from -volatility -minutes_missing"
+    return as_table("turnover top 10 of the day", head, cells)
+
+
+def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata:
+    """The tightest spreads of the newest window written, with what lies within 1 percent."""
+    stats = tables.gold_orderbook_stats
+    rows = newest(connection, stats, stats.c.window_start, window, stats.c.spread_bps)
+    cells = [
+        (
+            *(code(row), f"{row.spread_bps:.2f}", plain(row.best_bid), plain(row.best_ask)),
+            *(plain(round(row.bid_depth_1, 2)), plain(round(row.ask_depth_1, 2)), f"{row.imbalance:+.0%}"),
+        )
+        for row in rows
+    ]
+    head = "market -spread_(bps) -best_bid -best_ask -bids_within_1_% -asks_within_1_% -imbalance"
+    return as_table("tightest spreads", head, cells)
+
+
+def newest(
+    connection: sa.Connection, table: sa.Table, start: sa.Column[Any], window: TimeWindow, order: sa.Column[Any]
+) -> Sequence[sa.Row[Any]]:
+    """The first ten rows of the newest window written."""
+    last = sa.select(sa.func.max(start)).where(within(table, window)).scalar_subquery()
+    first_ten = sa.select(table).where(within(table, window), start == last).order_by(order, table.c.market).limit(10)
+    return connection.execute(first_ten).all()
+
+
+def as_table(name: str, head: str, rows: Sequence[Sequence[str]]) -> Metadata:
+    """`head`: the columns' names, a blank between them; those of figures begin with a minus."""
+    if not rows:
+        return {}
+    columns = head.split()
+    titles = [column.removeprefix("-").replace("_", " ").replace("bar", "") for column in columns]
+    rules = ["--:" if column.startswith("-") else ":--" for column in columns]
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
+    return {name: MetadataValue.md("\n".join(lines))}
+
+
+def code(row: sa.Row[Any]) -> str:
+    return row.market.replace("-", "-" + JOINER)
+
+
+def bar(amount: Decimal | None, rows: Sequence[sa.Row[Any]]) -> str:
+    largest = max((row.turnover_krw or 0 for row in rows), default=0) or 1
+    return "█" * round(BAR * (amount or 0) / largest)
 
 
 def plain(figure: Decimal) -> str:

@@ -1,46 +1,101 @@
 """Silver: bronze, typed, checked and de-duplicated, inside the database."""
 
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, BackfillPolicy, MetadataValue, TimeWindow, asset
+from dagster import AssetExecutionContext, BackfillPolicy, asset
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
 from upbit_assets.assets import HOUSE, lineage, retry
-from upbit_assets.partitions import window_start, windows
+from upbit_assets.assets.coverage import candle_coverage
+from upbit_assets.assets.refine import (
+    LARGEST,
+    SMALLEST,
+    Cases,
+    Column,
+    Refinement,
+    amount,
+    milliseconds,
+    moment_of,
+    number,
+    plausible,
+    positive,
+)
+from upbit_assets.partitions import DAY, Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, Metadata, stored_in, within
+from upbit_assets.postgres.io_manager import Load, stored_in
 
-# Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400
-SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")
-UPBIT_OPENED_MS = 1_506_816_000_000  # 2017-10-01; no trade is older
-CLOCK_TOLERANCE_MS = 600_000
-
-FROM_RAW = (
-    "trade_date",
-    "trade_time",
-    "trade_price",
-    "acc_trade_volume",
-    "acc_trade_price",
-    "change_rate",
-    "traded_at",
-)
-LINEAGE = lineage(
-    "bronze_ticker_raw",
-    {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(FROM_RAW, "raw_data")},
-)
 YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
 HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
+HH_MM = "([01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+def silver(axis: Axis, source: str, table: sa.Table, raw: str, **columns: str) -> dict[str, Any]:
+    """What the silver assets share. `raw`: columns that come out of the raw row; `columns`: where others come from."""
+    origin = {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(raw.split(), "raw_data"), **columns}
+    return {
+        **HOUSE,
+        "group_name": source,
+        "kinds": {"postgres", "sql", "silver"},
+        "partitions_def": axis.partitions,
+        "backfill_policy": BackfillPolicy.single_run(),
+        "retry_policy": retry,
+        "metadata": stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin)),
+    }
+
+
+TICKER = Refinement(
+    axis=windows,
+    bronze=tables.bronze_ticker_raw,
+    silver=tables.silver_ticker,
+    rejected=tables.silver_ticker_rejected,
+    build=tables.silver_ticker_build,
+    identity=("ingested_at", "market"),
+    taken=lambda silver: [silver.c.ingested_at, silver.c.market],
+    texts={"trade_date": "trade_date_kst", "trade_time": "trade_time_kst"},
+    numbers=(
+        "trade_price",
+        "acc_trade_volume_24h",
+        "acc_trade_price_24h",
+        "signed_change_rate",
+        "trade_timestamp",
+        "acc_trade_volume",
+        "acc_trade_price",
+    ),
+    reasons=lambda row: [
+        *positive(row.trade_price),
+        *amount(row.acc_trade_volume_24h),
+        *amount(row.acc_trade_price_24h),
+        (row.signed_change_rate.is_(None), "signed_change_rate: not a number"),
+        (~plausible(sa.func.abs(row.signed_change_rate)), "signed_change_rate: out of range"),
+        *milliseconds(row.trade_timestamp, row.ingested_at),
+        (~sa.func.coalesce(row.trade_date, "").regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
+        (~sa.func.coalesce(row.trade_time, "").regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
+    ],
+    columns=lambda good: [
+        good.market,
+        good.trade_date,
+        good.trade_time,
+        good.trade_price,
+        good.acc_trade_volume_24h.label("acc_trade_volume"),
+        good.ingested_at,
+        good.acc_trade_price_24h.label("acc_trade_price"),
+        good.signed_change_rate.label("change_rate"),
+        moment_of(good.trade_timestamp).label("traded_at"),
+        sa.case((plausible(good.acc_trade_volume), good.acc_trade_volume)).label("day_volume"),
+        sa.case((plausible(good.acc_trade_price), good.acc_trade_price)).label("day_turnover"),
+    ],
+)
 
 
 @asset(
-    **HOUSE,
-    group_name="ticker",
-    kinds={"postgres", "sql", "silver"},
-    partitions_def=windows,
-    backfill_policy=BackfillPolicy.single_run(),
-    retry_policy=retry,
-    metadata=stored_in(tables.silver_ticker, write="replace", lineage=LINEAGE),
+    **silver(
+        windows,
+        "ticker",
+        tables.silver_ticker,
+        "trade_date trade_time trade_price acc_trade_volume acc_trade_price change_rate traded_at "
+        "day_volume day_turnover",
+    )
 )
 def silver_ticker(context: AssetExecutionContext, bronze_ticker_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the ticker's figures as exact numerics, its last trade's time in KST.
@@ -48,171 +103,222 @@ def silver_ticker(context: AssetExecutionContext, bronze_ticker_raw: sa.Select[A
     A market that a snapshot names twice counts once, the last time. What can't be typed or is impossible goes to
     `silver.ticker_rejected` with its reason, and what was built from how much to `silver.ticker_build`.
     """
-    bronze, window = bronze_ticker_raw.subquery("bronze"), context.partition_time_window
-    return Load(
-        {
-            tables.silver_ticker: accepted(bronze, latest=True),
-            tables.silver_ticker_rejected: rejected(bronze, window),
-            tables.silver_ticker_build: build(bronze, window),
-        },
-        describe=describe,
+    return TICKER.load(bronze_ticker_raw, context.partition_time_window)
+
+
+SIDES = {"ask": 1, "bid": -1}  # asks rise from the best, bids fall
+NUMBERS = sa.ARRAY(sa.Numeric)
+
+
+def levels(fields: sa.Subquery) -> sa.FromClause:
+    """A book's levels as arrays without the padding, and whether they are sound: best first, each with a size."""
+    document = fields.c.orderbook_units
+    listed = sa.case((sa.func.jsonb_typeof(document) == "array", document), else_=sa.cast([], JSONB))
+    units = (
+        sa.func.jsonb_array_elements(listed)
+        .table_valued(sa.column("unit", JSONB), with_ordinality="nth", name="units")
+        .render_derived()
     )
+    names = [f"{side}_{figure}" for side in SIDES for figure in ("price", "size")]
+    level = sa.select(units.c.nth, *(number(units.c.unit[name]).label(name) for name in names)).subquery("level")
+    arrays, sound = [], []
+    for side, direction in SIDES.items():
+        price, size = level.c[f"{side}_price"], level.c[f"{side}_size"]
+
+        def listed_by(figure: Column, order: Column, price: Column = price) -> Column:
+            return sa.func.array_agg(aggregate_order_by(figure, order), type_=NUMBERS).filter(price != 0)
+
+        arrays += [
+            sa.func.coalesce(listed_by(figure, level.c.nth), sa.cast([], NUMBERS)).label(f"{figure.key}s")
+            for figure in (price, size)
+        ]
+        padding = (price == 0) & (size == 0)
+        real = price.between(SMALLEST, LARGEST) & size.between(SMALLEST, LARGEST)
+        best_first = listed_by(price, level.c.nth).is_not_distinct_from(listed_by(price, price * direction))
+        sound += [sa.func.bool_and(sa.func.coalesce(padding | real, False)), best_first]
+    return sa.select(*arrays, sa.func.coalesce(sa.and_(*sound), False).label("sound")).lateral("levels")
 
 
-def judged(bronze: sa.Subquery) -> sa.Subquery:
-    """Every raw row with its figures typed, and the reason why silver can't take it, if there is one."""
-    raw = bronze.c.raw_data
-    # OFFSET 0 keeps the planner from taking each field out of the JSON once a use
-    fields = (
-        sa.select(
-            *(bronze.c.id, bronze.c.market, bronze.c.ingested_at, bronze.c.raw_data),
-            raw["market"].astext.label("code"),
-            raw["trade_date_kst"].astext.label("trade_date"),
-            raw["trade_time_kst"].astext.label("trade_time"),
-            *(raw[name].label(name) for name in NUMBERS),
-        )
-        .offset(0)
-        .subquery("fields")
-    )
-    typed = (
-        sa.select(
-            *(fields.c.id, fields.c.market, fields.c.ingested_at, fields.c.raw_data),
-            *(fields.c.code, fields.c.trade_date, fields.c.trade_time),
-            *(number(fields.c[name]).label(name) for name in NUMBERS),
-        )
-        .offset(0)
-        .subquery("typed")
-    )
-    return sa.select(typed, reason(typed.c).label("reason")).subquery("judged")
-
-
-NUMBERS = (
-    "trade_price",
-    "acc_trade_volume_24h",
-    "acc_trade_price_24h",
-    "signed_change_rate",
-    "trade_timestamp",
+ORDERBOOK = Refinement(
+    axis=windows,
+    bronze=tables.bronze_orderbook_raw,
+    silver=tables.silver_orderbook,
+    rejected=tables.silver_orderbook_rejected,
+    build=tables.silver_orderbook_build,
+    identity=("ingested_at", "market"),
+    taken=lambda silver: [silver.c.ingested_at, silver.c.market],
+    numbers=("total_ask_size", "total_bid_size", "timestamp"),
+    documents=("orderbook_units",),
+    join=levels,
+    reasons=lambda row: [
+        (~row.sound, "orderbook_units: not levels with a price and a size each, the best first"),
+        (row.bid_prices[1] >= row.ask_prices[1], "orderbook_units: the best bid is not below the best ask"),
+        *amount(row.total_ask_size),
+        *amount(row.total_bid_size),
+        *milliseconds(row.timestamp, row.ingested_at),
+    ],
+    columns=lambda good: [
+        *(good.market, good.total_ask_size, good.total_bid_size),
+        *(good.ask_prices, good.ask_sizes, good.bid_prices, good.bid_sizes),
+        good.ingested_at,
+        moment_of(good.timestamp).label("changed_at"),
+    ],
 )
 
 
-def number(field: sa.ColumnElement[Any]) -> sa.ColumnElement[Decimal]:
-    return sa.case((sa.func.jsonb_typeof(field) == "number", sa.cast(field, sa.Numeric)))
-
-
-def reason(row: Any) -> sa.ColumnElement[str]:
-    """Why silver can't take a row; NULL where it can."""
-    newest = sa.extract("epoch", row.ingested_at) * 1000 + CLOCK_TOLERANCE_MS
-    size = sa.func.abs(row.signed_change_rate)
-    return sa.case(
-        (
-            row.code.is_(None) & (sa.func.jsonb_typeof(row.raw_data) == "string"),
-            "raw row: kept as text, jsonb refused it",
-        ),
-        (row.code.is_(None), "market: missing"),
-        (row.code != row.market, "market: longer than 30 characters, or not what bronze.market says"),
-        (~row.code.regexp_match("^[A-Z0-9]+-[A-Z0-9]+$"), "market: not a market code"),
-        (row.trade_price.is_(None), "trade_price: not a number"),
-        (~row.trade_price.between(SMALLEST, LARGEST), "trade_price: not positive, or out of range"),
-        *amount(row.acc_trade_volume_24h),
-        *amount(row.acc_trade_price_24h),
-        (row.signed_change_rate.is_(None), "signed_change_rate: not a number"),
-        ((size != 0) & ~size.between(SMALLEST, LARGEST), "signed_change_rate: out of range"),
-        (row.trade_timestamp.is_(None), "trade_timestamp: not a number"),
-        (
-            ~row.trade_timestamp.between(UPBIT_OPENED_MS, newest),
-            "trade_timestamp: before Upbit opened, or in the future",
-        ),
-        (~sa.func.coalesce(row.trade_date, "").regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
-        (~sa.func.coalesce(row.trade_time, "").regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
+@asset(
+    **silver(
+        windows,
+        "orderbook",
+        tables.silver_orderbook,
+        "total_ask_size total_bid_size ask_prices ask_sizes bid_prices bid_sizes changed_at",
     )
+)
+def silver_orderbook(context: AssetExecutionContext, bronze_orderbook_raw: sa.Select[Any]) -> Load:
+    """One row per market and snapshot: the order book's levels, the best first, without the exchange's padding.
+
+    A crossed book, or one whose levels are no levels, goes to `silver.orderbook_rejected` with its reason.
+    """
+    return ORDERBOOK.load(bronze_orderbook_raw, context.partition_time_window)
 
 
-def amount(figure: sa.ColumnElement[Any]) -> list[tuple[sa.ColumnElement[bool], str]]:
+def minute_of(row: Any) -> Column:
+    """The start of a candle, from its time of day: that it is of the row's day is judged by the date beside it."""
+    return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
+
+
+def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
+    return sa.func.to_char(sa.func.timezone(zone, moment), form)
+
+
+def misdated(row: Any) -> Cases:
+    """The exchange spells times without a zone; what it calls UTC must not be KST."""
+    is_minute = sa.func.coalesce(row.started, "").regexp_match(f"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{HH_MM}:00$")
+    start = sa.case((is_minute, minute_of(row)))
     return [
-        (figure.is_(None), f"{figure.key}: not a number"),
-        ((figure != 0) & ~figure.between(SMALLEST, LARGEST), f"{figure.key}: negative or out of range"),
+        (~is_minute, "candle_date_time_utc: not the start of a minute"),
+        (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
+        (
+            row.started_kst != utc_text(start, zone="Asia/Seoul"),
+            "candle_date_time_kst: not nine hours after the UTC time",
+        ),
+        (moment_of(row.timestamp) < start, "timestamp: before the candle began"),
     ]
 
 
-def accepted(bronze: sa.Subquery, *, latest: bool) -> sa.Select[Any]:
-    """The good rows of each market and snapshot: the last said, or those it makes superfluous."""
-    row = judged(bronze)
-    place = sa.func.row_number().over(partition_by=[row.c.ingested_at, row.c.market], order_by=row.c.id.desc())
-    good = sa.select(row, place.label("place")).where(row.c.reason.is_(None)).subquery("good")
-    return sa.select(
-        good.c.market,
-        good.c.trade_date,
-        good.c.trade_time,
-        good.c.trade_price,
-        good.c.acc_trade_volume_24h.label("acc_trade_volume"),
-        good.c.ingested_at,
-        good.c.acc_trade_price_24h.label("acc_trade_price"),
-        good.c.signed_change_rate.label("change_rate"),
-        sa.func.to_timestamp(good.c.trade_timestamp / 1000).label("traded_at"),
-    ).where(good.c.place == 1 if latest else good.c.place > 1)
+CANDLE = Refinement(
+    axis=days,
+    bronze=tables.bronze_candle_raw,
+    silver=tables.silver_candle,
+    rejected=tables.silver_candle_rejected,
+    build=tables.silver_candle_build,
+    identity=("market", "key"),
+    taken=lambda silver: [silver.c.market, utc_text(silver.c.started_at)],
+    texts={"started": "candle_date_time_utc", "started_kst": "candle_date_time_kst"},
+    numbers=(
+        *("opening_price", "high_price", "low_price", "trade_price"),
+        *("candle_acc_trade_volume", "candle_acc_trade_price", "timestamp"),
+    ),
+    reasons=lambda row: [
+        *positive(row.opening_price),
+        *positive(row.high_price),
+        *positive(row.low_price),
+        *positive(row.trade_price),
+        (
+            (row.low_price > sa.func.least(row.opening_price, row.trade_price))
+            | (row.high_price < sa.func.greatest(row.opening_price, row.trade_price)),
+            "low_price, high_price: the other prices are not between them",
+        ),
+        *amount(row.candle_acc_trade_volume),
+        *amount(row.candle_acc_trade_price),
+        *milliseconds(row.timestamp, row.ingested_at),
+        *misdated(row),
+    ],
+    columns=lambda good: [
+        good.market,
+        minute_of(good).label("started_at"),
+        *(good.opening_price, good.high_price, good.low_price),
+        good.trade_price.label("closing_price"),
+        good.candle_acc_trade_volume.label("volume"),
+        good.candle_acc_trade_price.label("turnover"),
+        moment_of(good.timestamp).label("last_traded_at"),
+        good.ingested_at,
+    ],
+)
 
 
-def rejected(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
-    """The raw rows that have a reason."""
-    row = judged(doubtful(bronze, window))
-    return sa.select(row.c.market, row.c.raw_data, row.c.reason, row.c.ingested_at, row.c.id.label("bronze_id")).where(
-        row.c.reason.is_not(None)
+@asset(
+    **silver(
+        days,
+        "candle",
+        tables.silver_candle,
+        "opening_price high_price low_price closing_price volume turnover last_traded_at",
+        started_at="day raw_data",
     )
+)
+def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[Any]) -> Load:
+    """One row per market and minute in which something was traded: a candle's figures as exact numerics.
+
+    A candle that was collected twice counts once, as it was last. How many minutes of a market's day traded, were
+    silent, or were not collected, is in `silver.candle_coverage`.
+    """
+    window = context.partition_time_window
+    return CANDLE.load(bronze_candle_raw, window, {tables.silver_candle_coverage: candle_coverage(window)})
 
 
-def doubtful(bronze: sa.Subquery, window: TimeWindow) -> sa.Subquery:
-    """The raw rows of every market and snapshot that has more of them than silver took: few to judge again."""
-    market, silver = [bronze.c.ingested_at, bronze.c.market], tables.silver_ticker
-    taken = sa.select(silver.c.ingested_at, silver.c.market).where(within(silver, window))
-    surplus = sa.except_all(sa.select(*market), taken).subquery("surplus")
-    return sa.select(bronze).where(sa.tuple_(*market).in_(sa.select(surplus))).subquery("doubtful")
+TRADE = Refinement(
+    axis=days,
+    bronze=tables.bronze_trade_raw,
+    silver=tables.silver_trade,
+    rejected=tables.silver_trade_rejected,
+    build=tables.silver_trade_build,
+    identity=("market", "key"),
+    taken=lambda silver: [silver.c.market, sa.cast(silver.c.trade_id, sa.Text)],
+    texts={"taker": "ask_bid", "date": "trade_date_utc", "time": "trade_time_utc"},
+    numbers=("sequential_id", "trade_price", "trade_volume", "timestamp"),
+    reasons=lambda row: [
+        (row.sequential_id.is_(None), "sequential_id: not a number"),
+        (sa.cast(row.sequential_id, sa.Text) != row.key, "sequential_id: not what bronze.key says"),
+        (~row.key.regexp_match("^[1-9][0-9]{0,17}$"), "sequential_id: not a whole number of at most 18 digits"),
+        *positive(row.trade_price),
+        *positive(row.trade_volume),
+        *milliseconds(row.timestamp, row.ingested_at),
+        (~of_its_day(row), "timestamp: of another day"),
+        (
+            sa.func.concat(row.date, "T", row.time) != utc_text(moment_of(row.timestamp)),
+            "trade_date_utc, trade_time_utc: not the time that timestamp says",
+        ),
+        (sa.func.coalesce(row.taker, "").not_in(("ASK", "BID")), "ask_bid: neither ASK nor BID"),
+    ],
+    columns=lambda good: [
+        good.market,
+        sa.cast(good.sequential_id, sa.BigInteger).label("trade_id"),
+        moment_of(good.timestamp).label("traded_at"),
+        good.trade_price.label("price"),
+        good.trade_volume.label("volume"),
+        good.taker,
+        good.ingested_at,
+    ],
+)
 
 
-def build(bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
-    """What became of each window's raw rows, counted in the tables that were just written."""
-    start = window_start(bronze.c.ingested_at).label("window_start")
-    raw = sa.select(start, sa.func.count().label("rows")).group_by(start).subquery("raw")
-    taken = rows_a_window(tables.silver_ticker, window)
-    refused = rows_a_window(tables.silver_ticker_rejected, window)
-    silver_rows, rejected_rows = sa.func.coalesce(taken.c.rows, 0), sa.func.coalesce(refused.c.rows, 0)
-    further = accepted(doubtful(bronze, window), latest=False).subquery("further")
-    start = window_start(further.c.ingested_at).label("window_start")
-    superfluous = sa.select(start, sa.func.count().label("rows")).group_by(start).subquery("superfluous")
-    return (
-        sa.select(
-            raw.c.window_start,
-            raw.c.rows.label("bronze_rows"),
-            silver_rows.label("silver_rows"),
-            rejected_rows.label("rejected_rows"),
-            sa.func.coalesce(superfluous.c.rows, 0).label("duplicate_rows"),
-        )
-        .outerjoin_from(raw, taken, taken.c.window_start == raw.c.window_start)
-        .outerjoin(refused, refused.c.window_start == raw.c.window_start)
-        .outerjoin(superfluous, superfluous.c.window_start == raw.c.window_start)
+def of_its_day(row: Any) -> sa.ColumnElement[bool]:
+    at = moment_of(row.timestamp)
+    return (at >= row.day) & (at < row.day + DAY)
+
+
+@asset(
+    **silver(
+        days,
+        "trade",
+        tables.silver_trade,
+        "traded_at price volume taker",
+        trade_id="key raw_data",
     )
+)
+def silver_trade(context: AssetExecutionContext, bronze_trade_raw: sa.Select[Any]) -> Load:
+    """One row per trade: its time to the millisecond, price, volume, and which side the taker was on.
 
-
-def rows_a_window(table: sa.Table, window: TimeWindow) -> sa.Subquery:
-    start = window_start(table.c.ingested_at).label("window_start")
-    return sa.select(start, sa.func.count().label("rows")).where(within(table, window)).group_by(start).subquery()
-
-
-def describe(connection: sa.Connection, window: TimeWindow) -> Metadata:
-    """The books of the windows just written, and the commonest reasons for a rejection."""
-    built, refused = tables.silver_ticker_build, tables.silver_ticker_rejected
-    names = ("bronze_rows", "silver_rows", "rejected_rows", "duplicate_rows")
-    totals = connection.execute(
-        sa.select(*(sa.func.coalesce(sa.func.sum(built.c[name]), 0) for name in names)).where(within(built, window))
-    ).one()
-    books = {name.replace("_", " "): int(total) for name, total in zip(names, totals, strict=True)}
-    if not books["rejected rows"]:
-        return books
-    reasons = connection.execute(
-        sa.select(refused.c.reason, sa.func.count(), sa.func.min(refused.c.market))
-        .where(within(refused, window))
-        .group_by(refused.c.reason)
-        .order_by(sa.func.count().desc())
-        .limit(10)
-    )
-    lines = [f"| {reason} | {rows} | {market} |" for reason, rows, market in reasons]
-    return books | {"rejected": MetadataValue.md("\n".join(["| reason | rows | e.g. |", "|---|---|---|", *lines]))}
+    The exchange's id alone tells trades apart: time, price and volume may be those of another one too.
+    """
+    return TRADE.load(bronze_trade_raw, context.partition_time_window)

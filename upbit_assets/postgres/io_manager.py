@@ -1,8 +1,9 @@
 """The Postgres IO manager: how assets are stored in, and read from, tables.
 
 What an asset returns decides how it is written: a SQLAlchemy `Select` runs inside the database as INSERT … SELECT,
-a pandas DataFrame and `Records` go through COPY. A `Load` writes several tables in one transaction. The annotation
-of an input decides how it is read: `Select` is the relation narrowed to the partitions, `DataFrame` its rows.
+a pandas DataFrame and `Records` go through COPY. A `Load` writes several tables in one transaction, `Loads` one after
+the other. The annotation of an input decides how it is read: `Select` is the relation narrowed to the partitions,
+`DataFrame` its rows.
 How a write lands is declared beside the asset: `stored_in(table, write="append")` or `write="replace"`.
 
 One write is one transaction under an advisory lock on (table, window), so a reader sees the old window or the new
@@ -10,8 +11,10 @@ one, and runs on the same window queue up, whoever started them.
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +48,9 @@ Metadata = Mapping[str, Any]
 # Where there is no other way than a nested loop, its price must not make PostgreSQL compile the plan, as 15 would.
 PLANNER = sa.text("SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)")
 
+# the channel on which each write is told, when it is committed: {"table": …, "start": …, "end": …}
+WRITTEN = "asset_written"
+
 LINEAGE = "dagster/column_lineage"  # the UI looks for it on materializations
 
 # a wider range is locked as a whole: every lock takes a place in the server's shared memory
@@ -62,6 +68,19 @@ class Load:
 
     tables: Mapping[sa.Table, Rows]
     describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Loads written as they come, each in a transaction of its own: what is written stays, whatever comes after.
+
+    Args:
+        each: the loads; nothing of it is evaluated before the windows are locked.
+        metadata: for the materialization, asked for at the end.
+    """
+
+    each: Iterable[Load]
+    metadata: Callable[[], Metadata] = dict
 
 
 def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
@@ -95,7 +114,7 @@ class PostgresIOManager(ConfigurableIOManager):
     tables: ClassVar[sa.MetaData]
     database: ResourceDependency[Database]
 
-    def handle_output(self, context: OutputContext, obj: Load | Rows | None) -> None:
+    def handle_output(self, context: OutputContext, obj: Loads | Load | Rows | None) -> None:
         """Write what the asset returned; `None` means that the asset has nothing to write.
 
         Raises:
@@ -106,32 +125,48 @@ class PostgresIOManager(ConfigurableIOManager):
         if obj is None:
             return
         table, write = self._table_of(context), self._write_of(context)
-        load = obj if isinstance(obj, Load) else Load({table: obj})
         window = time_window(context)
         if write == "replace" and window is None:
             raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
+        if isinstance(obj, Loads) and write == "replace":
+            raise DagsterInvariantViolationError(f"{table.fullname}: loads one after the other can only be appended")
+        loads = obj if isinstance(obj, Loads) else Loads([obj if isinstance(obj, Load) else Load({table: obj})])
+        counts: Counter[sa.Table] = Counter({table: 0})
+        described: dict[str, Any] = {}
+        seconds = 0.0
         with self._locked(context, table) as connection:
-            started = time.perf_counter()
-            with connection.begin():
-                connection.execute(PLANNER)
-                counts = {}
-                for target, rows in load.tables.items():
-                    if write == "replace":
-                        connection.execute(sa.delete(target).where(within(target, window)))
-                    counts[target] = insert(connection, target, rows, window)
-                    context.log.info(f"{write} {target.fullname}: {counts[target]:,} rows")
-                described = load.describe(connection, window) if window else {}
-            seconds = time.perf_counter() - started
+            for load in loads.each:
+                started = time.perf_counter()
+                with connection.begin():
+                    counts.update(self._write(connection, load, write, window))
+                    described |= load.describe(connection, window) if window else {}
+                seconds += time.perf_counter() - started
+        for target, count in counts.items():
+            context.log.info(f"{write} {target.fullname}: {count:,} rows")
         context.add_output_metadata(
             {
                 **described,
+                **loads.metadata(),
                 **{key: value for key, value in context.definition_metadata.items() if key == LINEAGE},
                 **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
                 **{f"rows in {target.fullname}": count for target, count in counts.items()},
                 "seconds": MetadataValue.float(round(seconds, 3)),
-                "rows per second": round(sum(counts.values()) / seconds),
+                "rows per second": round(counts.total() / max(seconds, 0.001)),
             }
         )
+
+    def _write(
+        self, connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None
+    ) -> dict[sa.Table, int]:
+        connection.execute(PLANNER)
+        counts = {}
+        for target, rows in load.tables.items():
+            if write == "replace":
+                connection.execute(sa.delete(target).where(within(target, window)))
+            counts[target] = insert(connection, target, rows, window)
+        # whoever shows the data need not ask again and again
+        connection.execute(sa.select(sa.func.pg_notify(WRITTEN, written(next(iter(load.tables)), window))))
+        return counts
 
     def load_input(self, context: InputContext) -> Any:
         """The upstream asset's partitions, as the input's annotation says."""
@@ -210,6 +245,11 @@ def locks(table: sa.Table, windows: Sequence[str] | None) -> tuple[int | None, l
 
 def lock_key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+def written(table: sa.Table, window: TimeWindow | None) -> str:
+    ends = {"start": window.start.isoformat(), "end": window.end.isoformat()} if window else {}
+    return json.dumps({"table": table.fullname, **ends})
 
 
 def time_window(context: InputContext | OutputContext) -> TimeWindow | None:

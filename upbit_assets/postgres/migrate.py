@@ -1,5 +1,6 @@
 """The schema's way to its newest version."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def migrate(url: str) -> None:
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
         set_comments(connection)
-        make_partitions(connection)
+        make_partitions_ahead(connection)
 
 
 def set_comments(connection: sa.Connection) -> None:
@@ -35,8 +36,15 @@ def set_comments(connection: sa.Connection) -> None:
             connection.execute(sa.schema.SetColumnComment(column))
 
 
-def make_partitions(connection: sa.Connection) -> int:
-    """Partitions from yesterday to two weeks ahead; returns how many were missing."""
+def make_partitions_ahead(connection: sa.Connection) -> int:
+    """Partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
     now = datetime.now(UTC)
     wanted = sa.func.bronze.make_partitions(now - timedelta(days=1), now + DAYS_AHEAD)
     return connection.execute(sa.select(wanted)).scalar_one()
+
+
+def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
+    """Partitions of some tables for `first` to `last`."""
+    for table in of:
+        make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
+        connection.execute(make, {"name": table.fullname, "first": first, "last": last})

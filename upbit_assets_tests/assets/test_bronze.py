@@ -8,8 +8,8 @@ import pytest
 import requests
 from dagster import build_asset_context
 
-from upbit_assets.assets import bronze
-from upbit_assets.partitions import WINDOW, key_of, window_at
+from upbit_assets.assets import bronze, snapshots
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
@@ -51,7 +51,7 @@ def test_bronze_holds_what_the_exchange_said_to_the_last_digit(market_url: str, 
 
 
 def test_a_snapshot_has_one_ingested_at_within_the_window(market_url: str, exchange: Handle):
-    window = window_at(now())
+    window = windows.at(now())
     materialize("bronze_ticker_raw", first=window.start)
 
     ((moment,),) = ask(market_url, "SELECT DISTINCT ingested_at FROM bronze.ticker_raw")
@@ -89,8 +89,8 @@ def test_a_market_list_that_fails_costs_no_ticker(market_url: str, still_exchang
 
 def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange: Handle):
     with UpbitClient(exchange.url) as client:
-        assert bronze.market_list(build_asset_context(), client, window_at(PAST)) == {}
-        assert bronze.market_list(build_asset_context(), client, window_at(now())) != {}
+        assert bronze.market_list(build_asset_context(), client, windows.at(PAST)) == {}
+        assert bronze.market_list(build_asset_context(), client, windows.at(now())) != {}
 
 
 def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: Handle):
@@ -111,7 +111,7 @@ def test_a_past_window_without_rows_fails_at_once_and_says_why(database: Databas
     assert not result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
     assert "Nothing was collected in 2026-01-29-14:00" in said(result)
-    assert "tickers have no history" in said(result)
+    assert "no history" in said(result)
     assert rows(database, tables.bronze_ticker_raw) == []
 
 
@@ -126,7 +126,7 @@ def test_a_range_with_empty_windows_fails_naming_them(database: Database, exchan
 
 
 def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Database, exchange: Handle):
-    window = window_at(now())
+    window = windows.at(now())
     put_bronze(database, window.start - WINDOW, {"KRW-BTC": ticker("KRW-BTC")})
     result = materialize("bronze_ticker_raw", first=window.start - WINDOW, last=window.start)
 
@@ -141,14 +141,14 @@ def test_an_empty_reply_is_a_plain_failure_that_stores_nothing(database: Databas
     result = materialize("bronze_ticker_raw", first=now())
 
     assert not result.success
-    assert "answered an empty list: no ticker was collected" in said(result)
+    assert "answered an empty list: nothing was collected" in said(result)
     assert rows(database, tables.bronze_ticker_raw) == rows(database, tables.bronze_market_raw) == []
 
 
 def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
     database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
 ):
-    window = window_at(now() - WINDOW)
+    window = windows.at(now() - WINDOW)
 
     class JustBeforeItsEnd(datetime):
         @classmethod
@@ -156,11 +156,11 @@ def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
             return window.end - timedelta(seconds=1)
 
     # the run begins in time; the answer comes from a real exchange, by the real clock, after the window's end
-    monkeypatch.setattr(bronze, "datetime", JustBeforeItsEnd)
+    monkeypatch.setattr(snapshots, "datetime", JustBeforeItsEnd)
     result = materialize("bronze_ticker_raw", first=window.start)
 
     assert not result.success
-    assert f"The window {key_of(window.start)} closed before the exchange's answer was in" in said(result)
+    assert f"The window {windows.key_of(window.start)} closed before the exchange's answer was in" in said(result)
     assert rows(database, tables.bronze_ticker_raw) == []
 
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import WINDOW, key_of
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
@@ -343,7 +343,7 @@ def run_of_its_own() -> Iterator[subprocess.Popen[bytes]]:
     """The same run in a process of its own."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "upbit_assets.definitions"]
     with subprocess.Popen(
-        [*command, "--select", "silver_ticker,gold_market_stats", "--partition", key_of(PAST)],
+        [*command, "--select", "silver_ticker,gold_market_stats", "--partition", windows.key_of(PAST)],
         env={name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

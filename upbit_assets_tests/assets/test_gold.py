@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upbit_assets.assets.gold import day_before, market_stats
-from upbit_assets.partitions import WINDOW, window_at
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
@@ -106,7 +106,7 @@ def stats(silver: Sequence[Row], start: datetime) -> list[tuple[Any, ...]]:
 
 
 def of_window(silver: Sequence[Row], start: datetime) -> list[Row]:
-    return [row for row in silver if window_at(row["ingested_at"]).start == start]
+    return [row for row in silver if windows.at(row["ingested_at"]).start == start]
 
 
 def in_krw(row: Row, prices: dict[tuple[datetime, str], Decimal]) -> Decimal | None:

@@ -15,7 +15,7 @@ from dagster import DagsterInstance
 from psycopg import sql
 
 from upbit_assets.checks import every_bronze_row_is_accounted_for
-from upbit_assets.partitions import WINDOW, key_of
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
@@ -160,7 +160,7 @@ class TestCommandLine:
         return [run.tags for run in reversed(runs)]
 
     def test_each_way_to_type_the_repair_heals_and_is_recorded_in_one_instance(self, monkeypatch: pytest.MonkeyPatch):
-        before, first, last = derived(self.database), key_of(PAST), key_of(NEXT)
+        before, first, last = derived(self.database), windows.key_of(PAST), windows.key_of(NEXT)
         select = ("--select", "silver_ticker,gold_market_stats")
         for command in (
             ("dagster", "asset", "materialize", *select, "--partition", first),

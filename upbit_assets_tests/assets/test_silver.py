@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.bronze import storable_market
-from upbit_assets.partitions import WINDOW, window_at
+from upbit_assets.assets.snapshots import storable_market
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
@@ -134,8 +134,8 @@ def books(database: Database) -> Any:
 
 def expected_books(raws: Sequence[Raw]) -> list[tuple[Any, ...]]:
     found = []
-    for start in sorted({window_at(raw.at).start for raw in raws}):
-        inside = [raw for raw in raws if window_at(raw.at).start == start]
+    for start in sorted({windows.at(raw.at).start for raw in raws}):
+        inside = [raw for raw in raws if windows.at(raw.at).start == start]
         good, silver = sum(raw.good for raw in inside), len(last_of_each(inside))
         found.append((start, len(inside), silver, len(inside) - good, good - silver))
     return sorted(found, key=repr)

@@ -26,7 +26,7 @@ from dagster import (
 from dagster import materialize as dagster_materialize
 from sqlalchemy.dialects.postgresql import JSONB
 
-from upbit_assets.partitions import SEOUL, WINDOW, key_of, window_at, windows
+from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres.io_manager import Load, PostgresIOManager, Write, stored_in
 from upbit_assets.postgres.resource import PIPELINE_ROLE, Database
 from upbit_assets_tests.pipeline import RANGE_END, RANGE_START, said
@@ -91,7 +91,7 @@ def returning(
 
     @asset(
         name="figures",
-        partitions_def=windows,
+        partitions_def=windows.partitions,
         backfill_policy=BackfillPolicy.single_run(),
         io_manager_key="postgres",
         metadata=stored_in(into, write=write) if metadata is None else metadata,
@@ -121,7 +121,7 @@ def materialize(
     *assets: AssetsDefinition, first: datetime = T0, last: datetime | None = None, select: str | None = None
 ) -> ExecuteInProcessResult:
     """One run over the windows that hold `first` to `last`."""
-    start, end = key_of(window_at(first).start), key_of(window_at(last or first).start)
+    start, end = windows.key_of(windows.at(first).start), windows.key_of(windows.at(last or first).start)
     with an_instance() as instance:
         return dagster_materialize(
             assets,
@@ -201,7 +201,7 @@ def prices(database: Database, into: sa.Table = figures, at: datetime | None = N
     """What the table holds, all of it or the window that holds `at`."""
     wanted = sa.select(into.c.price).order_by(into.c.at, into.c.market)
     if at:
-        start = window_at(at).start
+        start = windows.at(at).start
         wanted = wanted.where(into.c.at >= start, into.c.at < start + WINDOW)
     with database.connect() as connection:
         return list(connection.scalars(wanted))

@@ -14,7 +14,7 @@ from dagster import AssetExecutionContext, AssetIn, BackfillPolicy, ExecuteInPro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upbit_assets.partitions import WINDOW, key_of, windows
+from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import io_manager
 from upbit_assets.postgres.copy import ROWS_A_BLOCK, Records
 from upbit_assets.postgres.io_manager import Load, lock_key, locks, stored_in
@@ -262,12 +262,12 @@ class TestMetadata:
         def describe(connection: sa.Connection, window: Any) -> dict[str, Any]:
             return {
                 "largest": str(connection.execute(sa.select(sa.func.max(figures.c.price))).scalar_one()),
-                "window": key_of(window.start),
+                "window": windows.key_of(window.start),
             }
 
         told = metadata_of(materialize(returning(lambda _: Load({figures: frame(1, 5, 3)}, describe))))
 
-        assert (told["largest"], told["window"]) == ("5", key_of(T0))
+        assert (told["largest"], told["window"]) == ("5", windows.key_of(T0))
 
 
 def metadata_of_each(result: ExecuteInProcessResult) -> list[dict[str, Any]]:
@@ -312,7 +312,7 @@ class TestReading:
 
         @asset(
             ins={"upstream": AssetIn("figures")},
-            partitions_def=windows,
+            partitions_def=windows.partitions,
             backfill_policy=BackfillPolicy.single_run(),
             io_manager_key="postgres",
             metadata=stored_in(further, write="replace"),
@@ -473,7 +473,9 @@ class TestWritersMeanwhile:
         assert len(locks(figures, keys[:1000])[1]) == 1000
         assert locks(figures, keys) == (None, [lock_key("lab.figures")])
 
-    @given(st.lists(st.sampled_from([key_of(T0 + step * WINDOW) for step in range(20)]), unique=True, min_size=1))
+    @given(
+        st.lists(st.sampled_from([windows.key_of(T0 + step * WINDOW) for step in range(20)]), unique=True, min_size=1)
+    )
     def test_locks_are_taken_in_one_order(self, keys: list[str]):
         shared, exclusive = locks(figures, keys)
 

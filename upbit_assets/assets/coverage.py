@@ -1,0 +1,123 @@
+"""What was asked of the exchange, and so what a missing row means: nobody traded, or nobody collected."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import TimeWindow
+
+from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.tables import Moment
+
+MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part of a market's day that was not collected: `[start, end)`."""
+
+    day: datetime
+    market: str
+    start: datetime
+    end: datetime
+
+
+GAPS = """
+SELECT wanted.day, wanted.market, lower(gap), upper(gap)
+FROM (SELECT day, market, min(nth) AS nth
+      FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
+      GROUP BY day, market) AS wanted
+CROSS JOIN LATERAL (
+  SELECT coalesce(range_agg(covered), '{{}}') AS covered, bool_or(problem IS NOT NULL) AS hopeless
+  FROM {page} WHERE day = wanted.day AND market = wanted.market
+) AS pages
+CROSS JOIN LATERAL unnest(
+  tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
+) AS gap
+WHERE :hopeless OR pages.hopeless IS NOT TRUE
+ORDER BY wanted.day DESC, wanted.nth, upper(gap) DESC
+"""
+
+
+def gaps(
+    connection: sa.Connection,
+    page: sa.Table,
+    wanted: Sequence[tuple[datetime, str]],
+    until: datetime,
+    *,
+    hopeless: bool,
+) -> list[Gap]:
+    """What is not collected of the wanted (day, market)s until a moment, newest day first.
+
+    `hopeless`: those too that the exchange has said it doesn't have.
+    """
+    found = connection.execute(
+        sa.text(GAPS.format(page=page.fullname)),
+        {
+            "days": [day for day, _ in wanted],
+            "markets": [market for _, market in wanted],
+            "length": DAY,
+            "until": until,
+            "hopeless": hopeless,
+        },
+    )
+    return [Gap(*row) for row in found]
+
+
+def begun(connection: sa.Connection, page: sa.Table, starts: Iterable[datetime]) -> list[tuple[datetime, str]]:
+    """The (day, market)s of these days of which something was asked for."""
+    pages = sa.select(page.c.day, page.c.market).where(page.c.day == sa.any_(sa.cast(list(starts), sa.ARRAY(Moment))))
+    return list(connection.execute(pages.distinct().order_by(page.c.day.desc(), page.c.market)).tuples())
+
+
+def touched(connection: sa.Connection, page: sa.Table, transaction: int) -> set[datetime]:
+    """The days of which something was asked for in `transaction` or later."""
+    return set(connection.scalars(sa.select(page.c.day).where(page.c.written_in >= transaction).distinct()))
+
+
+def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
+    """Each market's day with the parts of it that were collected, as a multirange."""
+    return (
+        sa.select(
+            page.c.day,
+            page.c.market,
+            sa.func.range_agg(page.c.covered).label("covered"),
+            sa.func.max(page.c.problem).label("problem"),
+        )
+        .where(within(page, window))
+        .group_by(page.c.day, page.c.market)
+        .subquery("covered")
+    )
+
+
+def candle_coverage(window: TimeWindow) -> sa.Select[Any]:
+    """How many minutes of each market's day traded, were silent, or were not collected."""
+    candle, page = tables.silver_candle, covered(tables.bronze_candle_page, window)
+    day = days.floor(candle.c.started_at).label("day")
+    traded = (
+        sa.select(day, candle.c.market, sa.func.count().label("minutes"))
+        .where(within(candle, window))
+        .group_by(day, candle.c.market)
+        .subquery("traded")
+    )
+    part = sa.func.unnest(page.c.covered).column_valued("part")
+    seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
+    asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
+    minutes_traded = sa.cast(sa.func.coalesce(traded.c.minutes, 0), sa.Integer)
+    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - minutes_traded, 0)
+    return (
+        sa.select(
+            page.c.day,
+            page.c.market,
+            minutes_traded.label("minutes_traded"),
+            silent.label("minutes_silent"),
+            (DAY // MINUTE - minutes_traded - silent).label("minutes_missing"),
+            page.c.problem,
+        )
+        .join_from(page, asked, sa.true())
+        .outerjoin(traded, (traded.c.day == page.c.day) & (traded.c.market == page.c.market))
+    )

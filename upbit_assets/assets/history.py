@@ -1,0 +1,215 @@
+"""What collecting candles and trades has in common: a past, asked for page by page.
+
+Each page is a transaction of its own together with a note of what it covers. What is covered is not asked for again,
+by whatever run, so a run that ends early costs nothing of what it had.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import sqlalchemy as sa
+from dagster import AssetExecutionContext, Failure, TimeWindow
+from psycopg.types.range import Range
+
+from upbit_assets.assets.choice import Choice, ChoiceError
+from upbit_assets.assets.coverage import Gap, begun, gaps
+from upbit_assets.assets.pages import MILLISECOND, Page, Said
+from upbit_assets.assets.snapshots import claim_origin, storable_market
+from upbit_assets.exchange import Exchange
+from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres.copy import Records
+from upbit_assets.postgres.io_manager import Load, Loads, Metadata
+from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.postgres.resource import Database
+from upbit_assets.upbit import UpbitClient, UpbitError
+
+SETTLED = timedelta(seconds=10)  # the last trades of a minute are stored a moment after its end
+AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
+TELL_EVERY = 10  # seconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class History:
+    """How one kind of rows is collected.
+
+    Args:
+        raw, page: the tables of the rows, and of the notes what is covered.
+        onward: tables that are computed from them, which need partitions as well.
+        choice: of the markets.
+        pages: asks for a gap, page after page.
+        kept: how many days the exchange still tells; None: all of them.
+    """
+
+    raw: sa.Table
+    page: sa.Table
+    onward: tuple[sa.Table, ...]
+    choice: Choice
+    pages: Callable[[UpbitClient, Gap], Iterator[Page]]
+    kept: int | None = None
+
+    def collect(self, context: AssetExecutionContext, exchange: Exchange, database: Database) -> Loads:
+        """All that the days lack; what that is, is asked when they are locked."""
+        progress = Progress(context)
+        return Loads(self.loads(progress, context.partition_time_window, exchange, database), progress.metadata)
+
+    def loads(self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database) -> Iterator[Load]:
+        with database.connect() as connection:
+            progress.begin(missing := self.missing(connection, span))
+            if not missing:
+                return
+            make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
+            with exchange.client(patient=span.end <= datetime.now(UTC)) as client:
+                try:
+                    for page in side_by_side((self.pages(client, gap) for gap in missing), AT_ONCE):
+                        if page.reply and not progress.pages:
+                            claim_origin(database, page.reply)
+                        new = unknown(connection, self.raw, page)
+                        yield Load({self.raw: as_records(page, new), self.page: note(page)})
+                        progress.add(page, len(new))
+                except UpbitError as error:  # the client has already tried again where that could help
+                    raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
+
+    def missing(self, connection: sa.Connection, span: TimeWindow) -> list[Gap]:
+        """What of the days was not collected, newest first.
+
+        Raises:
+            Failure: there is nothing to choose markets by, or the exchange doesn't tell a day any more of which
+                nothing is there.
+        """
+        now, starts = datetime.now(UTC), days.starts_in(span)
+        try:
+            wanted = self.choice.markets(connection, starts)
+        except ChoiceError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        found = begun(connection, self.page, starts)
+        missing = gaps(connection, self.page, [*wanted, *found], now - SETTLED, hopeless=True)
+        if self.kept is None:
+            return missing
+        oldest = days.at(now).start - self.kept * DAY
+        if gone := sorted({gap.day for gap in missing if gap.day < oldest} - {day for day, _ in found}):
+            names = ", ".join(map(days.key_of, gone[:5])) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+            raise Failure(
+                f"Nothing was collected of {names}, and it can't be collected any more: the exchange tells the last "
+                f"{self.kept} days only, back to {days.key_of(oldest)}.",
+                allow_retries=False,
+            )
+        return [gap for gap in missing if gap.day >= oldest]
+
+
+@dataclass
+class Progress:
+    """What a run has collected so far, told in its log every few seconds and at its end."""
+
+    context: AssetExecutionContext
+    asked: timedelta = timedelta()
+    covered: timedelta = timedelta()
+    pages: int = 0
+    rows: int = 0
+    market_days: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def begin(self, missing: Sequence[Gap]) -> None:
+        self.asked = sum((gap.end - gap.start for gap in missing), timedelta())
+        self.market_days = len({(gap.day, gap.market) for gap in missing})
+        self.started = self.told = time.monotonic()
+        self.context.log.info(
+            f"{self.market_days:,} markets' days are not whole." if missing else "Nothing is missing."
+        )
+
+    def add(self, page: Page, new: int) -> None:
+        self.pages, self.rows, self.covered = self.pages + 1, self.rows + new, self.covered + page.end - page.start
+        if page.problem:
+            self.problems[f"{page.gap.market} {days.key_of(page.gap.day)}"] = page.problem
+            self.context.log.warning(f"{page.gap.market}: {page.problem}")
+        if time.monotonic() - self.told >= TELL_EVERY:
+            self.told = time.monotonic()
+            self.tell(page)
+
+    def tell(self, page: Page) -> None:
+        seconds, share = time.monotonic() - self.started, self.covered / self.asked
+        self.context.log.info(
+            f"{share:.1%} of {self.market_days:,} markets' days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
+            f"{self.pages:,} pages, {self.pages / seconds:.1f} a second; about {seconds * (1 / share - 1):,.0f} s to go"
+            if share
+            else f"{self.rows:,} rows in {self.pages:,} pages"
+        )
+
+    @property
+    def kept(self) -> str:
+        return (
+            f"{self.rows:,} rows in {self.pages:,} pages were collected before it and stay; the next run goes on there."
+        )
+
+    def metadata(self) -> Metadata:
+        seconds = max(time.monotonic() - self.started, 0.001)
+        return {
+            "markets' days that were not whole": self.market_days,
+            "pages": self.pages,
+            "pages per second": round(self.pages / seconds, 2),
+            **({"not to be had": self.problems} if self.problems else {}),
+        }
+
+
+def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
+    """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread."""
+    waiting = iter(iterators)
+    with ThreadPoolExecutor(at_once) as pool:
+        running: dict[Future[T | None], Iterator[T]] = {}
+
+        def advance(iterator: Iterator[T]) -> None:
+            running[pool.submit(next, iterator, None)] = iterator
+
+        for iterator in islice(waiting, at_once):
+            advance(iterator)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                iterator = running.pop(future)
+                item = future.result()
+                if item is not None:
+                    advance(iterator)
+                    yield item
+                elif (another := next(waiting, None)) is not None:
+                    advance(another)
+
+
+def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
+    """The rows of a page that bronze doesn't have to the letter."""
+    found = connection.execute(
+        sa.select(raw.c.key, sa.cast(raw.c.raw_data, sa.Text)).where(
+            raw.c.day == page.gap.day,
+            raw.c.market == storable_market(page.gap.market),
+            raw.c.key == sa.any_(sa.cast([said.key for said in page.rows], sa.ARRAY(sa.Text))),
+        )
+    )
+    known = [(key, exact(text)) for key, text in found]
+    return [said for said in page.rows if not known or (said.key, exact(said.row.text)) not in known]
+
+
+exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal, strict=False)
+
+
+def as_records(page: Page, rows: Sequence[Said]) -> Records:
+    received_at = page.reply.received_at if page.reply else None
+    return Records(
+        ("market", "raw_data", "ingested_at", "day", "key"),
+        [(storable_market(said.row.market), said.row.text, received_at, page.gap.day, said.key) for said in rows],
+    )
+
+
+def note(page: Page) -> Records:
+    received_at = page.reply.received_at if page.reply else datetime.now(UTC)
+    covered: Range[datetime] = Range(page.start, page.end)
+    row = (storable_market(page.gap.market), page.gap.day, covered, len(page.rows), page.problem, received_at)
+    return Records(("market", "day", "covered", "rows", "problem", "ingested_at"), [row])
