@@ -253,7 +253,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
             return copy_frame(connection, table, rows)
         case Records():
             if moment.name in rows.columns and rows.rows:
-                moments = [row[rows.columns.index(moment.name)] for row in rows.rows]
+                place = rows.columns.index(moment.name)
+                moments = [row[place] for row in rows.rows]
                 require_within(min(moments), max(moments), table, window)
             return copy_records(connection, table, rows)
         case _:
