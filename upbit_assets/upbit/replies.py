@@ -64,7 +64,7 @@ def split(text: str) -> list[Row]:
 def _flat(text: str) -> list[Row]:
     """The rows of an array as the exchange writes it, at a quarter of the cost; none where it is not surely that.
 
-    That is objects without an object in them, `"market"` first and once, nothing between them but a comma, no backslash.
+    That is objects without an object in them, `"market"` first and once, only a comma between them, and no backslash.
     What looks like a cut is one: were it in a string, its quote would end that string before a bare `market`, which is
     no JSON. Only a string that a body breaks off in has no such end, so the last object's quotes are counted.
     """
