@@ -1,5 +1,6 @@
 """Rows from Python: a large frame, and a snapshot."""
 
+from datetime import UTC
 from typing import Any
 
 import pandas as pd
@@ -72,7 +73,7 @@ def to_sql(frame: pd.DataFrame, market_data: MarketData, table: sa.Table) -> Non
 def snapshot(stage: Stage) -> list[Result]:
     pairs = tickers(DAY)
     text = "[" + ",".join(row for _, row in pairs) + "]"
-    at = DAY + MINUTE
+    at = (DAY + MINUTE).astimezone(UTC)  # as the client has it
     columns = "market, raw_data, ingested_at"
 
     def ours() -> None:

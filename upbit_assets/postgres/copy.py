@@ -1,9 +1,8 @@
 """Rows from Python into a table through COPY, in the transaction of the connection at hand."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import pandas as pd
@@ -13,10 +12,11 @@ import pyarrow.compute
 import pyarrow.csv
 import sqlalchemy as sa
 from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 from sqlalchemy.dialects.postgresql import JSONB
 
 ROWS_A_BLOCK = 8_192  # small enough that the server is at work while the next is made
-JSONB_VERSION = b"\1"  # jsonb's binary form is this and the document's text
 # how jsonb refuses a text: not JSON, not storable, nested too deeply
 REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
@@ -33,36 +33,51 @@ class Records:
     rows: Sequence[tuple[Any, ...]]
 
 
+class Document(Dumper):
+    """A document's text in jsonb's binary form: a version, and the text."""
+
+    oid = psycopg.adapters.types["jsonb"].oid
+    format = Format.BINARY
+
+    def dump(self, obj: str) -> bytes:
+        return b"\1" + obj.encode()
+
+
 def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -> int:
     """Binary COPY; returns the number of rows."""
-    write = partial(write_records, connection, table, records)
+    # without a RELEASE, as the transaction's end does that and each round trip counts in a snapshot
+    connection.exec_driver_sql("SAVEPOINT without_rows")
     try:
-        with connection.begin_nested():
-            write(lambda text: text)
+        write_rows(connection, table, records.columns, records.rows)
     except REFUSALS:
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT without_rows")
         # only now, because no cheaper test than jsonb's own is sure
-        write(partial(storable, connection))
+        write_rows(connection, table, records.columns, storable_rows(connection, table, records))
     return len(records.rows)
 
 
-def write_records(
-    connection: sa.Connection, table: sa.Table, records: Records, as_document: Callable[[str], str]
+def write_rows(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    kinds = [table.c[name].type for name in known(table, records.columns)]
-    documents = [isinstance(kind, JSONB) for kind in kinds]
-    # the documents are made first: a COPY under way lets nothing else through the connection
-    rows = [
-        tuple(
-            JSONB_VERSION + as_document(value).encode() if document and value is not None else value
+    types = [table.c[name].type.compile(connection.dialect) for name in known(table, columns)]
+    with cursor(connection) as writer:
+        writer.adapters.register_dumper(str, Document)
+        with writer.copy(copy_statement(table, columns, "BINARY")) as copy:
+            copy.set_types([name.partition("(")[0].lower() for name in types])
+            for row in rows:
+                copy.write_row(row)
+
+
+def storable_rows(connection: sa.Connection, table: sa.Table, records: Records) -> list[list[Any]]:
+    """Made before their COPY, which lets nothing else through the connection."""
+    documents = [isinstance(table.c[name].type, JSONB) for name in records.columns]
+    return [
+        [
+            storable(connection, value) if document and value is not None else value
             for value, document in zip(row, documents, strict=True)
-        )
+        ]
         for row in records.rows
     ]
-    names = [kind.compile(connection.dialect).partition("(")[0].lower() for kind in kinds]
-    with cursor(connection) as writer, writer.copy(copy_statement(table, records.columns, "BINARY")) as copy:
-        copy.set_types(["bytea" if name == "jsonb" else name for name in names])
-        for row in rows:
-            copy.write_row(row)
 
 
 def storable(connection: sa.Connection, text: str) -> str:

@@ -192,15 +192,19 @@ class TestRefusing:
         )
 
     @pytest.mark.parametrize("at", [T0 - timedelta(microseconds=1), NEXT], ids=["before its start", "at its end"])
-    @pytest.mark.parametrize("kind", ["frame", "records", "select"])
-    def test_a_row_outside_of_the_window(self, at: Any, kind: str):
+    @pytest.mark.parametrize(
+        ("kind", "how"),
+        [("frame", "replace"), ("records", "replace"), ("select", "replace"), ("select", "append")],
+    )
+    def test_a_row_outside_of_the_window(self, at: Any, kind: str, how: Any):
         rows = {
             "frame": pd.concat([frame(2), frame(3, at=at)]),
             "records": Records(("at", "market"), [(T0, "a"), (at, "b")]),
             "select": sa.select(sa.func.unnest(sa.literal([T0, at])).label("at"), sa.literal("m").label("market")),
         }[kind]
+        reason = refused(materialize(returning(lambda _: rows, write=how)))
 
-        assert "are not all within" in self.refusal(rows)
+        assert f"lab.figures: rows from {min(T0, at)} to {max(T0, at)} are not all within [{T0}, {NEXT})" in reason
 
     def test_a_violated_constraint_in_plain_words(self):
         reason = self.refusal(frame(2).assign(market=None))

@@ -2,7 +2,7 @@ import json
 import timeit
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from upbit_assets.upbit.replies import Row, split
@@ -93,13 +93,39 @@ def test_a_whole_market_is_cut_up_in_milliseconds():
 TRICKY = st.text(alphabet='{}[],:"\\ 가market', max_size=12)
 
 
-@given(
-    st.lists(
-        st.tuples(TRICKY, st.dictionaries(TRICKY, TRICKY | st.integers() | st.lists(TRICKY), max_size=3)), min_size=1
-    )
-)
-def test_rows_as_the_exchange_writes_them_are_cut_right_whatever_their_strings_hold(rows):
-    objects = [{"market": market} | {f"x{name}": value for name, value in more.items()} for market, more in rows]
-    texts = [json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in objects]
+@st.composite
+def as_the_exchange_writes(draw: st.DrawFn) -> list[Row]:
+    """Rows that begin with their market, whatever their strings hold."""
+    more = st.dictionaries(TRICKY.map("x{}".format), TRICKY | st.integers() | st.lists(TRICKY), max_size=3)
+    objects = draw(st.lists(st.builds(lambda market, more: {"market": market} | more, TRICKY, more), min_size=1))
+    return [Row(each["market"], json.dumps(each, separators=(",", ":"), ensure_ascii=False)) for each in objects]
 
-    assert split(f"[{','.join(texts)}]") == [Row(market, text) for (market, _), text in zip(rows, texts, strict=True)]
+
+def array_of(rows: list[Row]) -> str:
+    return f"[{','.join(row.text for row in rows)}]"
+
+
+@given(as_the_exchange_writes())
+def test_rows_as_the_exchange_writes_them_are_cut_right_whatever_their_strings_hold(rows):
+    assert split(array_of(rows)) == rows
+
+
+@given(as_the_exchange_writes(), st.data())
+@example([Row("A", '{"market":"A","x":"}]"}')], None)
+@example([Row("A", '{"market":"}]"}')], None)
+def test_rows_as_the_exchange_writes_them_that_are_cut_off_are_noticed(rows, data):
+    whole = array_of(rows)
+    cuts = [data.draw(st.integers(0, len(whole) - 1))] if data else range(len(whole))
+    for cut in cuts:
+        with pytest.raises(ValueError, match="is "):
+            split(whole[:cut])
+
+
+def test_of_two_markets_in_one_row_the_last_counts_as_for_jsonb():
+    good, twice = '{"market":"A"}', '{"market":"B","x":1,"market":"C"}'
+    assert split(f"[{good},{twice},{good}]") == [Row("A", good), Row("C", twice), Row("A", good)]
+
+
+def test_a_row_that_is_no_json_costs_no_other_row():
+    good, torn = '{"market":"A","x":1}', '{"market":"B","x":"1}'
+    assert split(f"[{good},{torn},{good}]") == [Row("A", good), Row("B", torn), Row("A", good)]
