@@ -27,16 +27,18 @@ from upbit_assets.upbit.replies import Reply, split
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 * 1024
-_UNSTATED_BLOCK = timedelta(minutes=1)
 
 
 class UpbitClient:
-    """Upbit's public (quotation) REST interface; needs no key. Use it as a context manager.
+    """Upbit's public (quotation) REST interface; needs no key. Use it as a context manager, from up to ten threads.
+
+    All clients of this machine share the exchange's limits (see Limits). A `patient` one, which fetches history,
+    makes only the calls that no other waits to make.
 
     All times are in seconds. What may pass is tried again, up to `attempts` times within `deadline`, after
     waits of random length up to 1, 2, 4, 8: no connection, time-out, 429, 5xx, and a 200 whose body is cut
     off or is something else (a maintenance page, an object). A 418 ends it at once, and until the block is
-    over (a minute, when the exchange does not say) calls fail without touching the network.
+    over (a minute, when the exchange does not say) all clients' calls fail without touching the network.
 
     Every call raises Unreachable, Refused, UnexpectedBody or Blocked, all of them UpbitError.
     Source: Upbit REST, REST API guide and Rate limits.
@@ -51,14 +53,14 @@ class UpbitClient:
         attempts: int = 5,
         deadline: float = 60,
         max_bytes: int = 64 * 2**20,
+        patient: bool = False,
         limits: Limits | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout, read_timeout)
         self._deadline, self._max_bytes = deadline, max_bytes
-        self._limits, self._sleep = limits or Limits(), sleep
-        self._blocked: tuple[datetime, Blocked] | None = None
+        self._limits, self._patient = limits or Limits(_without_login(self._base_url)), patient
         self._session = requests.Session()
         self._session.headers.update(
             {
@@ -137,16 +139,15 @@ class UpbitClient:
 
     def get(self, group: str, path: str, /, **params: str | int | None) -> Reply:
         """GET a `path` that answers with an array, within the limits of `group`; None omits a parameter."""
-        return self._retrying(self._once, group, path, params, time.monotonic() + self._deadline)
+        return self._retrying(self._once, group, path, params)
 
-    def _once(self, group: str, path: str, params: dict[str, str | int | None], until: float) -> Reply:
-        self._wait_for_turn(group)
+    def _once(self, group: str, path: str, params: dict[str, str | int | None]) -> Reply:
+        turn = self._limits.wait(group, patient=self._patient)
         began = time.monotonic()
-        with self._send(path, params) as response:
-            body, broken = _read(response, self._max_bytes, until)
+        with self._send(group, turn, path, params) as response:
+            body, broken = _read(response, self._max_bytes, began + self._deadline)
         received_at, seconds = datetime.now(UTC), time.monotonic() - began
         status, url = response.status_code, _without_login(response.url)
-        self._limits.learn(group, response.headers.get("Remaining-Req"), exceeded=status == 429)
         if status == 418:
             raise self._block(body, received_at)
         if status != 200:
@@ -159,28 +160,27 @@ class UpbitClient:
         simulated = response.headers.get("X-Upbit-Simulated", "").lower() == "true"
         return Reply(text, rows, received_at, simulated, url, seconds)
 
-    def _wait_for_turn(self, group: str) -> None:
-        if wait := self._limits.reserve(group):
-            self._sleep(wait)
-        if self._blocked and datetime.now(UTC) < self._blocked[0]:
-            raise Blocked(*self._blocked[1].args)
-
-    def _send(self, path: str, params: dict[str, str | int | None]) -> requests.Response:
+    def _send(self, group: str, turn: float, path: str, params: dict[str, str | int | None]) -> requests.Response:
+        """The answer as far as its headers, from which the limits have learnt."""
+        remaining, status = None, 0
         try:
-            return self._session.get(
+            response = self._session.get(
                 self._base_url + path,
                 params=params,
                 timeout=self._timeout,
                 stream=True,
                 allow_redirects=False,
             )
+            remaining, status = response.headers.get("Remaining-Req"), response.status_code
         except requests.RequestException as error:
             raise Unreachable(_without_login(self._base_url), error) from error
+        finally:
+            self._limits.learn(group, turn, remaining, exceeded=status == 429)
+        return response
 
     def _block(self, body: bytes, now: datetime) -> Blocked:
-        message = complaint(body)[1]
-        error = Blocked(block_end(body.decode(errors="replace"), now), message)
-        self._blocked = error.until or now + _UNSTATED_BLOCK, error
+        error = Blocked(block_end(body.decode(errors="replace"), now), complaint(body)[1])
+        self._limits.block(error, now)
         return error
 
 

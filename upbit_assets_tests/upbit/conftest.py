@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from upbit_assets.upbit import UpbitClient
+from upbit_assets.upbit import Limits, UpbitClient
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,13 @@ def exchange() -> Iterator[ScriptedExchange]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """The seconds the client would have slept."""
+    """The seconds the client would have slept before it tried again."""
     return []
 
 
 @pytest.fixture
 def client(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClient]:
-    with UpbitClient(exchange.url, read_timeout=0.2, sleep=waits.append) as upbit:
+    skipped: list[float] = []
+    limits = Limits(exchange.url, clock=lambda: time.monotonic() + sum(skipped), sleep=skipped.append)
+    with UpbitClient(exchange.url, read_timeout=0.2, sleep=waits.append, limits=limits) as upbit:
         yield upbit

@@ -1,70 +1,328 @@
+import heapq
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from math import floor
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from upbit_assets.upbit import Limits
+from upbit_assets.upbit import Blocked, Limits, shared
+from upbit_assets.upbit.limits import Calls
 
 TOLD = "group=candles; min=600; sec={}"
 
 
-def test_used_up_means_waiting_for_the_next_second():
-    limits = Limits()
-    limits.reserve("ticker")
-    limits.learn("ticker", TOLD.format(0))
-    assert 0.9 < limits.reserve("ticker") <= 1
-    assert limits.reserve("market") == 0
+class Clock:
+    """One that sleep moves on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_a_429_means_waiting_for_the_next_second_whatever_the_header_says():
-    limits = Limits()
-    limits.reserve("ticker")
-    limits.learn("ticker", TOLD.format(9), exceeded=True)
-    assert limits.reserve("ticker") > 0.9
+@pytest.fixture
+def url(request) -> str:
+    """An exchange that no other test knows."""
+    return f"http://{request.node.nodeid}"
 
 
-def test_calls_of_others_at_the_same_address_count():
-    limits = Limits()
-    limits.reserve("ticker")
-    limits.learn("ticker", TOLD.format(2))
-    assert [limits.reserve("ticker") > 0 for _ in range(4)] == [False, False, True, True]
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limits(url, clock) -> Limits:
+    return Limits(url, clock=clock, sleep=clock.sleep)
+
+
+def waited(limits: Limits, clock: Clock, group: str = "ticker") -> float:
+    before = clock.now
+    return limits.wait(group) - before
+
+
+def test_used_up_means_waiting_for_the_next_second(limits, clock):
+    limits.learn("ticker", limits.wait("ticker"), TOLD.format(0))
+    assert waited(limits, clock, "market") == 0
+    assert 1 <= waited(limits, clock) < 1.01
+
+
+def test_a_429_means_waiting_for_the_next_second_whatever_the_header_says(limits, clock):
+    limits.learn("ticker", limits.wait("ticker"), TOLD.format(9), exceeded=True)
+    assert 1 <= waited(limits, clock) < 1.01
+
+
+def test_calls_of_others_at_the_same_address_count(limits, clock):
+    limits.learn("ticker", limits.wait("ticker"), TOLD.format(2))
+    assert [waited(limits, clock) > 0 for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("header", [None, "", "sec=", "sec=-1", "sec=many", "group=ticker", "min=600", "sec=99999999"])
-def test_without_a_readable_header_it_is_ten_a_second(header):
-    limits = Limits()
+def test_without_a_readable_header_it_is_ten_a_second(limits, clock, header):
     waits = []
     for _ in range(21):
-        waits.append(limits.reserve("ticker"))
-        limits.learn("ticker", header)
-    assert waits[:10] == [0] * 10
-    assert all(0.9 < wait <= 1 for wait in waits[10:20])
-    assert 1.9 < waits[20] <= 2
+        waits.append(waited(limits, clock))
+        limits.learn("ticker", clock.now, header)
+    assert [number for number, wait in enumerate(waits) if wait] == [10, 20]
+    assert all(1 <= waits[number] < 1.01 for number in (10, 20))
 
 
-def test_the_second_is_over_after_a_second():
-    limits = Limits(per_second=1)
-    limits.reserve("ticker")
-    time.sleep(1)
-    assert limits.reserve("ticker") == 0
+def test_machines_behind_one_address_take_their_parts(url, clock, monkeypatch):
+    monkeypatch.setenv("UPBIT_CALLS_PER_SECOND", "3")
+    limits = Limits(url, clock=clock, sleep=clock.sleep)
+    waits = []
+    for _ in range(4):
+        waits.append(waited(limits, clock))
+        limits.learn("ticker", clock.now)
+    assert [wait > 0 for wait in waits] == [False, False, False, True]
 
 
-def test_an_exchange_with_seconds_of_its_own_is_never_asked_too_often():
-    """It counts whole seconds that begin at another moment than the client's."""
-    limits = Limits()
-    counts: dict[int, int] = {}
-    began = time.monotonic() - 0.4
-    for _ in range(25):
-        time.sleep(limits.reserve("ticker") + 0.01)
-        second = int(time.monotonic() - began)
-        counts[second] = counts.get(second, 0) + 1
-        limits.learn("ticker", TOLD.format(10 - counts[second]))
-    assert max(counts.values()) <= 10
-    assert len(counts) <= 4
+@pytest.mark.parametrize("given", ["0", "-1", "ten", "1.5"])
+def test_a_part_that_is_none_is_refused_in_plain_words(url, monkeypatch, given):
+    monkeypatch.setenv("UPBIT_CALLS_PER_SECOND", given)
+    with pytest.raises(ValueError, match=f"UPBIT_CALLS_PER_SECOND must be a whole number from 1 on, and is '{given}'"):
+        Limits(url)
 
 
-def test_threads_share_the_second():
-    limits = Limits()
-    with ThreadPoolExecutor(8) as threads:
-        waits = list(threads.map(lambda _: limits.reserve("ticker"), range(30)))
-    assert [sum(low < wait <= low + 1 for wait in waits) for low in (-1, 0, 1)] == [10, 10, 10]
+@dataclass
+class World:
+    """Callers in any number of processes, and an exchange whose seconds begin when they do; in its own time."""
+
+    phase: float
+    drift: float
+    latency: float
+    seed: int
+    lost: float = 0  # the part of the calls whose caller is killed
+    calls: Calls = field(default_factory=Calls)
+    counted: Counter[int] = field(default_factory=Counter)
+    granted: list[tuple[float, bool, float]] = field(default_factory=list)  # when, patient, asked since
+
+    def run(self, patient: int, live_every: float, seconds: float) -> None:
+        dice, order, told = random.Random(self.seed), count(), {}
+        events = [(1000 + dice.random() / 10, next(order), "ask", True, 0.0) for _ in range(patient)]
+        if live_every:
+            events += [
+                (1000 + at * live_every, next(order), "ask", False, 0.0) for at in range(int(seconds / live_every))
+            ]
+        heapq.heapify(events)
+        while events and events[0][0] < 1000 + seconds:
+            now, key, what, is_patient, at = heapq.heappop(events)
+            self.calls = Calls.loads(self.calls.dumps())
+            if what == "ask":
+                since = at or now
+                if wait := self.calls.take(now, 10, since, patient=is_patient):
+                    late = dice.random() / 1000
+                    heapq.heappush(events, (now + wait + late, next(order), "ask", is_patient, since))
+                    continue
+                self.granted.append((now, is_patient, since))
+                there = now + dice.random() * self.latency
+                heapq.heappush(events, (there, key, "count", is_patient, now))
+            elif what == "count":
+                second = floor(now * (1 + self.drift) + self.phase)
+                self.counted[second] += 1
+                told[key] = 10 - self.counted[second]
+                if dice.random() >= self.lost:
+                    heapq.heappush(events, (now + dice.random() * self.latency, key, "answer", is_patient, at))
+            else:
+                self.calls.answer(now, 10, at, max(0, told[key]))
+                if is_patient:
+                    heapq.heappush(events, (now, next(order), "ask", True, 0.0))
+
+
+phases = st.floats(0, 1, exclude_max=True)
+drifts = st.floats(-4e-4, 4e-4)
+seeds = st.integers(0, 2**32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    phases, drifts, st.floats(0, 3), seeds, st.integers(1, 20), st.sampled_from([0, 0.3, 7]), st.sampled_from([0, 0.1])
+)
+def test_whatever_the_interleaving_no_second_of_the_exchange_sees_more_than_ten_calls(
+    phase, drift, latency, seed, patient, live_every, lost
+):
+    world = World(phase, drift, latency, seed, lost)
+    world.run(patient, live_every, 10)
+    assert max(world.counted.values()) <= 10
+
+
+@settings(max_examples=8, deadline=None)
+@given(phases, drifts, st.floats(0.001, 0.2), seeds)
+def test_history_takes_95_per_cent_of_what_is_permitted(phase, drift, latency, seed):
+    world = World(phase, drift, latency, seed)
+    world.run(8, live_every=0, seconds=20)
+    assert max(world.counted.values()) <= 10
+    assert sum(world.counted.values()) >= 0.95 * 200
+
+
+@settings(max_examples=8, deadline=None)
+@given(phases, seeds, st.integers(1, 50), st.sampled_from([0.25, 0.9]))
+def test_a_live_caller_goes_before_any_number_of_patient_ones(phase, seed, patient, live_every):
+    world = World(phase, 0, 0.05, seed)
+    world.run(patient, live_every, 5)
+    lives = [(since, at) for at, is_patient, since in world.granted if not is_patient]
+    patients = [at for at, is_patient, _ in world.granted if is_patient]
+    assert not [at for since, until in lives for at in patients if since < at < until]
+    assert max(at - since for since, at in lives) < 1.2
+    assert len(patients) > 5 * (9 - 1 / live_every), "and they don't starve"
+
+
+pairs = st.tuples(st.floats(), st.floats())
+states = st.tuples(st.lists(pairs), st.lists(pairs), st.lists(pairs), pairs, st.floats(), st.floats()).map(json.dumps)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1000, 2000), st.text() | states)
+@example(1000.0, "[" * 5000)
+@example(1000.0, "[[],[],[],[-1e308,-1e308],0,0]")
+def test_a_state_that_is_none_stops_no_one(now, text):
+    calls = Calls.loads(text)
+    calls.take(now, 10, now, patient=False)
+    calls.answer(now, 10, now, 9)
+    calls.answer(now, 10, now, 9)
+    for later in range(20):
+        calls = Calls.loads(calls.dumps())
+        calls.take(now + later, 10, now + later, patient=False)
+    assert calls.under_way[-1][0] == now + 19
+
+
+def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+    program = f"import sys, time\nfrom upbit_assets.upbit import *\nurl = sys.argv[1]\n{code}"
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_and_their_threads_share_the_second(url):
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+limits = Limits(url)
+def call(_):
+    at = limits.wait("candle")
+    limits.learn("candle", at)
+    print(f"{at}\\n", end="")
+list(ThreadPoolExecutor(4).map(call, range(8)))
+"""
+    processes = [run(code, url) for _ in range(2)]
+    moments = sorted(float(line) for process in processes for line in process.communicate()[0].split())
+    assert len(moments) == 16
+    assert all(later - earlier >= 1 for earlier, later in zip(moments, moments[10:], strict=False))
+
+
+def test_a_killed_process_leaves_the_limit_whole(url):
+    with run("limits = Limits(url)\nfor _ in range(3): limits.wait('candle')\nprint()\ntime.sleep(60)", url) as calls:
+        assert calls.stdout
+        calls.stdout.readline()
+        calls.kill()
+    limits = Limits(url)
+    moments = [limits.wait("candle") for _ in range(7)]
+    for at in moments:
+        limits.learn("candle", at)
+    assert moments[-1] - moments[0] < 0.5
+    assert limits.wait("candle") - moments[-1] >= 1
+
+
+def test_a_process_killed_while_it_counts_leaves_what_others_can_read(url):
+    code = """
+limits = Limits(url, 10**6)
+print(flush=True)
+while True: limits.learn("candle", limits.wait("candle"), "sec=999999")
+"""
+    with run(code, url) as counting:
+        assert counting.stdout
+        counting.stdout.readline()
+        time.sleep(0.05)
+        counting.kill()
+    file = Path(os.environ["UPBIT_LIMITS_DIR"], Limits(url)._name("calls of candle"))
+    assert len(json.loads(file.read_text().partition("\n")[0])) == 6
+
+
+def test_a_block_that_one_process_met_stops_another(url):
+    until = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
+    code = f"""
+from datetime import datetime, UTC
+Limits(url).block(Blocked(datetime.fromisoformat("{until.isoformat()}"), "stop it"), datetime.now(UTC))
+"""
+    assert run(code, url).wait() == 0
+    with pytest.raises(Blocked, match="'stop it'") as caught:
+        Limits(url).wait("candle")
+    assert caught.value.until == until
+
+
+def test_a_block_is_not_shortened_by_another_that_does_not_say_until_when(limits):
+    now = datetime.now(UTC)
+    limits.block(Blocked(now + timedelta(hours=1), "an hour"), now)
+    limits.block(Blocked(None, ""), now)
+    with pytest.raises(Blocked, match="an hour"):
+        limits.wait("candle")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path / "a" / "limits"))
+    shared._warn.cache_clear()
+    return tmp_path / "a" / "limits"
+
+
+def shared_between_two(url: str) -> bool:
+    """Whether a second Limits waits for a call of the first's, with one a second permitted."""
+    clock = Clock()
+    first, second = (Limits(url, 1, clock=clock, sleep=clock.sleep) for _ in range(2))
+    return waited(first, clock, "candle") == 0 and waited(second, clock, "candle") > 0
+
+
+def test_the_folder_is_made_for_this_user_alone(folder, url):
+    Limits(url).wait("candle")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+
+
+def test_without_that_variable_it_is_a_folder_among_the_temporary_files(tmp_path, url, monkeypatch):
+    monkeypatch.delenv("UPBIT_LIMITS_DIR")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert shared_between_two(url)
+    assert [folder.name for folder in tmp_path.iterdir()] == [f"upbit-limits-{os.geteuid()}"]
+
+
+def test_a_link_in_place_of_a_file_is_replaced_and_what_it_points_to_stays(folder, url, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    folder.mkdir(parents=True)
+    (folder / Limits(url)._name("calls of candle")).symlink_to(precious)
+    assert shared_between_two(url)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("trap", ["link", "open to all", "file"])
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, url, monkeypatch, caplog, trap):
+    monkeypatch.delenv("UPBIT_LIMITS_DIR")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    shared._warn.cache_clear()
+    folder, elsewhere = tmp_path / f"upbit-limits-{os.geteuid()}", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if trap == "link":
+        folder.symlink_to(elsewhere)
+    elif trap == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    assert shared_between_two(url)
+    assert not list(elsewhere.iterdir())
+    assert trap == "file" or not list(folder.iterdir())
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "Calls to the exchange are counted for this process alone: " in caplog.text
