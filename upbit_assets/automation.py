@@ -361,7 +361,7 @@ def missing_days(
         oldest = today - history.kept * DAY if history.kept else days.partitions.start
         past = {day for day in looked_at if oldest <= day < today}
         wanted = [*history.choice.markets(connection, sorted(last)), *begun(connection, history.page, past)]
-        for gap in gaps(connection, history.page, wanted, now - SETTLED, hopeless=False):
+        for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
             missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
     cursor["seen"] = settled
     return missing

@@ -1,7 +1,7 @@
 """What must be true of the data, window by window."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
 )
 
-from upbit_assets.partitions import WINDOW, windows
+from upbit_assets.partitions import WINDOW, Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
@@ -48,7 +48,7 @@ Judge = Callable[[sa.Connection, TimeWindow], Verdicts]
 
 
 def window_check(
-    asset: str, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR
+    asset: str, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR, *, axis: Axis = windows
 ) -> Callable[[Judge], AssetChecksDefinition]:
     """A check that judges each window of a run for itself, in a backfill too.
 
@@ -56,15 +56,16 @@ def window_check(
     """
 
     def decorate(judge: Judge) -> AssetChecksDefinition:
-        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=windows.partitions)
+        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=axis.partitions)
 
         @multi_asset_check(name=f"{asset}_{judge.__name__}", specs=[spec])
         def check(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
             span = context.partition_time_window
             with database.connect("REPEATABLE READ") as connection:
                 verdicts = judge(connection, span)
-            targets = newest_materializations(context, spec.asset_key, span)
-            for start in windows.starts_in(span):
+            keys = {start: axis.key_of(start) for start in axis.starts_in(span)}
+            targets = newest_materializations(context, spec.asset_key, list(keys.values()))
+            for start, key in keys.items():
                 yield AssetCheckEvaluation(
                     asset_key=spec.asset_key,
                     check_name=spec.name,
@@ -72,8 +73,8 @@ def window_check(
                     metadata=verdicts[start].metadata,
                     description=verdicts[start].description,
                     severity=severity,
-                    partition=windows.key_of(start),
-                    target_materialization_data=targets.get(windows.key_of(start)),
+                    partition=key,
+                    target_materialization_data=targets.get(key),
                 )
             yield Output(None, output_name=spec.get_python_identifier())
 
@@ -83,10 +84,9 @@ def window_check(
 
 
 def newest_materializations(
-    context: AssetCheckExecutionContext, asset: AssetKey, span: TimeWindow
+    context: AssetCheckExecutionContext, asset: AssetKey, keys: Sequence[str]
 ) -> dict[str | None, Target]:
     """The materialization of each window that its verdict is about."""
-    keys = [windows.key_of(start) for start in windows.starts_in(span)]
     found = context.instance.fetch_materializations(AssetRecordsFilter(asset, asset_partitions=keys), limit=len(keys))
     return {
         record.partition_key: Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
@@ -191,8 +191,8 @@ def markets_of(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
     return sa.select(windows.floor(table.c.ingested_at).label("window"), table.c.market).where(within(table, span))
 
 
-def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> dict[datetime, int]:
-    start = windows.floor(table.c.ingested_at)
+def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow, axis: Axis = windows) -> dict[datetime, int]:
+    start = axis.floor(table.c[table.info["window"]])
     rows = sa.select(start, sa.func.count()).where(within(table, span)).group_by(start)
     return dict(connection.execute(rows).tuples().all())
 

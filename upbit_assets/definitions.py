@@ -2,7 +2,7 @@
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import automation, checks
+from upbit_assets import automation, checks, day_checks
 from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.io_manager import PostgresIOManager
@@ -20,7 +20,7 @@ database = Database()
 
 defs = Definitions(
     assets=load_assets_from_modules([bronze, silver, gold]),
-    asset_checks=checks.all_checks,
+    asset_checks=[*checks.all_checks, *day_checks.all_checks],
     jobs=[
         automation.collect,
         automation.refresh,

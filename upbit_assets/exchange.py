@@ -14,4 +14,4 @@ class Exchange(ConfigurableResource):
 
     def client(self, *, patient: bool = False) -> UpbitClient:
         """`patient`: lets whoever collects the present go first."""
-        return UpbitClient(os.environ.get("UPBIT_API_URL") or REAL)
+        return UpbitClient(os.environ.get("UPBIT_API_URL") or REAL, patient=patient)

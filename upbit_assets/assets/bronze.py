@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, BackfillPolicy, Failure, TimeWindow, asset
 
 from upbit_assets.assets import HOUSE, choice, retry, snapshots
+from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import History
-from upbit_assets.assets.pages import candle_pages, trade_pages
+from upbit_assets.assets.pages import MILLISECOND, candle_pages, trade_pages
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
@@ -83,6 +84,7 @@ CANDLES = History(
     (tables.silver_candle, tables.silver_candle_rejected, tables.gold_market_daily),
     choice.candles,
     candle_pages,
+    grain=MINUTE,
 )
 TRADES = History(
     tables.bronze_trade_raw,
@@ -90,6 +92,7 @@ TRADES = History(
     (tables.silver_trade, tables.silver_trade_rejected, tables.gold_market_daily),
     choice.trades,
     trade_pages,
+    grain=MILLISECOND,
     kept=7,
 )
 

@@ -21,7 +21,7 @@ from psycopg.types.range import Range
 
 from upbit_assets.assets.choice import Choice, ChoiceError
 from upbit_assets.assets.coverage import Gap, begun, gaps
-from upbit_assets.assets.pages import MILLISECOND, Page, Said
+from upbit_assets.assets.pages import EPOCH, MILLISECOND, Page, Said
 from upbit_assets.assets.snapshots import claim_origin, storable_market
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
@@ -47,6 +47,7 @@ class History:
         onward: tables that are computed from them, which need partitions as well.
         choice: of the markets.
         pages: asks for a gap, page after page.
+        grain: what is asked for is whole multiples of it, so that no candle still forming is.
         kept: how many days the exchange still tells; None: all of them.
     """
 
@@ -55,6 +56,7 @@ class History:
     onward: tuple[sa.Table, ...]
     choice: Choice
     pages: Callable[[UpbitClient, Gap], Iterator[Page]]
+    grain: timedelta
     kept: int | None = None
 
     def collect(self, context: AssetExecutionContext, exchange: Exchange, database: Database) -> Loads:
@@ -79,6 +81,10 @@ class History:
                 except UpbitError as error:  # the client has already tried again where that could help
                     raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
 
+    def settled(self, now: datetime) -> datetime:
+        """Until when there will be no other rows than those of now."""
+        return now - SETTLED - (now - SETTLED - EPOCH) % self.grain
+
     def missing(self, connection: sa.Connection, span: TimeWindow) -> list[Gap]:
         """What of the days was not collected, newest first.
 
@@ -92,7 +98,7 @@ class History:
         except ChoiceError as error:
             raise Failure(str(error), allow_retries=False) from error
         found = begun(connection, self.page, starts)
-        missing = gaps(connection, self.page, [*wanted, *found], now - SETTLED, hopeless=True)
+        missing = gaps(connection, self.page, [*wanted, *found], self.settled(now), hopeless=True)
         if self.kept is None:
             return missing
         oldest = days.at(now).start - self.kept * DAY

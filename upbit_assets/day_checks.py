@@ -1,0 +1,194 @@
+"""What must be true of order books, candles, trades and days, and of them all together."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
+
+from upbit_assets.assets.refine import Refinement
+from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
+from upbit_assets.checks import Verdict, Verdicts, by_window, counts, named, window_check
+from upbit_assets.partitions import DAY, days, windows
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.io_manager import within
+
+# the exchange rounds what it has added up to about 16 digits
+ROUNDING = Decimal("1e-9")
+
+
+def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
+    @window_check(asset, axis=refinement.axis)
+    def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+        """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
+        built = refinement.build
+        superfluous = sa.select(built.c.window_start, built.c.duplicate_rows).where(within(built, span))
+        counted = {
+            "raw": counts(connection, refinement.bronze, span, refinement.axis),
+            "silver": counts(connection, refinement.silver, span, refinement.axis),
+            "rejected": counts(connection, refinement.rejected, span, refinement.axis),
+            "duplicates": dict(connection.execute(superfluous).tuples().all()),
+        }
+        books = {
+            start: {name: rows.get(start, 0) for name, rows in counted.items()}
+            for start in refinement.axis.starts_in(span)
+        }
+        return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
+
+    return every_bronze_row_is_accounted_for
+
+
+@window_check("gold_orderbook_stats")
+def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Every market that has a book with bids and asks in a window has a spread, and it is above zero."""
+    silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
+    start = windows.floor(silver.c.ingested_at).label("window")
+    two_sided = (silver.c.bid_prices != sa.cast([], sa.ARRAY(sa.Numeric))) & (
+        silver.c.ask_prices != sa.cast([], sa.ARRAY(sa.Numeric))
+    )
+    there = sa.select(start, silver.c.market).where(within(silver, span), two_sided)
+    good = sa.select(gold.c.window_start, gold.c.market).where(within(gold, span), gold.c.spread_bps > 0)
+    without = by_window(connection, sa.except_(there, good))
+    return {
+        start: Verdict(not without[start], {"without figures": named(without[start])})
+        for start in windows.starts_in(span)
+    }
+
+
+@window_check("silver_candle", AssetCheckSeverity.WARN, axis=days)
+def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Of each market of a day that is over, the exchange was asked for every minute."""
+    coverage = tables.silver_candle_coverage
+    lacking = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span), coverage.c.minutes_missing > 0)
+    missing, now = by_window(connection, lacking), datetime.now(UTC)
+    return {
+        start: Verdict(
+            start + DAY > now or not missing[start],
+            {"not whole": named(missing[start])},
+            "The day is not over." if start + DAY > now else None,
+        )
+        for start in days.starts_in(span)
+    }
+
+
+@window_check("gold_market_daily", axis=days)
+def days_are_ranked(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Ranks start at 1, follow their figures, and every market that has candles has one."""
+    gold, candle = tables.gold_market_daily, tables.silver_candle
+
+    def rank_by(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        return sa.func.rank().over(partition_by=gold.c.day, order_by=figure.desc().nulls_last())
+
+    rows = (
+        sa.select(
+            *(gold.c.day, gold.c.market, gold.c.rank_turnover, gold.c.rank_volatility),
+            rank_by(gold.c.turnover_krw).label("by_turnover"),
+            rank_by(gold.c.realized_volatility).label("by_volatility"),
+        )
+        .where(within(gold, span))
+        .subquery("rows")
+    )
+    ranked = sa.select(rows.c.day, rows.c.market)
+    differs = (rows.c.rank_turnover != rows.c.by_turnover) | (rows.c.rank_volatility != rows.c.by_volatility)
+    traded = sa.select(days.floor(candle.c.started_at), candle.c.market).where(within(candle, span))
+    wrong, unranked = by_window(connection, ranked.where(differs)), by_window(connection, sa.except_(traded, ranked))
+    return {
+        start: Verdict(
+            not wrong[start] and not unranked[start],
+            {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
+        )
+        for start in days.starts_in(span)
+    }
+
+
+TRADES_AGAINST_CANDLES = sa.text("""
+SELECT daily.day, daily.market
+FROM gold.market_daily AS daily
+CROSS JOIN LATERAL (
+  SELECT sum(price * volume) AS turnover, sum(volume) AS volume FROM silver.trade
+  WHERE market = daily.market AND traded_at >= daily.day AND traded_at < daily.day + interval '1 day'
+) AS traded
+WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades'
+  AND (abs(traded.volume - daily.volume) > :rounding * daily.volume
+    OR abs(traded.turnover - daily.turnover) > :rounding * daily.turnover) IS NOT FALSE
+""")
+
+
+@window_check("gold_market_daily", axis=days)
+def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """Where all of a day's trades were collected, they add up to its candles, and so the VWAP of both is the same."""
+    return named_by_day(
+        connection, TRADES_AGAINST_CANDLES, span, "trades that do not add up to the candles", rounding=ROUNDING
+    )
+
+
+# the candles before the minute of the ticker's last trade, and up to and including it, bound what the ticker says
+TICKER_AGAINST_CANDLES = sa.text("""
+WITH collected AS (
+  SELECT market, date_bin('1 day', started_at, :origin) AS day, max(started_at) + interval '1 minute' AS until
+  FROM silver.candle WHERE started_at >= :start AND started_at < :end GROUP BY 1, 2
+), ticker AS (
+  SELECT collected.day, collected.market, last.traded_at, raw.raw_data AS said
+  FROM collected
+  CROSS JOIN LATERAL (
+    SELECT ingested_at, traded_at FROM silver.ticker
+    WHERE market = collected.market AND traded_at >= collected.day AND traded_at < collected.until
+      AND ingested_at >= collected.day AND ingested_at < collected.day + interval '1 day'
+    ORDER BY ingested_at DESC LIMIT 1
+  ) AS last
+  CROSS JOIN LATERAL (
+    SELECT raw_data FROM bronze.ticker_raw
+    WHERE ingested_at = last.ingested_at AND market = collected.market ORDER BY id DESC LIMIT 1
+  ) AS raw
+)
+SELECT ticker.day, ticker.market
+FROM ticker
+CROSS JOIN LATERAL (
+  SELECT (array_agg(opening_price ORDER BY started_at))[1] AS opening_price,
+         coalesce(sum(volume) FILTER (WHERE before), 0) AS volume_before, sum(volume) AS volume,
+         max(high_price) FILTER (WHERE before) AS high_before, max(high_price) AS high,
+         min(low_price) FILTER (WHERE before) AS low_before, min(low_price) AS low
+  FROM (SELECT *, started_at + interval '1 minute' <= ticker.traded_at AS before FROM silver.candle
+        WHERE market = ticker.market AND started_at >= ticker.day AND started_at <= ticker.traded_at) AS minutes
+) AS candles
+WHERE (candles.opening_price = (said->'opening_price')::numeric
+   AND (said->'acc_trade_volume')::numeric
+       BETWEEN candles.volume_before * (1 - :rounding) AND candles.volume * (1 + :rounding)
+   AND (said->'high_price')::numeric BETWEEN coalesce(candles.high_before, 0) AND candles.high
+   AND (said->'low_price')::numeric BETWEEN candles.low AND coalesce(candles.low_before, 'infinity')) IS NOT TRUE
+""")
+
+
+@window_check("gold_market_daily", axis=days)
+def candles_and_tickers_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    """The day's candles say what the day's last ticker says of it: its opening price, high, low and volume."""
+    return named_by_day(
+        connection,
+        TICKER_AGAINST_CANDLES,
+        span,
+        "ticker and candles differ",
+        rounding=ROUNDING,
+        origin=days.origin,
+    )
+
+
+def named_by_day(
+    connection: sa.Connection, query: sa.TextClause, span: TimeWindow, what: str, **values: Any
+) -> Verdicts:
+    """The verdicts of a query that gives the (day, market)s which are wrong."""
+    wrong = by_window(connection, query.bindparams(start=span.start, end=span.end, **values))
+    return {start: Verdict(not wrong[start], {what: named(wrong[start])}) for start in days.starts_in(span)}
+
+
+all_checks: Sequence[AssetChecksDefinition] = [
+    accounted_for("silver_orderbook", ORDERBOOK),
+    accounted_for("silver_candle", CANDLE),
+    accounted_for("silver_trade", TRADE),
+    every_two_sided_book_has_figures,
+    every_minute_was_collected,
+    days_are_ranked,
+    trades_and_candles_agree,
+    candles_and_tickers_agree,
+]
