@@ -23,11 +23,11 @@ import sqlalchemy as sa
 
 from upbit_assets.assets.preview import plain, won
 from upbit_assets.exchange import REAL
-from upbit_assets.partitions import SEOUL, windows
+from upbit_assets.partitions import SEOUL, days, windows
+from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
-from upbit_assets.postgres.tables import bronze_origin, gold_market_stats_build
 
 UI_PORT, EXCHANGE_PORT = 3000, 8766
 READY_WITHIN = 120
@@ -59,7 +59,8 @@ def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[
         "VIRTUAL_ENV": sys.prefix,
         "DAGSTER_HOME": str(home),
         "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "upbit_assets.definitions",
-        **({"UPBIT_API_URL": exchange} if demo else {}),
+        # a week of trades would be millions of rows, for a look
+        **({"UPBIT_API_URL": exchange, "UPBIT_DAYS_BACK": "1"} if demo else {}),
     }
 
 
@@ -220,7 +221,7 @@ def first_run() -> list[str]:
     if left < 10:
         time.sleep(left)
         window = windows.at(datetime.now(UTC))
-    return ["dagster", "asset", "materialize", "--select", "*", "--partition", windows.key_of(window.start)]
+    return ["dagster", "asset", "materialize", "--select", "group:ticker", "--partition", windows.key_of(window.start)]
 
 
 def wait_for(process: Process, address: str) -> None:
@@ -248,7 +249,7 @@ def tell_first_run(first: Process, ui: str) -> None:
 def print_top10() -> None:
     with Database().connect() as connection:
         rows = connection.execute(sa.text("SELECT * FROM gold.turnover_top10")).all()
-        simulated = connection.scalar(sa.select(bronze_origin.c.simulated))
+        simulated = connection.scalar(sa.select(tables.bronze_origin.c.simulated))
     if not rows:
         return
     window, kind = rows[0].window_start.astimezone(SEOUL), "simulated" if simulated else "real"
@@ -263,25 +264,37 @@ def print_top10() -> None:
     click.echo()
 
 
+TOLD = (
+    (tables.gold_market_stats_build, windows, "gold_rows", "markets ranked"),
+    (tables.gold_orderbook_stats_build, windows, "gold_rows", "order books measured"),
+    (tables.silver_candle_build, days, "silver_rows", "one-minute candles"),
+    (tables.silver_trade_build, days, "silver_rows", "trades"),
+    (tables.gold_market_daily_build, days, "gold_rows", "markets of the day ranked"),
+)
+
+
+def news(connection: sa.Connection, since: datetime) -> list[tuple[datetime, str]]:
+    """What was computed since then, in the order in which it was."""
+    found = []
+    for build, axis, count, what in TOLD:
+        last = sa.select(build.c.computed_at, build.c.window_start, build.c[count]).order_by(build.c.computed_at.desc())
+        for computed_at, start, rows in connection.execute(last.where(build.c.computed_at > since).limit(1)):
+            found.append((computed_at, f"{axis.key_of(start)}: {rows:,} {what}"))
+    return sorted(found)
+
+
 def watch(processes: list[Process]) -> None:
-    """Tell of each new ranking, until a process ends or somebody stops us."""
-    build = gold_market_stats_build
-    newest = sa.select(build.c.computed_at, build.c.window_start, build.c.gold_rows).order_by(
-        build.c.computed_at.desc()
-    )
-    told = None
+    """Tell of what is written, until a process ends or somebody stops us."""
+    since = datetime.now(UTC)
     while True:
         for process in processes:
             process.require_alive()
         try:
             with Database().connect() as connection:
-                found = connection.execute(newest.limit(1)).one_or_none()
+                found = news(connection, since)
         except DatabaseError as error:
             raise StackError(str(error)) from None
-        if found and told and found != told:
-            when = found.computed_at.astimezone(SEOUL)
-            click.echo(
-                f"{when:%H:%M:%S}  window {windows.key_of(found.window_start)}: {found.gold_rows} markets ranked"
-            )
-        told = found
+        for computed_at, said in found:
+            click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {said}")
+            since = max(since, computed_at)
         time.sleep(2)
