@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import calls, copying, history, layers, project
+from bench import calls, candles, copying, history, layers, project
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -28,6 +28,7 @@ ROWS = {
         history.top10,
         project.chain,
         layers.backfill,
+        candles.candle_day,
         calls.calls,
     )
 }

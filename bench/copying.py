@@ -9,8 +9,8 @@ from dagster import TimeWindow
 
 from bench.measure import Contender, Result, interleaved
 from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, span, tickers
-from upbit_assets.assets.bronze import as_records
 from upbit_assets.assets.silver import silver_ticker
+from upbit_assets.assets.snapshots import as_records
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import insert
 from upbit_assets.upbit.replies import Reply, split

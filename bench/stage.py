@@ -17,9 +17,9 @@ from dagster import AssetsDefinition, PartitionKeyRange, TimeWindow, build_outpu
 from psycopg import sql
 
 from upbit_assets.definitions import MarketDataIOManager
-from upbit_assets.partitions import SEOUL, WINDOW, windows
+from upbit_assets.partitions import SEOUL, WINDOW, Axis, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.io_manager import Load, Rows, within
+from upbit_assets.postgres.io_manager import Load, Loads, Rows, within
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
@@ -88,18 +88,21 @@ class MarketData:
     def partitions(self, first: datetime, last: datetime) -> None:
         self.run("SELECT bronze.make_partitions(%(first)s, %(last)s)", first=first, last=last)
 
-    def write(self, asset: AssetsDefinition, window: TimeWindow, rows: Load | Rows) -> None:
-        """What the IO manager does with an asset's output."""
+    def write(
+        self, asset: AssetsDefinition, window: TimeWindow, rows: Loads | Load | Rows, axis: Axis = windows
+    ) -> float:
+        """What the IO manager does with an asset's output; returns the seconds that it says the database took."""
         self.use()
         context = build_output_context(
             asset_key=asset.key,
             definition_metadata=asset.metadata_by_key[asset.key],
-            asset_partitions_def=windows.partitions,
+            asset_partitions_def=axis.partitions,
             asset_partition_key_range=PartitionKeyRange(
-                windows.key_of(window.start), windows.key_of(window.end - WINDOW)
+                axis.key_of(window.start), axis.key_of(window.end - axis.length)
             ),
         )
         MarketDataIOManager(database=Database()).handle_output(context, rows)
+        return float(context.get_logged_metadata()["seconds"].value)
 
     def fill_bronze(self, first: datetime, snapshots: int, *, bad: bool = False) -> None:
         """A snapshot a minute of the offline exchange's tickers, with other prices each.
@@ -140,11 +143,11 @@ def span(first: datetime, snapshots: int) -> TimeWindow:
     return TimeWindow(first, first + -(-snapshots // 10) * WINDOW)
 
 
-def output_of(asset: AssetsDefinition, window: TimeWindow, source: sa.Table) -> Load:
-    """What the asset returns for the windows."""
+def output_of(asset: AssetsDefinition, window: TimeWindow, *sources: sa.Table) -> Load:
+    """What the asset returns for the windows of its sources."""
     function: Any = asset.op.compute_fn
     context = SimpleNamespace(partition_time_window=window)
-    return function.decorated_fn(context, sa.select(source).where(within(source, window)))
+    return function.decorated_fn(context, *(sa.select(source).where(within(source, window)) for source in sources))
 
 
 def psql(stage: Stage, market_data: MarketData, file: Path) -> None:
