@@ -10,6 +10,7 @@ Relied on, in Metabase's source and API docs: metabase.setup-rest.api, session.a
 rest.api, queries-rest.api.card and dashboards-rest.api, whose bodies refuse unknown keys; the API changelog.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -46,6 +47,8 @@ def provision(
     """
     wanted = wanted or declared()
     details = connection_details(database_url, wanted.database["schemas"])
+    if not re.fullmatch(r"https?://[^@\s]+", url):
+        raise MetabaseError("METABASE_URL must be http://host:port or https://…, and has no login in it.")
     metabase = Metabase(url, secrets=[password, database_url, details["password"]])
     metabase.wait(say, deadline, pause)
     try:
@@ -136,7 +139,9 @@ def put_database(metabase: Metabase, name: str, details: Item, say: Say) -> int:
             return int(id)
         path = f"/api/database/{there['id']}"
         has = metabase.get(path)["details"]
-        same = all(has.get(key) == value for key, value in details.items() if key != "password")
+        # without encryption asked for, Metabase takes it where it can get it
+        plain = {key: value for key, value in details.items() if key != "password" and value is not False}
+        same = all(has.get(key) == value for key, value in plain.items())
         if not same or metabase.get(f"{path}/healthcheck")["status"] != "ok":
             metabase.put(path, body)
             say(f"Connected the database {name} anew")

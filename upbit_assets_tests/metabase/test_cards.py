@@ -271,11 +271,8 @@ def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(ur
         ((now,),) = connection.execute("SELECT now()")  # which stands still until the transaction ends
         filling = window_at(now).start
         for start in (filling - DAY - WINDOW, filling - DAY, filling - WINDOW):
-            connection.execute(
-                "INSERT INTO silver.ticker_build (window_start, bronze_rows, silver_rows, rejected_rows, duplicate_rows) "
-                "VALUES (%s, 860, 855, 2, 3)",
-                [start],
-            )
+            build = (start, 860, 855, 2, 3)
+            connection.execute("INSERT INTO silver.ticker_build VALUES (%s, %s, %s, %s, %s)", build)
         connection.execute("SET ROLE upbit_reader")
         shown = connection.execute(CARDS["coverage_windows"].sql).fetchall()
         connection.rollback()

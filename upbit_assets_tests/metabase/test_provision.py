@@ -55,7 +55,7 @@ def test_the_first_run_sets_up_connects_and_makes_everything_that_is_declared(me
     assert metabase.admin == (EMAIL, PASSWORD)
     ((_, database),) = metabase.databases.items()
     assert database["details"] == {
-        **{"host": "db", "port": 5433, "dbname": "upbit", "user": "reader", "password": "reads", "ssl": False},
+        **{"host": "db", "port": 5433, "dbname": "upbit", "user": "reader", "password": "reads", "ssl": True},
         **{"schema-filters-type": "inclusion", "schema-filters-patterns": "gold"},
     }
     assert [card["name"] for card in metabase.cards.values()] == [card.name for card in declared().cards]
@@ -318,6 +318,13 @@ def test_a_database_that_metabase_cannot_reach_is_told_as_such(metabase: FakeMet
 def test_an_address_that_is_no_postgresql_database_is_refused_without_a_word_of_it(metabase: FakeMetabase, url: str):
     with pytest.raises(MetabaseError, match="must be postgresql://") as refused:
         run(metabase, url=url)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:3001", "http://admin:hush@metabase:3000", "ftp://metabase", ""])
+def test_an_address_of_metabase_that_is_none_or_has_a_login_is_refused_at_once(url: str):
+    with pytest.raises(MetabaseError, match="METABASE_URL must be") as refused:
+        provision(url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append)
     assert "hush" not in str(refused.value)
 
 
