@@ -11,7 +11,7 @@ rest.api, queries-rest.api.card and dashboards-rest.api, whose bodies refuse unk
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -56,19 +56,21 @@ def provision(
         database = put_database(metabase, wanted.database["name"], details, say)
         collection = put_collection(metabase, wanted.collection, say)
         items = metabase.get(f"/api/collection/{collection}/items", models=["card", "dashboard"])["data"]
-        cards = {
-            card.key: put_card(metabase, card, wanted.filters, items, database, collection, say)
-            for card in wanted.cards
-        }
-        old = [item for item in items if item["model"] == "card" and mark_of(item) not in {None, *cards}]
-        dashboard = put_dashboard(metabase, wanted, items, cards, [item["id"] for item in old], collection, say)
+        there = [item for item in items if item["model"] == "card"]
+        cards = {}
+        for card in wanted.cards:
+            body = card.body(wanted.filters, database=database, collection=collection)
+            cards[card.key] = put(metabase, "card", ours(there, card.key, card.name), body, say)
+        old = [item for item in there if mark_of(item) not in {None, *cards}]
+        dashboard = the_dashboard(metabase, wanted.dashboard, items, collection)
+        lay_out(metabase, dashboard, wanted, cards, {item["id"] for item in old}, say)
         for item in old:
             metabase.put(f"/api/card/{item['id']}", {"archived": True})
             say(f"Archived the card {item['name']}, which is no longer declared")
     finally:
         with suppress(MetabaseError):
             metabase.delete("/api/session")
-    return f"{metabase.url}/dashboard/{dashboard}"
+    return f"{metabase.url}/dashboard/{dashboard['id']}"
 
 
 def log_in(metabase: Metabase, email: str, password: str, site_name: str, say: Say) -> None:
@@ -157,80 +159,46 @@ def put_database(metabase: Metabase, name: str, details: Item, say: Say) -> int:
 def put_collection(metabase: Metabase, facts: Mapping[str, str], say: Say) -> int:
     body = {"name": facts["name"], "description": marked(facts["description"], "collection", facts["name"])}
     # a person's own collections and the root one, which is not a row, can't be ours
-    there = ours(
-        (
-            item
-            for item in metabase.get("/api/collection")
-            if not item.get("personal_owner_id") and item["id"] != "root"
-        ),
-        "collection",
-        facts["name"],
-    )
+    items = [
+        item for item in metabase.get("/api/collection") if item["id"] != "root" and not item.get("personal_owner_id")
+    ]
+    return put(metabase, "collection", ours(items, "collection", facts["name"]), body, say)
+
+
+def put(metabase: Metabase, kind: str, there: Item | None, body: Item, say: Say) -> int:
+    """Make a collection or card, or change the one that is there if it differs; returns its id."""
     if there is None:
-        id = metabase.post("/api/collection", body)["id"]
-        say(f"Made the collection {facts['name']}")
-        return int(id)
-    if differs(there, body):
-        metabase.put(f"/api/collection/{there['id']}", body)
-        say(f"Changed the collection {facts['name']}")
+        there = metabase.post(f"/api/{kind}", body)
+        say(f"Made the {kind} {body['name']}")
+    elif differs(there, body):
+        metabase.put(f"/api/{kind}/{there['id']}", body)
+        say(f"Changed the {kind} {body['name']}")
     return int(there["id"])
 
 
-def put_card(
-    metabase: Metabase,
-    card: Card,
-    filters: Mapping[str, Filter],
-    items: Sequence[Item],
-    database: int,
-    collection: int,
-    say: Say,
-) -> int:
-    body = card.body(filters, database=database, collection=collection)
-    there = ours((item for item in items if item["model"] == "card"), card.key, card.name)
-    if there is None:
-        id = metabase.post("/api/card", body)["id"]
-        say(f"Made the card {card.name}")
-        return int(id)
-    if differs(there, body):
-        metabase.put(f"/api/card/{there['id']}", body)
-        say(f"Changed the card {card.name}")
-    return int(there["id"])
+def the_dashboard(metabase: Metabase, facts: Mapping[str, str], items: Sequence[Item], collection: int) -> Item:
+    """The whole dashboard; an empty one where there is none, without our mark as long as it is not laid out."""
+    there = ours((item for item in items if item["model"] == "dashboard"), "dashboard", facts["name"])
+    there = there or metabase.post("/api/dashboard", {"name": facts["name"], "collection_id": collection})
+    return dict(metabase.get(f"/api/dashboard/{there['id']}"))
 
 
-def put_dashboard(
-    metabase: Metabase,
-    wanted: Declared,
-    items: Sequence[Item],
-    cards: Mapping[str, int],
-    old: Sequence[int],
-    collection: int,
-    say: Say,
-) -> int:
-    """PUT takes all of its cards: one left out is taken off, a negative id makes one, and it is one transaction."""
+def lay_out(
+    metabase: Metabase, dashboard: Item, wanted: Declared, cards: Mapping[str, int], old: Container[int], say: Say
+) -> None:
+    """PUT takes all of its cards, tabs and filters, in one transaction: what is left out is deleted."""
     name = wanted.dashboard["name"]
-    there = ours((item for item in items if item["model"] == "dashboard"), "dashboard", name)
-    if there is None:
-        # without the hash, so that it is seen to be unfinished should this run end here
-        unfinished = {"name": name, "description": "upbit-assets/dashboard@unfinished", "collection_id": collection}
-        there = metabase.post("/api/dashboard", unfinished)
-    has = metabase.get(f"/api/dashboard/{there['id']}")
-    tabs = [{"id": tab["id"], "name": tab["name"]} for tab in has.get("tabs") or []]
     parameters = [parameter(each, cards) for each in wanted.filters.values()]
     own = [dashcard(card, wanted.filters, cards) for card in wanted.cards if card.at]
-    body = {"name": name, "description": marked(wanted.dashboard["description"], "dashboard", [parameters, own])}
-    if not differs(has, body) and places(own) <= places(has["dashcards"]):
-        return int(has["id"])
-    metabase.put(
-        f"/api/dashboard/{has['id']}",
-        body
-        | {
-            "parameters": parameters + [each for each in has.get("parameters") or [] if not is_own(each["id"])],
-            "dashcards": laid_out(own, has["dashcards"], old, tabs[0]["id"] if tabs else None),
-            "tabs": tabs,
-        },
-    )
+    body: Item = {"name": name, "description": marked(wanted.dashboard["description"], "dashboard", [parameters, own])}
+    if not differs(dashboard, body) and places(own) <= places(dashboard["dashcards"]):
+        return
+    tabs = [{"id": tab["id"], "name": tab["name"]} for tab in dashboard.get("tabs") or []]
+    theirs = [each for each in dashboard.get("parameters") or [] if not is_own(each["id"])]
+    dashcards = laid_out(own, dashboard["dashcards"], old, tabs[0]["id"] if tabs else None)
+    body |= {"parameters": parameters + theirs, "dashcards": dashcards, "tabs": tabs}
+    metabase.put(f"/api/dashboard/{dashboard['id']}", body)
     say(f"Laid out the dashboard {name}")
-    return int(has["id"])
 
 
 def parameter(each: Filter, cards: Mapping[str, int]) -> Item:
@@ -262,20 +230,19 @@ def dashcard(card: Card, filters: Mapping[str, Filter], cards: Mapping[str, int]
     return {"card_id": id, "col": column, "row": row, "size_x": width, "size_y": height, "parameter_mappings": mappings}
 
 
-def laid_out(own: Sequence[Item], there: Sequence[Item], old: Sequence[int], tab: int | None) -> list[Item]:
-    """Our cards where they belong, each in the place it has had on its tab, and those of others."""
-    sent = [sendable(each) for each in there if each["card_id"] not in old]
+def laid_out(own: Sequence[Item], there: Sequence[Item], old: Container[int], tab: int | None) -> list[Item]:
+    """Our cards where they belong, each on the tab it was on, a negative id for a new one; and those of others."""
     kept: dict[int, Item] = {}
     others = []
-    for each in sent:
+    for each in (sendable(each) for each in there if each["card_id"] not in old):
         if each.get("card_id") in {card["card_id"] for card in own} - kept.keys():
             kept[each["card_id"]] = each
         else:
             others.append(each)
-    new = {} if tab is None else {"dashboard_tab_id": tab}
     placed = []
     for number, card in enumerate(own, 1):
-        has = kept.get(card["card_id"], {"id": -number, **new})
+        new: Item = {"id": -number} | ({} if tab is None else {"dashboard_tab_id": tab})
+        has = kept.get(card["card_id"], new)
         mappings = [each for each in has.get("parameter_mappings", []) if not is_own(each["parameter_id"])]
         placed.append(has | card | {"parameter_mappings": card["parameter_mappings"] + mappings})
     return placed + moved_below(others, placed)

@@ -1,7 +1,7 @@
 """The cards' SQL on PostgreSQL, as the reader, with Metabase's variables put in as Metabase puts them in."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from upbit_assets.metabase.declared import declared
 from upbit_assets.partitions import SEOUL, WINDOW, window_at
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets_tests.conftest import copy_of_upbit
+from upbit_assets_tests.conftest import empty
 
+PARTITIONED = ("gold.market_stats", "gold.orderbook_stats", "gold.market_daily")
 CARDS = {card.key: card for card in declared().cards}
 DAY = timedelta(days=1)
 NOW = window_at(datetime.now(UTC)).start
@@ -46,34 +46,38 @@ def in_metabases_way(sql: str, values: dict[str, Any], *, inline: bool) -> tuple
 
 
 @pytest.fixture(scope="module")
-def url(server: EmbeddedPostgres) -> Iterator[str]:
-    with copy_of_upbit(server, "metabase_cards") as url:
-        with psycopg.connect(url) as owner:
-            for table in ("gold.market_stats", "gold.orderbook_stats", "gold.market_daily"):
-                owner.execute(f"SELECT bronze.make_partitions('{table}', '2019-12-31+09', '2020-03-01+09')")
-        known_rows(url)
-        yield url
+def connection(market_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """The reader among known rows, in a transaction that ends in nothing and in which time stands still. The session's
+    zone is not Seoul's, as JDBC brings its own.
+    """
+    empty(market_database)
+    engine = sa.create_engine(sa.make_url(market_database).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    with engine.connect() as owner:
+        for name in PARTITIONED:
+            owner.execute(sa.text(f"SELECT bronze.make_partitions('{name}', '2019-12-31+09', '2020-03-01+09')"))
+        for table, rows in known_rows():
+            owner.execute(sa.insert(table), list(rows))
+        owner.execute(sa.text("SET ROLE upbit_reader"))
+        owner.execute(sa.text("SET timezone = UTC"))
+        connection = owner.connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)
+        yield connection
+        owner.rollback()
 
 
-@pytest.fixture(scope="module")
-def reader(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """The reader in a session whose zone is not Seoul's, as JDBC brings its own."""
-    with psycopg.connect(url, autocommit=True, options="-c role=upbit_reader -c timezone=UTC") as connection:
+@pytest.fixture
+def reader(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    with connection.transaction(force_rollback=True):
         yield connection
 
 
-def known_rows(url: str) -> None:
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        for table, rows in (
-            (tables.gold_market_stats, [*newest_stats(), *january_stats()]),
-            (tables.gold_market_stats_build, builds(gold_rows=13)),
-            (tables.gold_orderbook_stats, books()),
-            (tables.gold_orderbook_stats_build, builds(gold_rows=2)),
-            (tables.gold_market_daily, daily()),
-            (tables.silver_candle_coverage, coverage()),
-        ):
-            connection.execute(sa.insert(table), list(rows))
+def known_rows() -> Iterator[tuple[sa.Table, Iterable[dict[str, Any]]]]:
+    yield tables.gold_market_stats, [*newest_stats(), *january_stats()]
+    yield tables.gold_market_stats_build, builds(gold_rows=13)
+    yield tables.gold_orderbook_stats, books()
+    yield tables.gold_orderbook_stats_build, builds(gold_rows=2)
+    yield tables.gold_market_daily, daily()
+    yield tables.silver_candle_coverage, coverage()
 
 
 def builds(gold_rows: int) -> Iterator[dict[str, Any]]:
@@ -266,16 +270,14 @@ def test_daily_figures_of_one_end_only(reader, dates, days):
     assert [row[0].day for row in rows(reader, "market_daily", **dates)] == days
 
 
-def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(url):
-    with psycopg.connect(url) as connection:
-        ((now,),) = connection.execute("SELECT now()")  # which stands still until the transaction ends
-        filling = window_at(now).start
-        for start in (filling - DAY - WINDOW, filling - DAY, filling - WINDOW):
-            build = (start, 860, 855, 2, 3)
-            connection.execute("INSERT INTO silver.ticker_build VALUES (%s, %s, %s, %s, %s)", build)
-        connection.execute("SET ROLE upbit_reader")
-        shown = connection.execute(CARDS["coverage_windows"].sql).fetchall()
-        connection.rollback()
+def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(reader):
+    ((now,),) = reader.execute("SELECT now()")
+    filling = window_at(now).start
+    reader.execute("RESET ROLE")
+    for start in (filling - DAY - WINDOW, filling - DAY, filling - WINDOW):
+        reader.execute("INSERT INTO silver.ticker_build VALUES (%s, 860, 855, 2, 3)", [start])
+    reader.execute("SET ROLE upbit_reader")
+    shown = rows(reader, "coverage_windows")
     assert [row[0] for row in shown] == [kst(filling - DAY + n * WINDOW) for n in range(145)]
     assert shown[0][1:] == shown[-2][1:] == (855, 2, 3, "수집")
     assert shown[-1][1:] == (0, 0, 0, "진행 중")
@@ -305,16 +307,16 @@ def test_a_market_from_outside_is_a_value_and_never_sql(reader):
 
 
 @pytest.fixture(scope="module")
-def many(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """The reader where there are 60 markets in 504 January windows and in the newest; nobody else sees those rows."""
-    with psycopg.connect(url) as connection:
+def many(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """The reader where there are 60 markets in 504 January windows and in the newest, instead of the known rows."""
+    with connection.transaction(force_rollback=True):
+        connection.execute("RESET ROLE")
         for table in (tables.gold_market_stats, tables.gold_orderbook_stats):
             connection.execute(f"DELETE FROM {table.fullname}")
             fill(connection, table)
             connection.execute(f"ANALYZE {table.fullname}")
-        connection.execute("SET ROLE upbit_reader; SET timezone = UTC")
+        connection.execute("SET ROLE upbit_reader")
         yield connection
-        connection.rollback()
 
 
 def fill(connection: psycopg.Connection[Any], table: sa.Table) -> None:
