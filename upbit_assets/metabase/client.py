@@ -68,7 +68,7 @@ class Metabase:
         except requests.RequestException:
             return "no connection"
         if reply.status_code == 503:
-            return f"starting, {float(_json(reply).get('progress', 0)):.0%}"
+            return f"starting, {float(_json(reply).get('progress') or 0):.0%}"
         return "" if _json(reply).get("status") == "ok" else f"it answers {reply.status_code}"
 
     def _call(self, method: str, path: str, **request: Any) -> Any:

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from upbit_assets_tests.metabase.fake import FakeMetabase, app, serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Starlette, str]]:
     served = app()
     with serving(served) as url:

@@ -308,7 +308,7 @@ def test_a_market_from_outside_is_a_value_and_never_sql(reader):
 
 @pytest.fixture(scope="module")
 def many(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
-    """The reader where there are 60 markets in 504 January windows and in the newest, instead of the known rows."""
+    """The reader where there are 20 markets in 504 January windows and in the newest, instead of the known rows."""
     with connection.transaction(force_rollback=True):
         connection.execute("RESET ROLE")
         for table in (tables.gold_market_stats, tables.gold_orderbook_stats):
@@ -333,7 +333,7 @@ def fill(connection: psycopg.Connection[Any], table: sa.Table) -> None:
     connection.execute(
         f"INSERT INTO {table.fullname} ({', '.join(facts)}) SELECT {', '.join(facts.values())} FROM "
         "(SELECT %s + n * interval '10 min' AS w FROM generate_series(0, 503) n UNION ALL SELECT %s) windows, "
-        "generate_series(1, 60) m ORDER BY w",
+        "generate_series(1, 20) m ORDER BY w",
         [JANUARY - 7 * DAY, NEWEST],
     )
 
