@@ -14,6 +14,7 @@ from upbit_assets import stack
 from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
 from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url
+from upbit_assets.settings import setting
 
 
 @click.group()
@@ -63,6 +64,29 @@ def migrate() -> None:
     except sa.exc.DBAPIError as error:
         raise click.ClickException(f"Nothing was changed: {error.orig}") from None
     click.echo("The schema is up to date.")
+
+
+@main.command()
+def metabase() -> None:
+    """Make the dashboard in the Metabase at METABASE_URL, or bring it up to date; safe to repeat.
+
+    Needs METABASE_ADMIN_EMAIL and METABASE_ADMIN_PASSWORD, with which an empty Metabase is set up, and
+    METABASE_DATABASE_URL: the market data with the reader's login, as Metabase reaches them. Each may be in a file that
+    NAME_FILE names.
+    """
+    from upbit_assets.metabase import MetabaseError, provision
+
+    names = ["METABASE_ADMIN_EMAIL", "METABASE_ADMIN_PASSWORD", "METABASE_DATABASE_URL"]
+    try:
+        values = [setting(name) or "" for name in names]
+        if missing := [name for name, value in zip(names, values, strict=True) if not value]:
+            raise click.ClickException(f"Set {', '.join(missing)}, or the same with _FILE and a file's path.")
+        email, password, database_url = values
+        url = setting("METABASE_URL") or "http://127.0.0.1:3001"
+        address = provision(url, email, password, database_url, click.echo)
+    except (MetabaseError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"The dashboard is up to date: {address}")
 
 
 @main.command()

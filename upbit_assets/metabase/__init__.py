@@ -1,0 +1,6 @@
+"""The Metabase dashboard, made from code: `provision` brings a Metabase to what is declared in `cards/`."""
+
+from upbit_assets.metabase.client import Metabase, MetabaseError
+from upbit_assets.metabase.provision import provision
+
+__all__ = ["Metabase", "MetabaseError", "provision"]
