@@ -48,6 +48,10 @@ def server() -> Iterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
         server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
         server.start(prepare=lambda: migrate(server.url("upbit")))
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            # what is written outlives killed processes all the same; only a machine without power would lose it
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield server
         server.stop()
 

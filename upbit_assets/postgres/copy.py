@@ -13,10 +13,11 @@ import pyarrow.csv
 import sqlalchemy as sa
 from psycopg import sql
 from psycopg.adapt import Dumper
+from psycopg.copy import QueuedLibpqWriter
 from psycopg.pq import Format
 from sqlalchemy.dialects.postgresql import JSONB
 
-ROWS_A_BLOCK = 8_192  # small enough that the server is at work while the next is made
+ROWS_A_BLOCK = 8_192  # small enough that the server soon has work
 # how jsonb refuses a text: not JSON, not storable, nested too deeply
 REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
@@ -105,9 +106,12 @@ def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) 
     for name in columns:
         if is_exact(table.c[name]) and holds_floats(frame[name]):
             raise ValueError(f"{table.fullname}.{name} is exact, and the frame's are binary floats: give Decimals")
-    with cursor(connection) as writer, writer.copy(copy_statement(table, columns, "CSV")) as copy:
-        for block in csv_blocks(frame):
-            copy.write(block)
+    with cursor(connection) as writer:
+        # sent by a thread of its own, so that the server is at work while the next block is made
+        sender = QueuedLibpqWriter(writer)
+        with writer.copy(copy_statement(table, columns, "CSV"), writer=sender) as copy:
+            for block in csv_blocks(frame):
+                copy.write(block)
     return len(frame)
 
 

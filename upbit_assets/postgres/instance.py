@@ -1,5 +1,6 @@
 """Dagster's instance storage, named in dagster.yaml."""
 
+import os
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ class InstanceStorage(DagsterPostgresStorage):
     """Runs, events and schedules in DAGSTER_POSTGRES_URL, else in the embedded PostgreSQL."""
 
     def __init__(self, postgres_url: str, **options: Any) -> None:
+        # a backfill's materializations in one statement: one by one, each takes longer than its window's rows
+        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         super().__init__(postgres_url, **options)
         keep_connection(self.event_log_storage)
 

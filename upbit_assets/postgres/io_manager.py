@@ -308,7 +308,7 @@ def insert_select(connection: sa.Connection, table: sa.Table, rows: sa.Select[An
     held = sa.select(sa.func.count()).select_from(table).where(within(table, window))
     before = connection.execute(held).scalar_one() if window else 0
     count = connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
-    if window and connection.scalar(held) != before + count:
+    if window and connection.execute(held).scalar_one() != before + count:
         moment = rows.subquery().c[table.info["window"]]
         first, last = connection.execute(sa.select(sa.func.min(moment), sa.func.max(moment))).one()
         raise strays(first, last, table, window)

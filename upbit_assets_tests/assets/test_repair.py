@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from dagster import DagsterInstance
+from dagster import AssetKey, DagsterInstance
 from psycopg import sql
 
 from upbit_assets.checks import every_bronze_row_is_accounted_for
@@ -150,12 +150,15 @@ class TestCommandLine:
             [program, *command[1:]], env=self.environment, cwd=PROJECT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "Exception while storing event batch" not in done.stderr
 
     def recorded(self, monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, str]]:
         for name in ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
             monkeypatch.setenv(name, self.environment[name])
         with DagsterInstance.get() as instance:
             runs = instance.get_runs()
+            for asset in REPAIR:
+                assert instance.get_materialized_partitions(AssetKey(asset)) == {key_of(PAST), key_of(NEXT)}
         assert all(run.is_success for run in runs)
         return [run.tags for run in reversed(runs)]
 
