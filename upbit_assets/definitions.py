@@ -2,17 +2,16 @@
 
 from dagster import Definitions, in_process_executor
 
-from upbit_assets import automation, checks
+from upbit_assets import automation, checks, retention
 from upbit_assets.assets.bronze import bronze_ticker_raw
 from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.exchange import Exchange
-from upbit_assets.postgres.io_manager import PostgresIOManager
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import metadata
 
 
-class MarketDataIOManager(PostgresIOManager):
+class MarketDataIOManager(retention.RetainingIOManager):
     """Assets in the tables of the data dictionary."""
 
     tables = metadata
@@ -23,8 +22,19 @@ database = Database()
 defs = Definitions(
     assets=[bronze_ticker_raw, silver_ticker, gold_market_stats],
     asset_checks=checks.all_checks,
-    jobs=[automation.collect, automation.refresh, automation.watch, automation.make_table_partitions],
-    schedules=[automation.collect_every_minute, automation.watch_freshness, automation.make_table_partitions_daily],
+    jobs=[
+        automation.collect,
+        automation.refresh,
+        automation.watch,
+        automation.make_table_partitions,
+        retention.drop_old_data,
+    ],
+    schedules=[
+        automation.collect_every_minute,
+        automation.watch_freshness,
+        automation.make_table_partitions_daily,
+        retention.drop_old_data_daily,
+    ],
     sensors=[automation.refresh_changed_windows],
     resources={
         "database": database,

@@ -45,9 +45,13 @@ def changed_since(connection: sa.Connection, transaction: int) -> set[datetime]:
     Gold compares with the day before, so new silver touches the window a day later too.
     """
     bronze, silver = bronze_ticker_raw, silver_ticker_build
-    built = sa.select(silver.c.window_start).where(silver.c.written_in >= transaction)
+    # rows restored from another server may bear transactions that are still to come here
+    newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
+    built = sa.select(silver.c.window_start).where(silver.c.written_in >= transaction, silver.c.written_in < newest)
     windows = sa.union(
-        sa.select(window_start(bronze.c.ingested_at)).where(bronze.c.written_in >= transaction),
+        sa.select(window_start(bronze.c.ingested_at)).where(
+            bronze.c.written_in >= transaction, bronze.c.written_in < newest
+        ),
         built,
         built.with_only_columns(silver.c.window_start + DAY),
     )

@@ -1,7 +1,6 @@
 """Where the market data live, and connections to it."""
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from dagster import ConfigurableResource
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres, home
 from upbit_assets.postgres.migrate import migrate
+from upbit_assets.settings import setting
 
 PIPELINE_ROLE = "upbit_pipeline"
 
@@ -25,8 +25,13 @@ def embedded() -> EmbeddedPostgres:
 
 
 def database_url(variable: str, name: str) -> str:
-    """The URL in an environment variable, else the embedded server's database, started if it isn't running."""
-    if url := os.environ.get(variable):
+    """The URL in an environment variable, else the embedded server's database, started if it isn't running.
+
+    The password may come apart from it: UPBIT_POSTGRES_PASSWORD is that of UPBIT_POSTGRES_URL.
+    """
+    if url := setting(variable):
+        if password := setting(f"{variable.removesuffix('_URL')}_PASSWORD"):
+            return sa.make_url(url).set(password=password).render_as_string(hide_password=False)
         return url
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))

@@ -1,0 +1,126 @@
+"""What is backed up comes back, to the last row, on a server that has nothing yet."""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from dagster import AssetKey, AssetMaterialization
+
+from upbit_assets.cli import main
+from upbit_assets.partitions import key_of, window_at
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets.postgres.resource import engine_for
+from upbit_assets.stale import changed_since, horizon
+from upbit_assets_tests.conftest import BINARIES
+from upbit_assets_tests.deployment.conftest import an_instance, run_script, url_as
+from upbit_assets_tests.deployment.rows import contents, fill
+from upbit_assets_tests.pipeline import PAST, ask, now, ticker
+
+ASSET, WINDOW = AssetKey("bronze_ticker_raw"), key_of(window_at(now()).start)
+PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at, written_in) VALUES ('KRW-BTC', %s, %s, %s)"
+
+
+@pytest.fixture(scope="module")
+def another_server(secrets: Path) -> Iterator[EmbeddedPostgres]:
+    """A server with the logins and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
+        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
+        server.start()
+        run_script(server, "roles.sh", SECRETS=str(secrets))
+        yield server
+        server.stop()
+
+
+def rights(server: EmbeddedPostgres) -> list[Any]:
+    """Whose the tables, functions and databases are, who may do what with them, and the databases' settings."""
+    tables = "SELECT oid::regclass::text, relowner::regrole::text, relacl::text FROM pg_class WHERE oid > 16383"
+    functions = "SELECT proname, proowner::regrole::text, proacl::text, prosecdef FROM pg_proc WHERE oid > 16383"
+    databases = (
+        "SELECT datname, datdba::regrole::text, datacl::text, setconfig FROM pg_database "
+        "LEFT JOIN pg_db_role_setting ON setdatabase = pg_database.oid"
+    )
+    with psycopg.connect(server.url("upbit")) as connection:
+        found = [connection.execute(query).fetchall() for query in (tables, functions, databases)]
+        # a toast table's name is a number
+        return [sorted(map(repr, (row for row in rows if "pg_toast" not in row[0]))) for rows in found]
+
+
+def test_an_empty_server_gets_every_row_back(
+    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path: Path
+):
+    fill(url_as(deployed, "owner"))
+    with an_instance(deployed) as instance:
+        instance.report_runless_asset_event(AssetMaterialization(ASSET, partition=WINDOW))
+
+    folder = tmp_path / "back up"
+    run_script(deployed, "backup.sh", folder)
+    run_script(another_server, "restore.sh", folder)
+
+    there = contents(deployed.url("upbit"))
+    assert all(there[table] for table in ("bronze.ticker_raw", "silver.ticker", "gold.market_stats"))
+    assert contents(another_server.url("upbit")) == there
+    assert rights(another_server) == rights(deployed)
+    with an_instance(another_server) as instance:
+        assert instance.get_materialized_partitions(ASSET) == {WINDOW}
+    migrate(url_as(another_server, "owner"))
+    assert contents(another_server.url("upbit")).items() >= there.items()
+
+
+def test_rows_from_a_server_that_was_ahead_do_not_look_new(
+    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path: Path
+):
+    ask(url_as(deployed, "owner"), PUT, ticker("KRW-BTC"), PAST, 2**40)
+    run_script(deployed, "backup.sh", tmp_path / "backup")
+    run_script(another_server, "restore.sh", tmp_path / "backup")
+
+    with engine_for(url_as(another_server, "pipeline")).connect() as connection:
+        _, settled = horizon(connection)
+        assert changed_since(connection, settled) == set()
+        connection.rollback()
+        late = PAST + timedelta(days=1)
+        ask(url_as(another_server, "pipeline"), PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
+        assert changed_since(connection, settled) == {window_at(late).start}
+    engine_for(url_as(another_server, "pipeline")).dispose()
+
+
+def test_a_backup_that_breaks_off_leaves_nothing_behind(deployed: EmbeddedPostgres, tmp_path: Path):
+    with pytest.raises(AssertionError, match="pg_dump"):
+        run_script(deployed, "backup.sh", tmp_path / "backup", VIA="env PGHOST=/nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_backup_replaces_nothing(deployed: EmbeddedPostgres, tmp_path: Path):
+    (tmp_path / "dagster.dump").write_bytes(b"PGDMP, cut off")
+    (tmp_path / "upbit.dump").write_bytes(b"")
+    before = contents(deployed.url("upbit"))
+    with pytest.raises(AssertionError, match="pg_restore"):
+        run_script(deployed, "restore.sh", tmp_path)
+    assert contents(deployed.url("upbit")) == before
+
+
+def test_the_embedded_databases_too(tmp_path: Path):
+    old, new, folder = tmp_path / "old", tmp_path / "new", str(tmp_path / "backups" / "one")
+    server = EmbeddedPostgres(old / ".postgres")
+    server.start(prepare=lambda: migrate(server.url("upbit")))
+    ask(server.url("upbit"), PUT, ticker("KRW-BTC"), PAST, 1)
+    server.stop()
+
+    for command in (["backup", folder, "--home", str(old)], ["restore", folder, "--home", str(new)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+
+    there = EmbeddedPostgres(new / ".postgres")
+    assert not there.answers(), "a server that was not running is stopped again"
+    there.start()
+    found = ask(there.url("upbit"), "SELECT market, ingested_at FROM bronze.ticker_raw")
+    there.stop()
+    assert found == [("KRW-BTC", PAST)]
+
+    again = CliRunner().invoke(main, ["backup", folder, "--home", str(old)])
+    assert "is there already; name a new one" in again.output
