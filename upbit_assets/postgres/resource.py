@@ -31,7 +31,8 @@ def database_url(variable: str, name: str) -> str:
     """
     if url := setting(variable):
         if password := setting(f"{variable.removesuffix('_URL')}_PASSWORD"):
-            return sa.make_url(url).set(password=password).render_as_string(hide_password=False)
+            whole = sa.make_url(url).set(password=password).render_as_string(hide_password=False)
+            return whole.replace(" ", "%20")  # libpq takes no spaces
         return url
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))
