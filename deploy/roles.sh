@@ -31,7 +31,7 @@ ALTER ROLE pipeline LOGIN PASSWORD :'pipeline';
 ALTER ROLE reader LOGIN PASSWORD :'reader';
 ALTER ROLE dagster LOGIN PASSWORD :'dagster';
 ALTER ROLE metabase LOGIN PASSWORD :'metabase';
-GRANT upbit_pipeline TO owner WITH ADMIN OPTION;  -- as if it had made the role, which the first migration does elsewhere
+GRANT upbit_pipeline, upbit_reader TO owner WITH ADMIN OPTION;  -- as if it had made them, which elsewhere it does
 GRANT upbit_pipeline TO pipeline;
 GRANT upbit_reader TO reader;
 

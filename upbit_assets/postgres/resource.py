@@ -11,7 +11,7 @@ from dagster import ConfigurableResource
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres, home
 from upbit_assets.postgres.migrate import migrate
-from upbit_assets.settings import setting
+from upbit_assets.settings import database_setting
 
 PIPELINE_ROLE = "upbit_pipeline"
 
@@ -25,14 +25,8 @@ def embedded() -> EmbeddedPostgres:
 
 
 def database_url(variable: str, name: str) -> str:
-    """The URL in an environment variable, else the embedded server's database, started if it isn't running.
-
-    The password may come apart from it: UPBIT_POSTGRES_PASSWORD is that of UPBIT_POSTGRES_URL.
-    """
-    if url := setting(variable):
-        if password := setting(f"{variable.removesuffix('_URL')}_PASSWORD"):
-            whole = sa.make_url(url).set(password=password).render_as_string(hide_password=False)
-            return whole.replace(" ", "%20")  # libpq takes no spaces
+    """The URL in an environment variable, else the embedded server's database, started if it isn't running."""
+    if url := database_setting(variable):
         return url
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))
