@@ -25,6 +25,7 @@ from upbit_assets.partitions import SEOUL, key_of, window_at, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
 from upbit_assets_tests.pipeline import ask, materialize, put_bronze, rows, said, ticker
 
@@ -40,12 +41,21 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="module")
+def database_of_its_own(server: EmbeddedPostgres) -> Iterator[str]:
+    """For tests that drop partitions."""
+    with copy_of_upbit(server, "retention") as url:
+        yield url
+
+
 @pytest.fixture
-def market(another_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A database of its own with partitions for the last forty days, which is also UPBIT_POSTGRES_URL."""
-    monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
-    ask(another_url, "SELECT bronze.make_partitions(%s, %s)", MIDNIGHT - 40 * DAY, MIDNIGHT)
-    return another_url
+def market(database_of_its_own: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database with partitions for OLD and for the days around EDGE, which is also UPBIT_POSTGRES_URL."""
+    empty(database_of_its_own)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", database_of_its_own)
+    for first, last in ((OLD, OLD), (EDGE - 2 * DAY, EDGE + DAY)):
+        ask(database_of_its_own, "SELECT bronze.make_partitions(%s, %s)", first, last)
+    return database_of_its_own
 
 
 def put(*moments: datetime) -> None:
@@ -81,8 +91,8 @@ class TestDropping:
 
         assert drop_old_data().success
 
-        dropped = {f"bronze.ticker_raw_{MIDNIGHT - days * DAY:%Y%m%d}" for days in range(11, 41)}
-        assert before - partitions_of(market, "bronze.ticker_raw") == dropped & before
+        dropped = {f"bronze.ticker_raw_{day:%Y%m%d}" for day in (OLD, EDGE - 2 * DAY, EDGE - DAY)}
+        assert before - partitions_of(market, "bronze.ticker_raw") == dropped
         assert moments(tables.bronze_ticker_raw) == [EDGE, MIDNIGHT]
         assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept for ever"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from dagster import AssetKey, AssetMaterialization
 
 from upbit_assets.cli import main
@@ -51,46 +51,51 @@ def rights(server: EmbeddedPostgres) -> list[Any]:
         return [sorted(map(repr, (row for row in rows if "pg_toast" not in row[0]))) for rows in found]
 
 
-def test_an_empty_server_gets_every_row_back(
-    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path: Path
-):
+@pytest.fixture(scope="module")
+def restored(
+    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> EmbeddedPostgres:
+    """The other server, with a backup of the first one, which had rows in every table."""
     fill(url_as(deployed, "owner"))
+    ask(url_as(deployed, "owner"), PUT, ticker("KRW-BTC"), PAST, 2**40)
     with an_instance(deployed) as instance:
         instance.report_runless_asset_event(AssetMaterialization(ASSET, partition=WINDOW))
-
-    folder = tmp_path / "back up"
+    folder = tmp_path_factory.mktemp("backups") / "one of two words"
     run_script(deployed, "backup.sh", folder)
     run_script(another_server, "restore.sh", folder)
+    return another_server
 
+
+def test_an_empty_server_gets_every_row_back(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
     there = contents(deployed.url("upbit"))
     assert all(there[table] for table in ("bronze.ticker_raw", "silver.ticker", "gold.market_stats"))
-    assert contents(another_server.url("upbit")) == there
-    assert rights(another_server) == rights(deployed)
-    with an_instance(another_server) as instance:
+    assert contents(restored.url("upbit")) == there
+    migrate(url_as(restored, "owner"))
+    assert contents(restored.url("upbit")).items() >= there.items()
+
+
+def test_dagster_knows_again_what_is_materialized(restored: EmbeddedPostgres):
+    with an_instance(restored) as instance:
         assert instance.get_materialized_partitions(ASSET) == {WINDOW}
-    migrate(url_as(another_server, "owner"))
-    assert contents(another_server.url("upbit")).items() >= there.items()
 
 
-def test_rows_from_a_server_that_was_ahead_do_not_look_new(
-    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path: Path
-):
-    ask(url_as(deployed, "owner"), PUT, ticker("KRW-BTC"), PAST, 2**40)
-    run_script(deployed, "backup.sh", tmp_path / "backup")
-    run_script(another_server, "restore.sh", tmp_path / "backup")
+def test_everything_is_whose_it_was(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
+    assert rights(restored) == rights(deployed)
 
-    with engine_for(url_as(another_server, "pipeline")).connect() as connection:
+
+def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPostgres):
+    url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
+    with engine_for(url).connect() as connection:
         _, settled = horizon(connection)
         assert changed_since(connection, settled) == set()
         connection.rollback()
-        late = PAST + timedelta(days=1)
-        ask(url_as(another_server, "pipeline"), PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
+        ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
         assert changed_since(connection, settled) == {window_at(late).start}
-    engine_for(url_as(another_server, "pipeline")).dispose()
+    engine_for(url).dispose()
 
 
 def test_a_backup_that_breaks_off_leaves_nothing_behind(deployed: EmbeddedPostgres, tmp_path: Path):
-    with pytest.raises(AssertionError, match="pg_dump"):
+    with pytest.raises(AssertionError, match="/nowhere"):
         run_script(deployed, "backup.sh", tmp_path / "backup", VIA="env PGHOST=/nowhere")
     assert list(tmp_path.iterdir()) == []
 
@@ -105,22 +110,23 @@ def test_a_broken_backup_replaces_nothing(deployed: EmbeddedPostgres, tmp_path: 
 
 
 def test_the_embedded_databases_too(tmp_path: Path):
-    old, new, folder = tmp_path / "old", tmp_path / "new", str(tmp_path / "backups" / "one")
-    server = EmbeddedPostgres(old / ".postgres")
+    home, folder = tmp_path / "home", tmp_path / "backups" / "one"
+    server = EmbeddedPostgres(home / ".postgres")
     server.start(prepare=lambda: migrate(server.url("upbit")))
     ask(server.url("upbit"), PUT, ticker("KRW-BTC"), PAST, 1)
+    assert upbit_assets("backup", folder, home).exit_code == 0
+    ask(server.url("upbit"), PUT, ticker("KRW-ETH"), PAST, 1)
     server.stop()
 
-    for command in (["backup", folder, "--home", str(old)], ["restore", folder, "--home", str(new)]):
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
+    assert upbit_assets("restore", folder, home).exit_code == 0
 
-    there = EmbeddedPostgres(new / ".postgres")
-    assert not there.answers(), "a server that was not running is stopped again"
-    there.start()
-    found = ask(there.url("upbit"), "SELECT market, ingested_at FROM bronze.ticker_raw")
-    there.stop()
-    assert found == [("KRW-BTC", PAST)]
+    assert not server.answers(), "a server that was not running is stopped again"
+    server.start()
+    found = ask(server.url("upbit"), "SELECT raw_data ->> 'market' FROM bronze.ticker_raw")
+    server.stop()
+    assert found == [("KRW-BTC",)]
+    assert "is there already; name a new one" in upbit_assets("backup", folder, home).output
 
-    again = CliRunner().invoke(main, ["backup", folder, "--home", str(old)])
-    assert "is there already; name a new one" in again.output
+
+def upbit_assets(command: str, folder: Path, home: Path) -> Result:
+    return CliRunner().invoke(main, [command, str(folder), "--home", str(home)])
