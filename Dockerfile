@@ -9,7 +9,8 @@ COPY pyproject.toml setup.py README.md ./
 COPY upbit_assets upbit_assets
 RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation -e . \
  && python -m compileall -q upbit_assets
-COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
+COPY dagster.yaml deploy/instance.yaml deploy/workspace.yaml /opt/dagster/
+RUN cd /opt/dagster && cat instance.yaml >> dagster.yaml && rm instance.yaml
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit

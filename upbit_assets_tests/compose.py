@@ -11,16 +11,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from upbit_assets.partitions import key_of, window_at
 from upbit_assets.postgres.embedded import PROJECT
-from upbit_assets_tests.pipeline import now
 
 OURS = ("code", "webserver", "daemon", "board", "exchange")
 PORTS = """
@@ -171,9 +168,8 @@ def test_the_boards_page_is_there(stack: Stack):
 
 
 def test_a_backfill_from_the_ui_succeeds(stack: Stack):
-    window = key_of(window_at(now()).start)
-    if not stack.count("bronze.ticker_raw", f"ingested_at >= '{window_at(now()).start.isoformat()}'"):
-        window = key_of(window_at(now() - timedelta(minutes=10)).start)
+    newest = "to_char(date_bin('10 minutes', max(ingested_at), '2000-01-01'), 'YYYY-MM-DD-HH24:MI')"
+    [window] = stack.query(f"SELECT {newest} FROM bronze.ticker_raw")
     launch = """mutation($backfill: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $backfill) {
         __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
     assets = [{"path": ["silver_ticker"]}, {"path": ["gold_market_stats"]}]

@@ -12,6 +12,7 @@ from dagster import (
     DagsterInstance,
     RunRequest,
     SkipReason,
+    StaticPartitionsDefinition,
     asset,
     asset_check,
     build_schedule_context,
@@ -21,7 +22,7 @@ from psycopg import sql
 
 from upbit_assets import retention
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import SEOUL, key_of, window_at, windows
+from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
@@ -206,16 +207,16 @@ class TestSchedule:
         assert isinstance(retention.drop_old_data_daily(build_schedule_context()), SkipReason)
 
 
-@asset(partitions_def=windows)
+WINDOWS = ["first", "second", "third"]
+
+
+@asset(partitions_def=StaticPartitionsDefinition(WINDOWS))
 def watched() -> None: ...
 
 
 @asset_check(asset=watched)
 def looked_at() -> AssetCheckResult:
     return AssetCheckResult(passed=True)
-
-
-WINDOWS = [key_of(window_at(OLD + hours * timedelta(hours=1)).start) for hours in range(3)]
 
 
 class TestDagstersLog:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance
@@ -41,21 +42,25 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def empty_server() -> Iterator[EmbeddedPostgres]:
+@contextmanager
+def an_empty_server() -> Iterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
         server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
         server.start()
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug on a test's server
+            connection.execute("SELECT pg_reload_conf()")
         yield server
         server.stop()
 
 
 @pytest.fixture(scope="session")
-def deployed(empty_server: EmbeddedPostgres, secrets: Path) -> EmbeddedPostgres:
+def deployed(secrets: Path) -> Iterator[EmbeddedPostgres]:
     """A server with the deployment's logins and an empty schema."""
-    run_script(empty_server, "roles.sh", SECRETS=str(secrets))
-    migrate(url_as(empty_server, "owner"))
-    return empty_server
+    with an_empty_server() as server:
+        run_script(server, "roles.sh", SECRETS=str(secrets))
+        migrate(url_as(server, "owner"))
+        yield server
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What is backed up comes back, to the last row, on a server that has nothing yet."""
 
-import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,29 +11,24 @@ from click.testing import CliRunner, Result
 from dagster import AssetKey, AssetMaterialization
 
 from upbit_assets.cli import main
-from upbit_assets.partitions import key_of, window_at
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import engine_for
 from upbit_assets.stale import changed_since, horizon
-from upbit_assets_tests.conftest import BINARIES
-from upbit_assets_tests.deployment.conftest import an_instance, run_script, url_as
+from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, url_as
 from upbit_assets_tests.deployment.rows import contents, fill
-from upbit_assets_tests.pipeline import PAST, ask, now, ticker
+from upbit_assets_tests.pipeline import PAST, ask, ticker
 
-ASSET, WINDOW = AssetKey("bronze_ticker_raw"), key_of(window_at(now()).start)
+ASSET, WINDOW = AssetKey("bronze_ticker_raw"), "2026-01-29-14:00"
 PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at, written_in) VALUES ('KRW-BTC', %s, %s, %s)"
 
 
 @pytest.fixture(scope="module")
 def another_server(secrets: Path) -> Iterator[EmbeddedPostgres]:
     """A server with the logins and nothing else."""
-    with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
-        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
-        server.start()
+    with an_empty_server() as server:
         run_script(server, "roles.sh", SECRETS=str(secrets))
         yield server
-        server.stop()
 
 
 def rights(server: EmbeddedPostgres) -> list[Any]:
@@ -90,7 +84,7 @@ def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPos
         assert changed_since(connection, settled) == set()
         connection.rollback()
         ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
-        assert changed_since(connection, settled) == {window_at(late).start}
+        assert changed_since(connection, settled) == {late}
     engine_for(url).dispose()
 
 

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 from upbit_assets.postgres import migrate as migrations
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import alembic_config, make_partitions, migrate
+from upbit_assets.postgres.migrate import alembic_config, migrate
 from upbit_assets_tests.deployment.conftest import url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 
@@ -37,7 +37,7 @@ def test_every_row_of_an_earlier_version_is_there_after_the_migrations(database:
     engine = sa.create_engine(sa.make_url(database).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
     with engine.begin() as connection:
         alembic.command.upgrade(alembic_config(connection), version)
-        make_partitions(connection)
+        connection.execute(sa.text("SELECT bronze.make_partitions(now(), now())"))
     fill(database)
     before = contents(database)
     assert all(before[table] for table in ("bronze.ticker_raw", "silver.ticker", "gold.market_stats"))
