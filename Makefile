@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test lint bench install install-dev lock clean
+.PHONY: help demo up down test test-compose lint bench secrets backup restore install install-dev lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,11 +21,30 @@ down: install ## stop an embedded database that plain Dagster commands started
 test: install-dev ## the whole test suite, on a real PostgreSQL that it starts itself
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-compose: install-dev ## docker compose, for real: all services, killed and healed, on an engine of its own or yours
+	@$(BIN)/python -m pytest upbit_assets_tests/compose.py --numprocesses=0 --timeout=1200 $(ARGS)
+
 lint: install-dev ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: install-dev ## measure what people wait for, and write docs/bench.md
 	@$(BIN)/python -m bench
+
+# what follows needs Docker, and no environment
+secrets: ## docker compose: a random password for each login that has none yet
+	@sh deploy/secrets.sh secrets
+
+TO = backups/$(shell date +%Y%m%d-%H%M%S)
+backup: ## docker compose: write all databases into a new folder; TO=folder
+	@VIA="docker compose exec -T postgres" sh deploy/backup.sh $(TO)
+
+restore: ## docker compose: put a backup back in place of what is there; FROM=folder
+	@test -d "$(FROM)" || { echo "Say which: make restore FROM=backups/..."; exit 1; }
+	@docker compose down
+	@docker compose up -d --wait postgres
+	@docker compose run --rm roles
+	@VIA="docker compose exec -T postgres" sh deploy/restore.sh $(FROM)
+	@docker compose up -d
 
 install: .venv/.runtime ## only the environment: .venv with the locked dependencies
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 import sqlalchemy as sa
 
 from upbit_assets import stack
-from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
 from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url
 from upbit_assets.settings import setting
@@ -87,6 +88,43 @@ def metabase() -> None:
     except (MetabaseError, OSError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"The dashboard is up to date: {address}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=False, resolve_path=True))
+@home_option(demo=False)
+def backup(folder: Path, home: Path) -> None:
+    """Write the embedded databases into a new FOLDER."""
+    if folder.exists():
+        raise click.ClickException(f"{folder} is there already; name a new one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    on_embedded(home, "backup.sh", folder)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
+@home_option(demo=False)
+def restore(folder: Path, home: Path) -> None:
+    """Put what backup wrote into FOLDER in place of the embedded databases."""
+    if there := stack.running(home):
+        raise click.ClickException(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
+    on_embedded(home, "restore.sh", folder)
+
+
+def on_embedded(home: Path, script: str, folder: Path) -> None:
+    """Run a script of deploy/ on the embedded server of a stack, and bring its schema up to date."""
+    server = EmbeddedPostgres(home / ".postgres")
+    started = server.start(prepare=lambda: migrate_database(server.url("upbit")))
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    here = {"PATH": f"{server.binaries}:{os.environ.get('PATH', '')}", "PGHOST": str(server.socket)}
+    try:
+        subprocess.run(["sh", PROJECT / "deploy" / script, folder], env=elsewhere | here, check=True)
+        migrate_database(server.url("upbit"))
+    except subprocess.CalledProcessError:
+        raise click.ClickException(f"deploy/{script} failed; its reason is above.") from None
+    finally:
+        if started:
+            server.stop()
 
 
 @main.command()

@@ -2,15 +2,14 @@
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import automation, checks, day_checks
+from upbit_assets import automation, checks, day_checks, retention
 from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.exchange import Exchange
-from upbit_assets.postgres.io_manager import PostgresIOManager
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import metadata
 
 
-class MarketDataIOManager(PostgresIOManager):
+class MarketDataIOManager(retention.RetainingIOManager):
     """Assets in the tables of the data dictionary."""
 
     tables = metadata
@@ -28,12 +27,14 @@ defs = Definitions(
         automation.refresh_days,
         automation.watch,
         automation.make_table_partitions,
+        retention.drop_old_data,
     ],
     schedules=[
         automation.collect_every_minute,
         automation.collect_today,
         automation.watch_freshness,
         automation.make_table_partitions_daily,
+        retention.drop_old_data_daily,
     ],
     sensors=[automation.refresh_changed_windows, automation.close_gaps],
     resources={

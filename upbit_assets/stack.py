@@ -28,6 +28,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
+from upbit_assets.settings import setting
 
 UI_PORT, EXCHANGE_PORT = 3000, 8766
 READY_WITHIN = 120
@@ -177,7 +178,7 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
         addresses["exchange"] = f"http://127.0.0.1:{free_port(EXCHANGE_PORT)}"
     os.environ.update(environment(home, demo=demo, exchange=addresses.get("exchange")))
 
-    if not (os.environ.get("UPBIT_POSTGRES_URL") and os.environ.get("DAGSTER_POSTGRES_URL")):
+    if not (setting("UPBIT_POSTGRES_URL") and setting("DAGSTER_POSTGRES_URL")):
         click.echo("PostgreSQL: starting the embedded one ...")
         started.callback(embedded().stop)
         embedded().start()

@@ -92,13 +92,15 @@ def horizon(connection: sa.Connection) -> tuple[str, int]:
 
 def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
     """The windows whose raw rows or silver were written in `transaction` or later, and what gold compares them with."""
+    # rows restored from another server may bear transactions that are still to come here
+    newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
     found = []
     for bronze, _ in chain.silver.values():
-        moment = bronze.c[bronze.info["window"]]
-        found.append(sa.select(chain.axis.floor(moment)).where(bronze.c.written_in >= transaction))
+        start = chain.axis.floor(bronze.c[bronze.info["window"]])
+        found.append(sa.select(start).where(bronze.c.written_in >= transaction, bronze.c.written_in < newest))
     for source in chain.sources:
-        start = source.build.c.window_start + source.older
-        found.append(sa.select(start).where(source.build.c.written_in >= transaction))
+        start, written_in = source.build.c.window_start + source.older, source.build.c.written_in
+        found.append(sa.select(start).where(written_in >= transaction, written_in < newest))
     return set(connection.scalars(sa.union(*found)))
 
 

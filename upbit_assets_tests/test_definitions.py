@@ -71,7 +71,7 @@ class TestEachAsset:
 
 
 @pytest.mark.parametrize(
-    "name", ["collect", "refresh", "collect_days", "refresh_days", "watch", "make_table_partitions"]
+    "name", ["collect", "refresh", "collect_days", "refresh_days", "watch", "make_table_partitions", "drop_old_data"]
 )
 def test_a_job_says_what_it_does_and_runs_in_one_process(name: str):
     job = defs.resolve_job_def(name)
@@ -105,5 +105,5 @@ def test_a_sensor_runs_from_the_start(name: str):
 
 def test_every_check_says_what_it_looks_for():
     specs = [spec for checks in defs.asset_checks or () for spec in checks.check_specs]
-    assert len(specs) == 5
+    assert len(specs) == 13
     assert all(spec.description for spec in specs)

@@ -1,7 +1,6 @@
 """Where the market data live, and connections to it."""
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from dagster import ConfigurableResource
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres, home
 from upbit_assets.postgres.migrate import migrate
+from upbit_assets.settings import database_setting
 
 PIPELINE_ROLE = "upbit_pipeline"
 
@@ -26,7 +26,7 @@ def embedded() -> EmbeddedPostgres:
 
 def database_url(variable: str, name: str) -> str:
     """The URL in an environment variable, else the embedded server's database, started if it isn't running."""
-    if url := os.environ.get(variable):
+    if url := database_setting(variable):
         return url
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))

@@ -170,6 +170,15 @@ bronze_origin = table(
     window="first_seen",
 )
 
+bronze_retention = table(
+    "bronze.retention",
+    column("table_name", sa.Text, "A table of any layer that old rows were dropped from"),
+    column("kept_from", Moment, "The first moment whose rows were not dropped"),
+    sa.PrimaryKeyConstraint("table_name"),
+    comment="From when on tables are kept, where retention has dropped something",
+    window="kept_from",
+)
+
 silver_ticker = table(
     "silver.ticker",
     identity(),

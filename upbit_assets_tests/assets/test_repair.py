@@ -158,7 +158,10 @@ class TestCommandLine:
         with DagsterInstance.get() as instance:
             runs = instance.get_runs()
             for asset in REPAIR:
-                assert instance.get_materialized_partitions(AssetKey(asset)) == {key_of(PAST), key_of(NEXT)}
+                assert instance.get_materialized_partitions(AssetKey(asset)) == {
+                    windows.key_of(PAST),
+                    windows.key_of(NEXT),
+                }
         assert all(run.is_success for run in runs)
         return [run.tags for run in reversed(runs)]
 

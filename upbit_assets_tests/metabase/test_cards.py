@@ -12,14 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from upbit_assets.metabase.declared import declared
-from upbit_assets.partitions import SEOUL, WINDOW, window_at
+from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets_tests.conftest import empty
 
 PARTITIONED = ("gold.market_stats", "gold.orderbook_stats", "gold.market_daily")
 CARDS = {card.key: card for card in declared().cards}
 DAY = timedelta(days=1)
-NOW = window_at(datetime.now(UTC)).start
+NOW = windows.at(datetime.now(UTC)).start
 NEWEST, BEFORE = NOW - WINDOW, NOW - 2 * WINDOW
 JANUARY = datetime(2020, 1, 29, tzinfo=SEOUL)
 SUMS = [Decimal(f"{10 - n}000000000000.12345678901234567890") for n in range(10)]
@@ -272,7 +272,7 @@ def test_daily_figures_of_one_end_only(reader, dates, days):
 
 def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(reader):
     ((now,),) = reader.execute("SELECT now()")
-    filling = window_at(now).start
+    filling = windows.at(now).start
     reader.execute("RESET ROLE")
     for start in (filling - DAY - WINDOW, filling - DAY, filling - WINDOW):
         reader.execute("INSERT INTO silver.ticker_build VALUES (%s, 860, 855, 2, 3)", [start])

@@ -152,8 +152,12 @@ BEGIN
       IF to_regclass(format('%I.%I', parent.schema, child)) IS NULL THEN
         -- so that no row comes into a default partition meanwhile; in the order in which the assets' writes touch
         -- the tables, so that neither waits for the other
-        LOCK TABLE ONLY gold.market_stats, ONLY silver.ticker, ONLY bronze.ticker_raw, ONLY bronze.market_raw,
-                   ONLY silver.ticker_rejected IN ACCESS EXCLUSIVE MODE;
+        -- (what locks them changes nothing; LOCK TABLE is refused where even the owner may not write, before 17)
+        ALTER TABLE ONLY gold.market_stats ALTER COLUMN ingested_at SET NOT NULL;
+        ALTER TABLE ONLY silver.ticker ALTER COLUMN ingested_at SET NOT NULL;
+        ALTER TABLE ONLY bronze.ticker_raw ALTER COLUMN ingested_at SET NOT NULL;
+        ALTER TABLE ONLY bronze.market_raw ALTER COLUMN ingested_at SET NOT NULL;
+        ALTER TABLE ONLY silver.ticker_rejected ALTER COLUMN ingested_at SET NOT NULL;
         EXECUTE format('CREATE TEMP TABLE waiting ON COMMIT DROP AS SELECT * FROM %I.%I WHERE ingested_at >= %L AND ingested_at < %L',
                        parent.schema, parent.name || '_default', lower_bound, upper_bound);
         EXECUTE format('DELETE FROM %I.%I WHERE ingested_at >= %L AND ingested_at < %L',

@@ -293,8 +293,9 @@ BEGIN
     upper_bound := lower_bound + ('1 ' || parent.unit)::interval;
     child := parent.name || to_char(lower_bound, CASE parent.unit WHEN 'day' THEN '_YYYYMMDD' ELSE '_YYYYMM' END);
     IF to_regclass(format('%I.%I', parent.schema, child)) IS NULL THEN
-      -- so that no row comes into the default partition meanwhile, and nobody else makes the same one
-      EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', parent.schema, parent.name);
+      -- Locks it, so that no row comes into the default partition meanwhile and nobody else makes the same one, and
+      -- changes nothing. LOCK TABLE is refused where even the owner may not write, before 17.
+      EXECUTE format('ALTER TABLE ONLY %I.%I ALTER COLUMN %I SET NOT NULL', parent.schema, parent.name, parent.axis);
       IF to_regclass(format('%I.%I', parent.schema, child)) IS NULL THEN
         EXECUTE format('CREATE TEMP TABLE waiting ON COMMIT DROP AS SELECT * FROM %I.%I WHERE %I >= %L AND %I < %L',
                        parent.schema, parent.name || '_default', parent.axis, lower_bound, parent.axis, upper_bound);

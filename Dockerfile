@@ -1,0 +1,21 @@
+# One image for every service of our own: docker-compose.yml says what each runs.
+FROM python:3.11-slim AS build
+WORKDIR /opt/upbit_assets
+RUN python -m venv .venv
+# apart from the code, so that a change of code installs nothing again
+COPY requirements.lock ./
+RUN .venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
+COPY pyproject.toml setup.py README.md ./
+COPY upbit_assets upbit_assets
+RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation -e . \
+ && python -m compileall -q upbit_assets
+COPY dagster.yaml deploy/instance.yaml deploy/workspace.yaml /opt/dagster/
+RUN cd /opt/dagster && cat instance.yaml >> dagster.yaml && rm instance.yaml
+
+FROM python:3.11-slim
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit
+# all of it root's, so that the user can change nothing
+COPY --from=build /opt /opt
+ENV PATH=/opt/upbit_assets/.venv/bin:$PATH DAGSTER_HOME=/opt/dagster PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /opt/upbit_assets
+USER 10001:10001

@@ -1,0 +1,160 @@
+"""How long data live: each layer's, and Dagster's own log. What nobody sets lives for ever."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import (
+    DefaultScheduleStatus,
+    Failure,
+    InputContext,
+    OpExecutionContext,
+    RunRequest,
+    SkipReason,
+    TimeWindow,
+    job,
+    op,
+    schedule,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
+
+from upbit_assets.partitions import SEOUL
+from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
+from upbit_assets.postgres.resource import Database, instance_url
+from upbit_assets.postgres.tables import bronze_retention
+from upbit_assets.settings import setting
+
+LAYERS = ("bronze", "silver", "gold")
+FEWEST_DAYS = 2  # the database refuses less
+RUNS_AT_ONCE = 200
+
+# The last materialization of each window stays, and with it what Dagster knows to be there.
+PRUNE = sa.text(
+    """
+    WITH old AS (
+      SELECT run_id FROM runs
+      WHERE status IN ('SUCCESS', 'FAILURE', 'CANCELED') AND update_timestamp < :before
+      ORDER BY id LIMIT :runs
+    ), events AS (
+      DELETE FROM event_logs AS event USING old
+      WHERE event.run_id = old.run_id AND (event.dagster_event_type IS DISTINCT FROM 'ASSET_MATERIALIZATION' OR EXISTS (
+        SELECT FROM event_logs AS newer
+        WHERE newer.asset_key = event.asset_key AND newer.partition = event.partition
+          AND newer.dagster_event_type = 'ASSET_MATERIALIZATION' AND newer.id > event.id))
+      RETURNING event.id
+    ), tags AS (
+      DELETE FROM asset_event_tags USING events WHERE event_id = events.id
+    ), checks AS (
+      DELETE FROM asset_check_executions AS executed USING old
+      WHERE executed.run_id = old.run_id
+        AND executed.id NOT IN (SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name)
+    )
+    DELETE FROM runs USING old WHERE runs.run_id = old.run_id
+    """
+)
+
+
+def days(what: str) -> int | None:
+    """How many days `what` is kept, from UPBIT_KEEP_BRONZE_DAYS and its like; None is for ever.
+
+    Raises:
+        ValueError: it is not a whole number of days, or fewer than the figures over 24 hours need.
+    """
+    name = f"UPBIT_KEEP_{what.upper()}_DAYS"
+    text = setting(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < FEWEST_DAYS:
+        raise ValueError(f"{name} is {text!r}: set it to a whole number of days, {FEWEST_DAYS} or more, or unset it.")
+    return int(text)
+
+
+def partitioned(connection: sa.Connection, layer: str) -> Sequence[str]:
+    """The layer's partitioned tables, quoted."""
+    names = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'p' AND relnamespace = CAST(:layer AS regnamespace)"
+    )
+    return connection.scalars(sa.text(names), {"layer": layer}).all()
+
+
+def drop(connection: sa.Connection, table: str, before: datetime) -> tuple[int, int]:
+    """Drop what a table has from before that day in Seoul: (partitions, rows that were in none of their own)."""
+    function = sa.func.bronze.drop_partitions(sa.cast(table, REGCLASS), before).table_valued("partitions", "stray_rows")
+    return connection.execute(sa.select(function)).one()._tuple()
+
+
+def prune(engine: sa.Engine, before: datetime) -> int:
+    """Delete finished runs and their log from Dagster's database; returns how many runs.
+
+    Dagster's own way of deleting a run takes its materializations along.
+    """
+    pruned, last = 0, RUNS_AT_ONCE
+    while last == RUNS_AT_ONCE:  # so that no lock is held for long
+        with engine.begin() as connection:
+            last = connection.execute(
+                PRUNE, {"before": before.astimezone(UTC).replace(tzinfo=None), "runs": last}
+            ).rowcount
+        pruned += last
+    return pruned
+
+
+@op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")
+def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
+    now = datetime.now(UTC)
+    for layer in LAYERS:
+        if kept := days(layer):
+            with database.connect() as connection:  # each table on its own, so that none waits for another's locks
+                for table in partitioned(connection, layer):
+                    partitions, stray_rows = drop(connection, table, now - timedelta(days=kept))
+                    context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
+    if kept := days("dagster"):
+        engine = sa.create_engine(
+            sa.make_url(instance_url()).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool
+        )
+        context.log.info(f"Dagster: {prune(engine, now - timedelta(days=kept))} runs pruned")
+
+
+@job(description="Drops data that are older than the configured number of days")
+def drop_old_data() -> None:
+    old_data_dropped()
+
+
+@schedule(
+    cron_schedule="40 3 * * *",
+    job=drop_old_data,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Drops data that are older than the configured number of days, where one is",
+)
+def drop_old_data_daily() -> RunRequest | SkipReason:
+    if any(days(what) for what in (*LAYERS, "dagster")):
+        return RunRequest()
+    return SkipReason("Everything is kept: no UPBIT_KEEP_…_DAYS is set.")
+
+
+class RetainingIOManager(PostgresIOManager):
+    """Refuses to compute from what was dropped: its result would be empty, and replace what is still kept."""
+
+    def load_input(self, context: InputContext) -> Any:
+        table, window = self._table_of(context), time_window(context)
+        if window is not None:
+            with self.database.connect() as connection:
+                require_kept(connection, table, window)
+        return super().load_input(context)
+
+
+def require_kept(connection: sa.Connection, table: sa.Table, window: TimeWindow) -> None:
+    """Raise Failure where the window's rows were dropped; those that have come back since will do."""
+    noted = sa.select(bronze_retention.c.kept_from).where(bronze_retention.c.table_name == table.fullname)
+    kept_from = connection.scalar(noted)
+    if kept_from is None or window.start >= kept_from:
+        return
+    dropped = TimeWindow(window.start, min(window.end, kept_from))
+    if not connection.scalar(sa.select(sa.exists().where(within(table, dropped)))):
+        raise Failure(
+            f"{table.fullname} is kept from {kept_from.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "
+            f"[{dropped.start:%Y-%m-%d %H:%M}, {dropped.end:%Y-%m-%d %H:%M}) was dropped and can't be computed from "
+            "any more. What was computed from it before is left as it is.",
+            allow_retries=False,
+        )

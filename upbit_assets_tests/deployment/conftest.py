@@ -1,0 +1,73 @@
+"""A server as the deployment has it: its own logins, and the schema made by the owner."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from dagster import DagsterInstance
+
+from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets_tests.conftest import BINARIES
+
+PASSWORDS = {
+    login: f'{login}\'s "$HOME" :owner \\ %s' for login in ("owner", "pipeline", "reader", "dagster", "metabase")
+}
+
+
+def run_script(server: EmbeddedPostgres, name: str, *arguments: str | Path, **environment: str) -> str:
+    """Run a script of deploy/ on the server; returns what it printed."""
+    here = {"PATH": f"{server.binaries}:{os.environ['PATH']}", "PGHOST": str(server.socket), "PGUSER": "postgres"}
+    command = ["sh", PROJECT / "deploy" / name, *arguments]
+    done = subprocess.run(command, env=here | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def url_as(server: EmbeddedPostgres, login: str, database: str = "upbit") -> str:
+    return sa.make_url(server.url(database)).set(username=login).render_as_string()
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("secrets")
+    for login, password in PASSWORDS.items():
+        (folder / login).write_text(password + "\n")
+    return folder
+
+
+@contextmanager
+def an_empty_server() -> Iterator[EmbeddedPostgres]:
+    with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
+        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
+        server.start()
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug on a test's server
+            connection.execute("SELECT pg_reload_conf()")
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def deployed(secrets: Path) -> Iterator[EmbeddedPostgres]:
+    """A server with the deployment's logins and an empty schema."""
+    with an_empty_server() as server:
+        run_script(server, "roles.sh", SECRETS=str(secrets))
+        migrate(url_as(server, "owner"))
+        yield server
+
+
+@contextmanager
+def an_instance(server: EmbeddedPostgres, login: str = "dagster") -> Iterator[DagsterInstance]:
+    """A Dagster instance with the project's storage in the server's database."""
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_POSTGRES_URL", url_as(server, login, "dagster"))
+        (Path(home) / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+        with DagsterInstance.from_config(home) as instance:
+            yield instance

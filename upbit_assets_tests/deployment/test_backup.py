@@ -1,0 +1,126 @@
+"""What is backed up comes back, to the last row, on a server that has nothing yet."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from dagster import AssetKey, AssetMaterialization
+
+from upbit_assets.cli import main
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets.postgres.resource import engine_for
+from upbit_assets.stale import TICKER, changed_since, horizon
+from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, url_as
+from upbit_assets_tests.deployment.rows import contents, fill
+from upbit_assets_tests.pipeline import PAST, ask, ticker
+
+ASSET, WINDOW = AssetKey("bronze_ticker_raw"), "2026-01-29-14:00"
+PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at, written_in) VALUES ('KRW-BTC', %s, %s, %s)"
+
+
+@pytest.fixture(scope="module")
+def another_server(secrets: Path) -> Iterator[EmbeddedPostgres]:
+    """A server with the logins and nothing else."""
+    with an_empty_server() as server:
+        run_script(server, "roles.sh", SECRETS=str(secrets))
+        yield server
+
+
+def rights(server: EmbeddedPostgres) -> list[Any]:
+    """Whose the tables, functions and databases are, who may do what with them, and the databases' settings."""
+    tables = "SELECT oid::regclass::text, relowner::regrole::text, relacl::text FROM pg_class WHERE oid > 16383"
+    functions = "SELECT proname, proowner::regrole::text, proacl::text, prosecdef FROM pg_proc WHERE oid > 16383"
+    databases = (
+        "SELECT datname, datdba::regrole::text, datacl::text, setconfig FROM pg_database "
+        "LEFT JOIN pg_db_role_setting ON setdatabase = pg_database.oid"
+    )
+    with psycopg.connect(server.url("upbit")) as connection:
+        found = [connection.execute(query).fetchall() for query in (tables, functions, databases)]
+        # a toast table's name is a number
+        return [sorted(map(repr, (row for row in rows if "pg_toast" not in row[0]))) for rows in found]
+
+
+@pytest.fixture(scope="module")
+def restored(
+    deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> EmbeddedPostgres:
+    """The other server, with a backup of the first one, which had rows in every table."""
+    fill(url_as(deployed, "owner"))
+    ask(url_as(deployed, "owner"), PUT, ticker("KRW-BTC"), PAST, 2**40)
+    with an_instance(deployed) as instance:
+        instance.report_runless_asset_event(AssetMaterialization(ASSET, partition=WINDOW))
+    folder = tmp_path_factory.mktemp("backups") / "one of two words"
+    run_script(deployed, "backup.sh", folder)
+    run_script(another_server, "restore.sh", folder)
+    return another_server
+
+
+def test_an_empty_server_gets_every_row_back(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
+    there = contents(deployed.url("upbit"))
+    assert all(there[table] for table in ("bronze.ticker_raw", "silver.ticker", "gold.market_stats"))
+    assert contents(restored.url("upbit")) == there
+    migrate(url_as(restored, "owner"))
+    assert contents(restored.url("upbit")).items() >= there.items()
+
+
+def test_dagster_knows_again_what_is_materialized(restored: EmbeddedPostgres):
+    with an_instance(restored) as instance:
+        assert instance.get_materialized_partitions(ASSET) == {WINDOW}
+
+
+def test_everything_is_whose_it_was(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
+    assert rights(restored) == rights(deployed)
+
+
+def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPostgres):
+    url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
+    with engine_for(url).connect() as connection:
+        _, settled = horizon(connection)
+        assert changed_since(connection, TICKER, settled) == set()
+        connection.rollback()
+        ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
+        assert changed_since(connection, TICKER, settled) == {late}
+    engine_for(url).dispose()
+
+
+def test_a_backup_that_breaks_off_leaves_nothing_behind(deployed: EmbeddedPostgres, tmp_path: Path):
+    with pytest.raises(AssertionError, match="/nowhere"):
+        run_script(deployed, "backup.sh", tmp_path / "backup", VIA="env PGHOST=/nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_backup_replaces_nothing(deployed: EmbeddedPostgres, tmp_path: Path):
+    (tmp_path / "dagster.dump").write_bytes(b"PGDMP, cut off")
+    (tmp_path / "upbit.dump").write_bytes(b"")
+    before = contents(deployed.url("upbit"))
+    with pytest.raises(AssertionError, match="pg_restore"):
+        run_script(deployed, "restore.sh", tmp_path)
+    assert contents(deployed.url("upbit")) == before
+
+
+def test_the_embedded_databases_too(tmp_path: Path):
+    home, folder = tmp_path / "home", tmp_path / "backups" / "one"
+    server = EmbeddedPostgres(home / ".postgres")
+    server.start(prepare=lambda: migrate(server.url("upbit")))
+    ask(server.url("upbit"), PUT, ticker("KRW-BTC"), PAST, 1)
+    assert upbit_assets("backup", folder, home).exit_code == 0
+    ask(server.url("upbit"), PUT, ticker("KRW-ETH"), PAST, 1)
+    server.stop()
+
+    assert upbit_assets("restore", folder, home).exit_code == 0
+
+    assert not server.answers(), "a server that was not running is stopped again"
+    server.start()
+    found = ask(server.url("upbit"), "SELECT raw_data ->> 'market' FROM bronze.ticker_raw")
+    server.stop()
+    assert found == [("KRW-BTC",)]
+    assert "is there already; name a new one" in upbit_assets("backup", folder, home).output
+
+
+def upbit_assets(command: str, folder: Path, home: Path) -> Result:
+    return CliRunner().invoke(main, [command, str(folder), "--home", str(home)])

@@ -1,0 +1,120 @@
+"""docker-compose.yml says what it must, of every service that is or will be in it."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from upbit_assets.postgres.embedded import PROJECT
+
+COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ONCE = {"roles", "migrate", "metabase-dashboard"}
+# what the image's entry point needs to take over its volume and to become an ordinary user
+ALLOWED = {"postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}}
+WRITABLE = {"metabase"}
+
+
+def settings_of(service: str) -> dict[str, str | None]:
+    return SERVICES[service].get("environment") or {}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+class TestEveryService:
+    def test_has_no_right_that_it_does_not_need(self, name: str):
+        service = SERVICES[name]
+        assert service["cap_drop"] == ["ALL"]
+        assert set(service.get("cap_add", [])) == ALLOWED.get(name, set())
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not {"privileged", "devices", "pid", "ipc", "network_mode", "userns_mode"} & service.keys()
+        assert service.get("read_only", False) is (name not in WRITABLE)
+        assert not any("docker.sock" in volume for volume in service.get("volumes", []))
+
+    def test_ends_and_starts_cleanly(self, name: str):
+        service = SERVICES[name]
+        assert service["init"] is True
+        assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
+        assert ("healthcheck" in service) is (name not in ONCE)
+
+    def test_its_health_check_expands_no_variable_in_a_form_that_has_no_shell(self, name: str):
+        test = SERVICES[name].get("healthcheck", {}).get("test", ["CMD"])
+        assert test[0] == "CMD"
+        assert not any("$" in word for word in test)
+
+    def test_takes_no_more_memory_and_disk_than_it_may(self, name: str):
+        assert re.fullmatch(r"[0-9]+[mg]", SERVICES[name]["mem_limit"])
+        assert SERVICES[name]["logging"] == {
+            "driver": "json-file",
+            "options": {"max-size": "10m", "max-file": "5"},
+        }
+
+    def test_listens_on_loopback_only(self, name: str):
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+        if "ports" not in SERVICES[name]:
+            assert name == "code" or SERVICES[name]["networks"] == ["data"]
+
+    def test_has_its_passwords_in_files_and_no_others(self, name: str):
+        mounted = set(SERVICES[name].get("secrets", []))
+        secret = {key: value for key, value in settings_of(name).items() if "PASS" in key}
+        assert all(key.endswith("_FILE") for key in secret)
+        read = set(re.findall(r"/run/secrets/(\w+)", f"{list(secret.values())} {SERVICES[name].get('entrypoint')}"))
+        assert read <= mounted
+        if name != "roles":  # which reads each password of those that it makes
+            assert read == mounted
+        urls = [value or "" for key, value in settings_of(name).items() if key.endswith("_URL")]
+        assert not any(re.search(r"//[^/@]*:[^/@]*@", url) for url in urls)
+
+
+def test_the_stack_has_the_services_that_it_is_made_of():
+    core = {"postgres", "roles", "migrate", "code", "webserver", "daemon", "board"}
+    assert core == {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert {"metabase", "metabase-dashboard", "exchange"} == SERVICES.keys() - core
+
+
+@pytest.mark.parametrize(
+    ("service", "login"),
+    [("migrate", "owner"), ("code", "pipeline"), ("board", "reader"), ("metabase-dashboard", "reader")],
+)
+def test_a_service_reaches_the_market_data_with_its_own_login_only(service: str, login: str):
+    urls = [value for key, value in settings_of(service).items() if key.endswith("_URL") and "/upbit" in str(value)]
+    assert urls == [f"postgresql://{login}@postgres/upbit"]
+
+
+@pytest.mark.parametrize("service", ["postgres", "webserver", "daemon", "exchange", "metabase"])
+def test_the_other_services_do_not_reach_the_market_data(service: str):
+    assert not any("/upbit" in str(value) for value in settings_of(service).values())
+
+
+def test_only_who_must_leaves_the_databases_network():
+    assert COMPOSE["networks"]["data"] == {"internal": True}
+    outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
+    assert outside == {"code", "webserver", "board", "metabase"}
+
+
+def test_every_password_is_a_file_that_make_secrets_makes():
+    [made] = re.findall(r"for name in (.+); do", (PROJECT / "deploy" / "secrets.sh").read_text())
+    assert set(made.split()) == COMPOSE["secrets"].keys()
+    for name, secret in COMPOSE["secrets"].items():
+        assert re.fullmatch(rf"\$\{{UPBIT_SECRETS(:\?[^}}]+)?\}}/{name}", secret["file"])
+
+
+def test_every_setting_is_explained_in_the_example():
+    explained = set(re.findall(r"^#? ?([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))
+    passed = {key for service in SERVICES for key, value in settings_of(service).items() if value is None}
+    assert explained == passed | {"UPBIT_SECRETS", "COMPOSE_PROFILES"}
+
+
+def test_the_images_instance_says_nothing_twice():
+    here, there = (yaml.safe_load((PROJECT / path).read_text()) for path in ("dagster.yaml", "deploy/instance.yaml"))
+    assert not here.keys() & there.keys()
+
+
+def test_the_image_gets_nothing_but_what_it_is_made_of():
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    copied = {word for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.M) for word in line.split()[:-1]}
+    assert let_in == copied
+    assert dockerfile.rstrip().endswith("USER 10001:10001")

@@ -1,0 +1,52 @@
+"""A database full of an earlier version's data becomes one of this version."""
+
+import json
+from collections.abc import Iterator
+
+import alembic.command
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from upbit_assets.postgres import migrate as migrations
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import alembic_config, migrate
+from upbit_assets_tests.deployment.conftest import url_as
+from upbit_assets_tests.deployment.rows import contents, fill
+
+
+def earlier_versions() -> list[str]:
+    config = Config()
+    config.set_main_option("script_location", migrations.__file__.replace("migrate.py", "migrations"))
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][1:]
+
+
+@pytest.fixture
+def database(deployed: EmbeddedPostgres) -> Iterator[str]:
+    """An empty database of the owner's, as its URL."""
+    with psycopg.connect(deployed.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE earlier OWNER owner")
+        yield url_as(deployed, "owner", "earlier")
+        connection.execute("DROP DATABASE earlier WITH (FORCE)")
+
+
+@pytest.mark.parametrize("version", earlier_versions())
+def test_every_row_of_an_earlier_version_is_there_after_the_migrations(database: str, version: str):
+    engine = sa.create_engine(sa.make_url(database).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        alembic.command.upgrade(alembic_config(connection), version)
+        connection.execute(sa.text("SELECT bronze.make_partitions(now(), now())"))
+    fill(database)
+    before = contents(database)
+    assert all(before[table] for table in ("bronze.ticker_raw", "silver.ticker", "gold.market_stats"))
+
+    migrate(database)
+
+    after = contents(database)
+    for table, rows in before.items():
+        known = json.loads(rows[0]).keys() if rows else ()
+        assert sorted(json.dumps({name: json.loads(row)[name] for name in known}) for row in after[table]) == sorted(
+            json.dumps(json.loads(row)) for row in rows
+        )

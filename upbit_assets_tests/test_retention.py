@@ -1,0 +1,286 @@
+"""Old data go, partition by partition, and nothing else does."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from dagster import (
+    AssetCheckResult,
+    AssetRecordsFilter,
+    DagsterInstance,
+    RunRequest,
+    SkipReason,
+    StaticPartitionsDefinition,
+    asset,
+    asset_check,
+    build_schedule_context,
+)
+from dagster import materialize as dagster_materialize
+from psycopg import sql
+
+from upbit_assets import retention
+from upbit_assets.definitions import defs
+from upbit_assets.partitions import SEOUL
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.conftest import copy_of_upbit, empty
+from upbit_assets_tests.deployment.conftest import an_instance
+from upbit_assets_tests.pipeline import ask, materialize, put_bronze, rows, said, ticker
+
+MIDNIGHT = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
+DAY = timedelta(days=1)
+OLD, EDGE = MIDNIGHT - 30 * DAY, MIDNIGHT - 10 * DAY
+UNSET = [f"UPBIT_KEEP_{what}_DAYS" for what in ("BRONZE", "SILVER", "GOLD", "DAGSTER")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def database_of_its_own(server: EmbeddedPostgres) -> Iterator[str]:
+    """For tests that drop partitions."""
+    with copy_of_upbit(server, "retention") as url:
+        yield url
+
+
+@pytest.fixture
+def market(database_of_its_own: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database with partitions for OLD and for the days around EDGE, which is also UPBIT_POSTGRES_URL."""
+    empty(database_of_its_own)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", database_of_its_own)
+    for first, last in ((OLD, OLD), (EDGE - 2 * DAY, EDGE + DAY)):
+        ask(database_of_its_own, "SELECT bronze.make_partitions(%s, %s)", first, last)
+    return database_of_its_own
+
+
+def put(*moments: datetime) -> None:
+    for moment in moments:
+        put_bronze(Database(), moment, {"KRW-BTC": ticker("KRW-BTC")})
+
+
+def moments(table: Any) -> list[datetime]:
+    return sorted(
+        moment for (moment,) in rows(Database(), table, leave_out=set(table.columns.keys()) - {"ingested_at"})
+    )
+
+
+def partitions_of(url: str, table: str) -> set[str]:
+    found = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass"
+    return {name for (name,) in ask(url, found, table)}
+
+
+def as_pipeline(url: str, statement: str) -> None:
+    with psycopg.connect(url, options="-c role=upbit_pipeline") as connection:
+        connection.execute(sql.SQL(statement))
+
+
+def drop_old_data(instance: DagsterInstance | None = None) -> Any:
+    return defs.resolve_job_def("drop_old_data").execute_in_process(instance=instance, raise_on_error=False)
+
+
+class TestDropping:
+    def test_partitions_older_than_configured_are_dropped(self, market: str, monkeypatch: pytest.MonkeyPatch):
+        put(OLD, EDGE - timedelta(microseconds=1), EDGE, MIDNIGHT)
+        before = partitions_of(market, "bronze.ticker_raw")
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
+
+        assert drop_old_data().success
+
+        dropped = {f"bronze.ticker_raw_{day:%Y%m%d}" for day in (OLD, EDGE - 2 * DAY, EDGE - DAY)}
+        assert before - partitions_of(market, "bronze.ticker_raw") == dropped
+        assert moments(tables.bronze_ticker_raw) == [EDGE, MIDNIGHT]
+        assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept for ever"
+
+    def test_old_rows_without_a_partition_go_too(self, market: str, monkeypatch: pytest.MonkeyPatch):
+        put(OLD - 300 * DAY, MIDNIGHT + 300 * DAY)
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
+        assert drop_old_data().success
+        assert moments(tables.bronze_ticker_raw) == [MIDNIGHT + 300 * DAY]
+
+    def test_gold_goes_by_whole_months(self, market: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_KEEP_GOLD_DAYS", "10")
+        assert drop_old_data().success
+        first_kept = f"gold.market_stats_{EDGE:%Y%m}"
+        assert min(partitions_of(market, "gold.market_stats") - {"gold.market_stats_default"}) == first_kept
+
+    def test_unset_keeps_everything(self, market: str):
+        put(OLD - 300 * DAY)
+        before = partitions_of(market, "bronze.ticker_raw")
+        assert drop_old_data().success
+        assert partitions_of(market, "bronze.ticker_raw") == before
+        assert moments(tables.bronze_ticker_raw) == [OLD - 300 * DAY]
+
+    def test_the_simulated_or_real_mark_stays(self, market: str, monkeypatch: pytest.MonkeyPatch):
+        ask(market, "INSERT INTO bronze.origin (simulated, first_seen) VALUES (true, %s)", OLD)
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "2")
+        assert drop_old_data().success
+        assert rows(Database(), tables.bronze_origin) == [(True, OLD)]
+
+    @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati"])
+    @pytest.mark.parametrize("style", ["ISO, MDY", "German", "SQL, DMY"])
+    def test_the_sessions_zone_and_style_do_not_matter(self, market: str, zone: str, style: str):
+        with psycopg.connect(market) as connection:
+            connection.execute(
+                "SELECT set_config('timezone', %s, false), set_config('datestyle', %s, false)", [zone, style]
+            )
+            connection.execute("SELECT bronze.drop_partitions('silver.ticker', %s)", [EDGE + timedelta(hours=23)])
+        assert min(partitions_of(market, "silver.ticker") - {"silver.ticker_default"}) == f"silver.ticker_{EDGE:%Y%m%d}"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("table", ["bronze.ticker_raw", "silver.ticker", "gold.market_stats"])
+    @pytest.mark.parametrize("before", ["now()", "now() - interval '1 day'", "'infinity'", "'2999-01-01'"])
+    def test_the_last_two_days_are_not_dropped(self, market_url: str, table: str, before: str):
+        with pytest.raises(psycopg.errors.RaiseException, match="the last two days of"):
+            as_pipeline(market_url, f"SELECT bronze.drop_partitions('{table}', {before})")
+
+    @pytest.mark.parametrize(
+        "table", ["public.alembic_version", "bronze.origin", "pg_catalog.pg_class", "silver.ticker_build"]
+    )
+    def test_nor_is_anything_but_a_partitioned_table_of_the_layers(self, market_url: str, table: str):
+        with pytest.raises(psycopg.errors.NoDataFound):
+            as_pipeline(market_url, f"SELECT bronze.drop_partitions('{table}', '2020-01-01')")
+
+    @pytest.mark.parametrize("days", ["1", "0", "-3", "ten", "2.5"])
+    def test_a_senseless_number_of_days_stops_the_job_and_is_named(self, market: str, monkeypatch, days: str):
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", days)
+        put(OLD)
+        result = drop_old_data()
+        assert "UPBIT_KEEP_BRONZE_DAYS is" in said(result)
+        assert moments(tables.bronze_ticker_raw) == [OLD]
+
+
+class TestAfterwards:
+    """What was computed from dropped rows is not replaced by nothing."""
+
+    @pytest.fixture
+    def dropped(self, market: str, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A database whose silver and gold outlived bronze."""
+        put(OLD, MIDNIGHT)
+        for moment in (OLD, MIDNIGHT):
+            assert materialize("silver_ticker", "gold_market_stats", first=moment).success
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
+        assert drop_old_data().success
+        return market
+
+    def test_silver_of_a_dropped_window_is_left_as_it_is(self, dropped: str):
+        before = rows(Database(), tables.silver_ticker)
+        result = materialize("silver_ticker", first=OLD)
+        assert not result.success
+        assert f"bronze.ticker_raw is kept from {EDGE:%Y-%m-%d %H:%M} on" in said(result)
+        assert rows(Database(), tables.silver_ticker) == before
+
+    def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):
+        assert materialize("gold_market_stats", first=OLD).success
+        assert moments(tables.gold_market_stats) == [OLD, MIDNIGHT]
+
+    def test_gold_outlives_silver(self, dropped: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_KEEP_SILVER_DAYS", "10")
+        assert drop_old_data().success
+        assert moments(tables.silver_ticker) == [MIDNIGHT]
+        assert not materialize("gold_market_stats", first=OLD).success
+        assert moments(tables.gold_market_stats) == [OLD, MIDNIGHT]
+
+    def test_what_is_kept_is_computed_as_ever(self, dropped: str):
+        assert materialize("silver_ticker", "gold_market_stats", first=MIDNIGHT).success
+
+    def test_rows_that_came_back_are_computed(self, dropped: str):
+        put(OLD)
+        assert materialize("silver_ticker", "gold_market_stats", first=OLD).success
+
+    def test_a_window_that_nobody_collected_is_computed_as_ever_where_nothing_was_dropped(self, market: str):
+        assert materialize("silver_ticker", first=OLD).success
+
+
+class TestSchedule:
+    def test_runs_where_something_is_configured(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "30")
+        assert isinstance(retention.drop_old_data_daily(build_schedule_context()), RunRequest)
+
+    def test_says_why_it_does_nothing_where_nothing_is(self):
+        assert isinstance(retention.drop_old_data_daily(build_schedule_context()), SkipReason)
+
+
+WINDOWS = ["first", "second", "third"]
+
+
+@asset(partitions_def=StaticPartitionsDefinition(WINDOWS))
+def watched() -> None: ...
+
+
+@asset_check(asset=watched)
+def looked_at() -> AssetCheckResult:
+    return AssetCheckResult(passed=True)
+
+
+class TestDagstersLog:
+    @pytest.fixture
+    def instance(self, server: EmbeddedPostgres, market_url: str) -> Iterator[DagsterInstance]:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("ALTER DATABASE dagster SET timezone = 'UTC'")
+        with an_instance(server, "postgres") as instance:
+            yield instance
+
+    def run(self, instance: DagsterInstance, window: str) -> str:
+        result = dagster_materialize([watched, looked_at], instance=instance, partition_key=window)
+        assert result.success
+        return result.run_id
+
+    def age(self, server: EmbeddedPostgres, *run_ids: str) -> None:
+        ask(server.url("dagster"), "UPDATE runs SET update_timestamp = %s WHERE run_id = ANY(%s)", OLD, list(run_ids))
+
+    def test_old_runs_go_and_what_is_materialized_stays_known(
+        self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
+        old = [self.run(instance, window) for window in (*WINDOWS, *WINDOWS[:2])]
+        new = self.run(instance, WINDOWS[0])
+        self.age(server, *old)
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
+        before = newest(instance)
+
+        assert drop_old_data(instance).success
+
+        assert not set(old) & {run.run_id for run in instance.get_runs()}
+        assert instance.get_run_by_id(new) is not None
+        assert instance.get_materialized_partitions(watched.key) == set(WINDOWS)
+        assert newest(instance) == before, "the last materialization of each window, whole"
+        left = ask(server.url("dagster"), "SELECT dagster_event_type FROM event_logs WHERE run_id = ANY(%s)", old)
+        # the newest run materialized the first window again
+        assert left == [("ASSET_MATERIALIZATION",)] * 2
+        assert instance.all_logs(new)
+        checks = ask(server.url("dagster"), "SELECT DISTINCT run_id FROM asset_check_executions")
+        assert checks == [(new,)], "of the checks the last result stays"
+
+    def test_unfinished_runs_stay_however_old(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
+        run = instance.create_run_for_job(defs.resolve_job_def("collect"))
+        self.age(server, run.run_id)
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
+        assert drop_old_data(instance).success
+        assert instance.get_run_by_id(run.run_id) is not None
+
+    def test_more_runs_than_go_at_once_all_go(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
+        old = [self.run(instance, WINDOWS[0]) for _ in range(3)]
+        self.age(server, *old)
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
+        monkeypatch.setattr(retention, "RUNS_AT_ONCE", 1)
+        assert drop_old_data(instance).success
+        assert not set(old) & {run.run_id for run in instance.get_runs()}
+
+
+def newest(instance: DagsterInstance) -> dict[str, str]:
+    """The run of each window's last materialization."""
+    return {
+        window: record.event_log_entry.run_id
+        for window in WINDOWS
+        for record in [
+            instance.fetch_materializations(
+                AssetRecordsFilter(asset_key=watched.key, asset_partitions=[window]), limit=1
+            ).records[0]
+        ]
+    }
