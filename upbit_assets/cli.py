@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from upbit_assets import stack
 from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
-from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url
+from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url, reader_url
 
 
 @click.group()
@@ -79,6 +79,20 @@ def exchange(host: str, port: int, seed: int, markets: int) -> None:
         serve(host, port, seed=seed, markets=markets)
     except OSError as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=stack.BOARD_PORT, show_default=True)
+@click.option(
+    "--allow-host", multiple=True, envvar="UPBIT_BOARD_HOSTS", help="A further name by which browsers may call it."
+)
+def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
+    """The market board: a page and a read-only API over gold and silver."""
+    from upbit_assets.dashboard.server import serve
+
+    click.echo(f"The market board listens on http://{host}:{port}")
+    serve(reader_url(), host, port, allow_host)
 
 
 @main.command()
