@@ -133,13 +133,13 @@ def answer(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any]
     return {"rows": rows, "next": further}
 
 
-def series(connection: sa.Connection, asked: Values, wanted: sa.Select[Any], span: Page) -> dict[str, Any]:
-    """A market's rows of a span of time, of which there may be none; but not of a market that there isn't."""
+def series(connection: sa.Connection, asked: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
+    """A market's rows, of which there may be none; but not of a market that there isn't."""
     rows = all_rows(connection, wanted)
     known = sa.select(sa.exists().where(stats.c.market == asked["market"]))
     if not rows and not connection.scalar(known):
         raise Refused(404, f"There is no market {asked['market']} here.")
-    return answer(rows, following(span, asked))
+    return answer(rows, following(span, asked) if span else None)
 
 
 def following(span: Page, asked: Values) -> Values | None:
@@ -194,21 +194,17 @@ def days(connection: sa.Connection, asked: Values) -> dict[str, Any]:
 
 
 def orderbook(connection: sa.Connection, asked: Values) -> dict[str, Any]:
-    recent = datetime.now(UTC) - DAY
+    """The newest book, and the newest spread, which may be of an earlier one."""
     levels, spread = (
-        connection.execute(
-            sa.select(*shown(fields))
-            .where(table.c.market == asked["market"], table.c.ingested_at > recent)
-            .order_by(table.c.ingested_at.desc())
-            .limit(1)
-        )
-        .mappings()
-        .one_or_none()
+        sa.select(*shown(fields))
+        .where(table.c.market == asked["market"], table.c.ingested_at > datetime.now(UTC) - DAY)
+        .order_by(table.c.ingested_at.desc())
+        .limit(1)
+        .subquery()
         for table, fields in ((book, BOOK_FIELDS), (tables.gold_orderbook_stats, SPREAD_FIELDS))
     )
-    if levels is None:
-        raise Refused(404, f"No order book of {asked['market']} was collected within a day.")
-    return {**dict.fromkeys(column.name for column in SPREAD_FIELDS), **(spread or {}), **levels}
+    wanted = sa.select(levels, spread).select_from(levels.outerjoin(spread, sa.true()))
+    return series(connection, asked, wanted, None)
 
 
 def coverage(connection: sa.Connection, asked: Values) -> dict[str, Any]:
@@ -294,11 +290,10 @@ ENDPOINTS = (
     ),
     Endpoint(
         "/api/markets/{market}/orderbook",
-        "A market's newest order book of the last day, and the newest window's spread and depths",
+        "A market's newest order book, if there is one of the last day, and the newest window's spread and depths",
         orderbook,
         BOOK_FIELDS + SPREAD_FIELDS,
         (market,),
-        has_rows=False,
     ),
     Endpoint(
         "/api/markets/{market}/days",

@@ -89,7 +89,7 @@ def start_of(candle: Row) -> datetime:
 def candles(market: Market, code: str, first: datetime, at: datetime) -> list[Row]:
     """Rows of silver.candle from `first` to `at`."""
     found = market.candles(code, at, "minutes/1", count=(at - first) // MINUTE)
-    prices = {f"{name}_price": f"{name}_price" for name in ("opening", "high", "low")} | {"closing_price": "trade_price"}
+    prices = {name: name for name in ("opening_price", "high_price", "low_price")} | {"closing_price": "trade_price"}
     return [
         {
             "market": code,
@@ -109,7 +109,10 @@ def orderbook(market: Market, code: str, at: datetime) -> dict[sa.Table, list[Ro
     """A market's row of silver.orderbook, and of gold.orderbook_stats."""
     book = market.orderbook(code, at)
     assert book is not None
-    sides = {side: [(level[f"{side}_price"], level[f"{side}_size"]) for level in book["orderbook_units"]] for side in ("ask", "bid")}
+    sides = {
+        side: [(level[f"{side}_price"], level[f"{side}_size"]) for level in book["orderbook_units"]]
+        for side in ("ask", "bid")
+    }
     sides = {side: [level for level in levels if level[0]] for side, levels in sides.items()}
     best_ask, best_bid = sides["ask"][0][0], sides["bid"][0][0]
     mid = (best_ask + best_bid) / 2

@@ -33,7 +33,7 @@ const parts = {
   async markets() {
     const [status, markets] = await Promise.all([get("/api/status"), getAll("/api/markets")]);
     Object.assign(state, { status, markets });
-    if (!state.market && markets.length) choose(markets[0].market, { quietly: true });
+    if (markets.length && !markets.some(({ market }) => market === state.market)) choose(markets[0].market, { quietly: true });
     drawMarkets();
     drawMarket();
   },
@@ -44,9 +44,9 @@ const parts = {
   async book() {
     const { market } = state;
     if (!market) return;
-    const book = await orNone(get(`/api/markets/${market}/orderbook`));
+    const { rows } = await get(`/api/markets/${market}/orderbook`);
     if (market !== state.market) return;
-    state.book = book;
+    state.book = rows[0];
     drawBook();
   },
   async candles() {
@@ -60,20 +60,14 @@ const parts = {
   },
 };
 
-const orNone = (answer) => answer.catch((reason) => {
-  if (reason.status === 404) return null;
-  throw reason;
-});
-
 async function readCandles(market, span) {
   const [minutes, unit] = SPANS[span];
   const to = new Date(serverNow()), from = new Date(to - minutes * 60_000);
   const query = { from: from.toISOString(), to: to.toISOString() };
   const path = `/api/markets/${market}`;
-  const none = { rows: [] };
   const [{ rows }, vwaps] = await Promise.all([
-    orNone(get(`${path}/candles`, { ...query, unit })).then((found) => found ?? none),
-    orNone(minutes > 1440 ? getAll(`${path}/days`, query) : getAll(`${path}/windows`, query)).then((found) => found ?? []),
+    get(`${path}/candles`, { ...query, unit }),
+    getAll(minutes > 1440 ? `${path}/days` : `${path}/windows`, query),
   ]);
   const prices = rows.length ? [] : minutes > 1440 ? await getAll(`${path}/windows`, query) : vwaps;
   return {
@@ -133,8 +127,8 @@ function choose(market, { quietly = false } = {}) {
 
 function readAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  if (CODE.test(asked.get("market"))) state.market = asked.get("market");
-  if (asked.get("span") in SPANS) state.span = asked.get("span");
+  if (CODE.test(asked.get("market") ?? "")) state.market = asked.get("market");
+  if (Object.hasOwn(SPANS, asked.get("span"))) state.span = asked.get("span");
 }
 
 function writeAddress() {
@@ -147,7 +141,7 @@ function drawMarkets() {
   const { markets, market: chosen } = state;
   const turnover = { chosen, rank: (one) => one.rank_volume, last: (one) => won(one.turnover_krw, language.get()), share: share(markets, "turnover_krw") };
   marketRows(byId("top10").querySelector("tbody"), markets.slice(0, 10), turnover);
-  const volatile = [...markets].sort((a, b) => a.rank_volatility - b.rank_volatility).slice(0, 10);
+  const volatile = [...markets].sort((a, b) => a.rank_volatility - b.rank_volatility || (a.market < b.market ? -1 : 1)).slice(0, 10);
   marketRows(byId("volatility").querySelector("tbody"), volatile, {
     chosen, rank: (one) => one.rank_volatility, last: (one) => figure(one.volatility, percent(one.volatility, { sign: false })), share: share(volatile, "volatility"),
   });

@@ -48,7 +48,7 @@ export const quantity = (exact) => figure(exact, brief(exact));
  */
 export function marketRows(body, rows, { chosen, last, rank, share }) {
   const there = new Map([...body.rows].map((row) => [row.dataset.market, row]));
-  const focused = document.activeElement?.closest("tr")?.dataset.market;
+  const focused = body.contains(document.activeElement) && document.activeElement.closest("tr").dataset.market;
   const made = rows.map((market) => {
     const row = there.get(market.market) ?? element("tr", { "data-market": market.market });
     const moved = row.dataset.price ? direction(difference(market.trade_price, row.dataset.price)) : 0;
