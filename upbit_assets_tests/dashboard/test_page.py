@@ -238,9 +238,8 @@ def in_browser(browser: Any, board: str) -> Callable[[list[str]], dict[str, list
 decimals = st.builds(lambda digits, scale: f"{Decimal(digits).scaleb(-scale):f}", WHOLE, st.integers(0, 20))
 
 
-@settings(
-    max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
-)  # a page is slow to shrink
+# without shrinking, for which a browser is slow
+@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(texts=st.lists(decimals, min_size=20, max_size=60))
 def test_figures_are_spelled_without_floats(in_browser: Callable[[list[str]], dict[str, list[str]]], texts: list[str]):
     made = in_browser(texts)

@@ -6,7 +6,7 @@ import { colour } from "./settings.js";
 
 const MOST_MARKETS = 70;
 const DEEPEST = 0.04; // the change that has the full colour, as the scale on the page says
-const NAMED = 40, TOLD = 72; // pixels of side from which a box has room for a name, and for its change
+const NAMED = 50, TOLD = 72; // pixels of side from which a box has room for a name, and for its change
 
 /** A graph in a place, drawn anew with what it last showed when the place has another size. */
 function graph(place, options) {
