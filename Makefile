@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-compose lint bench secrets backup restore install install-dev lock clean
+.PHONY: help demo up down test test-compose lint bench screenshots vendor secrets backup restore install install-dev lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,12 @@ lint: install-dev ## ruff and mypy
 
 bench: install-dev ## measure what people wait for, and write docs/bench.md
 	@$(BIN)/python -m bench
+
+screenshots: install-dev ## the board's pictures in docs/images, of simulated data
+	@$(BIN)/python -m upbit_assets_tests.dashboard.screenshots
+
+vendor: ## fetch the board's chart libraries again, and check them
+	@upbit_assets/dashboard/vendor.sh
 
 # what follows needs Docker, and no environment
 secrets: ## docker compose: a random password for each login that has none yet

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import calls, candles, copying, history, layers, project
+from bench import board, calls, candles, copying, history, layers, project
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -30,6 +30,7 @@ ROWS = {
         layers.backfill,
         candles.candle_day,
         calls.calls,
+        board.board,
     )
 }
 HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
@@ -71,8 +72,7 @@ def cells(result: Result) -> tuple[str, ...]:
         result.against,
         result.target,
         f"{result.ratio:.2f}×",
-        readable(result.ours),
-        readable(result.theirs),
+        *(f"{each:g}" if result.counted else readable(each) for each in (result.ours, result.theirs)),
         "met" if result.met else "**not met**",
     )
 

@@ -35,7 +35,10 @@ def interleaved(*contenders: Contender, rounds: int = ROUNDS) -> list[float]:
 
 @dataclass(frozen=True)
 class Result:
-    """Our seconds against theirs, and the bound: a speed of at least, or a time of at most, so many times theirs."""
+    """Our seconds against theirs, and the bound: a speed of at least, or a time of at most, so many times theirs.
+
+    Where things are `counted`, they stand in place of seconds.
+    """
 
     what: str
     against: str
@@ -43,6 +46,7 @@ class Result:
     theirs: float
     at_least: float | None = None
     at_most: float | None = None
+    counted: bool = False
 
     @property
     def ratio(self) -> float:
@@ -54,7 +58,9 @@ class Result:
 
     @property
     def target(self) -> str:
-        return f"at least {self.at_least:g}× the speed" if self.at_least else f"at most {self.at_most:g}× the time"
+        if self.at_least:
+            return f"at least {self.at_least:g}× the speed"
+        return f"at most {self.at_most:g}× the {'number' if self.counted else 'time'}"
 
 
 def readable(seconds: float) -> str:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from upbit_assets import stack
 from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
-from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url
-from upbit_assets.settings import setting
+from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url, reader_url
+from upbit_assets.settings import database_setting, setting
 
 
 @click.group()
@@ -77,12 +77,16 @@ def metabase() -> None:
     """
     from upbit_assets.metabase import MetabaseError, provision
 
-    names = ["METABASE_ADMIN_EMAIL", "METABASE_ADMIN_PASSWORD", "METABASE_DATABASE_URL"]
+    wanted = {
+        "METABASE_ADMIN_EMAIL": setting,
+        "METABASE_ADMIN_PASSWORD": setting,
+        "METABASE_DATABASE_URL": database_setting,
+    }
     try:
-        values = [setting(name) or "" for name in names]
-        if missing := [name for name, value in zip(names, values, strict=True) if not value]:
+        values = {name: read(name) or "" for name, read in wanted.items()}
+        if missing := [name for name, value in values.items() if not value]:
             raise click.ClickException(f"Set {', '.join(missing)}, or the same with _FILE and a file's path.")
-        email, password, database_url = values
+        email, password, database_url = values.values()
         url = setting("METABASE_URL") or "http://127.0.0.1:3001"
         address = provision(url, email, password, database_url, click.echo)
     except (MetabaseError, OSError) as error:
@@ -141,6 +145,20 @@ def exchange(host: str, port: int, seed: int, markets: int) -> None:
         serve(host, port, seed=seed, markets=markets)
     except OSError as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=stack.BOARD_PORT, show_default=True)
+@click.option(
+    "--allow-host", multiple=True, envvar="UPBIT_BOARD_HOSTS", help="A further name by which browsers may call it."
+)
+def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
+    """The market board: a page and a read-only API over gold and silver."""
+    from upbit_assets.dashboard.server import serve
+
+    click.echo(f"The market board listens on http://{host}:{port}")
+    serve(reader_url(), host, port, allow_host)
 
 
 @main.command()

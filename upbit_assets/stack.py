@@ -30,7 +30,7 @@ from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
 from upbit_assets.settings import setting
 
-UI_PORT, EXCHANGE_PORT = 3000, 8766
+UI_PORT, BOARD_PORT, EXCHANGE_PORT = 3000, 8501, 8766
 READY_WITHIN = 120
 PATIENCE = 20  # seconds a process has to end by itself
 
@@ -174,9 +174,11 @@ def interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
     addresses = {"pid": str(os.getpid()), "ui": f"http://127.0.0.1:{free_port(UI_PORT)}"}
+    addresses["board"] = f"http://127.0.0.1:{free_port(BOARD_PORT)}"
     if demo:
         addresses["exchange"] = f"http://127.0.0.1:{free_port(EXCHANGE_PORT)}"
     os.environ.update(environment(home, demo=demo, exchange=addresses.get("exchange")))
+    os.environ["UPBIT_DAGSTER_URL"] = addresses["ui"]
 
     if not (setting("UPBIT_POSTGRES_URL") and setting("DAGSTER_POSTGRES_URL")):
         click.echo("PostgreSQL: starting the embedded one ...")
@@ -202,6 +204,10 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
     note.write_text(json.dumps(addresses))
     click.echo("Dagster:    starting webserver and daemon; the first snapshot is being collected meanwhile ...")
     first = start(started, "The first run", first_run(), home)
+    port = addresses["board"].rpartition(":")[2]
+    processes.append(start(started, "The board", ["upbit-assets", "board", "--port", port], home))
+    wait_for(processes[-1], addresses["board"])
+    click.echo(f"Board:      {addresses['board']}")
     wait_for(dagster, addresses["ui"] + "/server_info")
     click.echo(f"Dagster:    {addresses['ui']}  (schedule and sensor are on; logs: {home / 'dagster.log'})")
     tell_first_run(first, addresses["ui"])

@@ -97,6 +97,9 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert "거래대금 상위 10" in stack.said
         assert "KRW-BTC" in stack.said
         assert stack.query("SELECT count(*) FROM gold.turnover_top10") == [(10,)]
+        board = stack.said.split("Board:      ")[1].split()[0]
+        assert len(requests.get(board + "/api/markets?limit=10", timeout=30).json()["rows"]) == 10
+        assert requests.get(board + "/api/status", timeout=30).json()["dagster"] == stack.ui
 
         late = windows.at(now() - timedelta(hours=3)).start
         stack.query(

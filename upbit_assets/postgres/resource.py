@@ -13,7 +13,8 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres, home
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.settings import database_setting
 
-PIPELINE_ROLE = "upbit_pipeline"
+PIPELINE_ROLE, READER_ROLE = "upbit_pipeline", "upbit_reader"
+READER_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "5s"}
 
 
 class DatabaseError(RuntimeError):
@@ -38,14 +39,19 @@ def market_url() -> str:
     return database_url("UPBIT_POSTGRES_URL", "upbit")
 
 
+def reader_url() -> str:
+    """The same for those who only read: UPBIT_READER_URL, else as the pipeline."""
+    return database_setting("UPBIT_READER_URL") or market_url()
+
+
 def instance_url() -> str:
     """Dagster's own database: DAGSTER_POSTGRES_URL, else embedded."""
     return database_url("DAGSTER_POSTGRES_URL", "dagster")
 
 
 @functools.cache
-def engine_for(url: str) -> sa.Engine:
-    """An engine that works with the pipeline's rights, whatever rights the login has."""
+def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
+    """An engine that works with the role's rights, whatever rights the login has; the reader's only reads."""
     engine = sa.create_engine(
         sa.make_url(url).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
@@ -54,8 +60,10 @@ def engine_for(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def take_role(connection: Any, _record: Any) -> None:
-        connection.execute(f"SET ROLE {PIPELINE_ROLE}")
+        connection.execute(f"SET ROLE {role}")
         connection.execute("SET timezone = 'Asia/Seoul'")
+        for setting, value in READER_SETTINGS.items() if role == READER_ROLE else ():
+            connection.execute(f"SET {setting} = '{value}'")
         connection.commit()
 
     return engine

@@ -335,6 +335,14 @@ GRANT EXECUTE ON FUNCTION bronze.make_partitions(regclass, timestamptz, timestam
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA bronze TO upbit_pipeline;
 GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA silver, gold TO upbit_pipeline;
 GRANT SELECT ON ALL TABLES IN SCHEMA silver, gold TO upbit_reader;
+-- so that a login that is no superuser can read with the reader's rights alone
+DO $$
+BEGIN
+  IF NOT pg_has_role(current_user, 'upbit_reader', 'MEMBER') OR current_setting('server_version_num')::int >= 160000 THEN
+    EXECUTE format('GRANT upbit_reader TO %I', current_user);
+  END IF;
+END
+$$;
 -- whether the data are simulated is everyone's to know
 GRANT USAGE ON SCHEMA bronze TO upbit_reader;
 GRANT SELECT ON bronze.origin TO upbit_reader;

@@ -1,0 +1,158 @@
+"""The market board's API under a steady load, and what its open pages cost."""
+
+import asyncio
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import sqlalchemy as sa
+from starlette.datastructures import QueryParams
+
+from bench.history import fill_gold
+from bench.measure import Result
+from bench.stage import DAY, Stage, tickers
+from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint
+from upbit_assets.dashboard.parameters import read
+from upbit_assets.partitions import WINDOW
+from upbit_assets.postgres.resource import READER_ROLE, engine_for
+from upbit_assets.stack import free_port
+
+A_SECOND, SECONDS, PAGES = 50, 20, 1000
+PATHS = ("/api/markets/{market}/windows", "/api/markets/{market}/candles", "/api/markets/{market}/orderbook")
+SPAN = {"from": (DAY - timedelta(hours=12)).isoformat(), "to": (DAY + timedelta(hours=12)).isoformat()}
+LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+
+
+def board(stage: Stage) -> list[Result]:
+    """Requests of ever other markets, so that no answer is one that was kept; and a thousand pages that listen."""
+    last = DAY + timedelta(hours=12)
+    with stage.database() as data:
+        data.fill_bronze(DAY, 1)
+        fill_gold(data, last - 143 * WINDOW, last)
+        asked = questions([code for code, _ in tickers(DAY)], max(100, round(A_SECOND * SECONDS * stage.scale)))
+        with served(data.url) as address:
+            ours = asyncio.run(under_load(address, asked))
+            connections = asyncio.run(connections_of_pages(address, data.url, max(50, round(PAGES * stage.scale))))
+        theirs = bare(data.url, asked)
+    what = f"A market's windows, candles and order book over the board's API, {A_SECOND} a second on one core"
+    pages = f"Database connections of {round(PAGES * stage.scale):,} open live pages"
+    return [
+        Result(f"{what}: p99", "p99 of the same SQL on a connection of its own", p99(ours), p99(theirs), at_most=20),
+        Result(pages, "one", connections, 1, at_most=1, counted=True),
+    ]
+
+
+def questions(codes: list[str], count: int) -> list[tuple[Endpoint, str]]:
+    endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.path in PATHS]
+    return list(islice(zip(cycle(endpoints), cycle(codes), strict=False), count))
+
+
+def parameters(endpoint: Endpoint) -> dict[str, str]:
+    return SPAN if any(each.name == "from" for each in endpoint.parameters) else {}
+
+
+@contextmanager
+def served(url: str) -> Iterator[str]:
+    """`upbit-assets board` on one core, on a port that was free a moment ago; its address."""
+    port = free_port(18500)
+    command = [Path(sys.executable).parent / "upbit-assets", "board", "--port", str(port)]
+    environment = os.environ | {"UPBIT_POSTGRES_URL": url}
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(f"{address}/api/status").raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[float]:
+    """Seconds of each request, counted from when it was due, whatever became of those before it."""
+    async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+
+        async def one(endpoint: Endpoint, market: str, due: float) -> float:
+            await asyncio.sleep(due - time.perf_counter())
+            reply = await client.get(endpoint.path.replace("{market}", market), params=parameters(endpoint))
+            reply.raise_for_status()
+            return time.perf_counter() - due
+
+        start = time.perf_counter() + 0.5
+        return await asyncio.gather(
+            *(one(endpoint, market, start + nth / A_SECOND) for nth, (endpoint, market) in enumerate(asked))
+        )
+
+
+async def connections_of_pages(address: str, url: str, pages: int) -> int:
+    """How many connections the board listens on while so many pages are open, each of which hears of a write."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
+        ready = asyncio.Barrier(pages + 1)
+
+        async def page() -> None:
+            async with client.stream("GET", "/api/events") as stream:
+                lines = stream.aiter_lines()
+                await anext(lines)
+                await ready.wait()
+                async for line in lines:
+                    if line == "event: asset_written":
+                        return
+
+        opened = [asyncio.create_task(page()) for _ in range(pages)]
+        await ready.wait()
+        with psycopg.connect(url, autocommit=True) as connection:
+            ((listeners,),) = connection.execute(LISTENERS, ("upbit_assets board",)).fetchall()
+            connection.execute("SELECT pg_notify('asset_written', '{}')")
+        await asyncio.gather(*opened)
+    return listeners
+
+
+def bare(url: str, asked: list[tuple[Endpoint, str]]) -> list[float]:
+    """Seconds of each question's SQL with nothing around it."""
+    engine = engine_for(url, READER_ROLE)
+    with engine.connect() as connection, psycopg.connect(url, autocommit=True) as plain:
+        return [sum(timed(plain, *each) for each in statements(connection, *one)) for one in asked]
+
+
+def statements(connection: sa.Connection, endpoint: Endpoint, market: str) -> list[tuple[str, Any]]:
+    """What the board says to the database to answer, with its values."""
+    said: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        said.append((statement, values))
+
+    sa.event.listen(connection, "before_cursor_execute", note)
+    endpoint.answer(connection, read(endpoint.parameters, {"market": market}, QueryParams(parameters(endpoint))))
+    sa.event.remove(connection, "before_cursor_execute", note)
+    return said
+
+
+def timed(connection: psycopg.Connection[Any], statement: str, values: Any) -> float:
+    started = time.perf_counter()
+    connection.execute(statement.encode(), values).fetchall()
+    return time.perf_counter() - started
+
+
+def p99(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[98]

@@ -1,0 +1,212 @@
+"""The market board as an ASGI app."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg
+import sqlalchemy as sa
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint, next_page
+from upbit_assets.dashboard.kept import Body, Kept
+from upbit_assets.dashboard.live import Announcer
+from upbit_assets.dashboard.openapi import as_html, document
+from upbit_assets.dashboard.parameters import Refused, read
+from upbit_assets.postgres.resource import READER_ROLE, engine_for
+
+STATIC = Path(__file__).parent / "static"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MOST_QUERIES = 4  # at a time; who comes later waits
+# the style is the one that lightweight-charts brings for TradingView's mark
+MARK_STYLE = "sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY="
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        f"style-src 'self' '{MARK_STYLE}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+log = logging.getLogger(__name__)
+
+
+class Door:
+    """Lets in whoever calls the board by its own name, and seals each reply.
+
+    A page of a stranger whose name was made to point here (DNS rebinding) sends the stranger's name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", caching(scope["path"]))
+            await send(message)
+
+        app = self.app if host_of(scope) in self.hosts else stranger
+        await app(scope, receive, sealed)
+
+
+def host_of(scope: Scope) -> str:
+    """The Host header without its port."""
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+    name, _, port = host.rpartition(":")
+    return name if name and port.isdigit() else host
+
+
+def caching(path: str) -> str:
+    """Libraries carry their version in their path; all else is asked for again, which an ETag makes cheap."""
+    return "public, max-age=31536000, immutable" if path.startswith("/static/vendor/") else "no-cache"
+
+
+async def stranger(scope: Scope, receive: Receive, send: Send) -> None:
+    advice = "The board is not known by this name. Call it by the address it printed, or start it with --allow-host."
+    await problem(421, advice)(scope, receive, send)
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"status": status, "message": message}}, status, headers)
+
+
+async def refused(_: Request, reason: Exception) -> Response:
+    assert isinstance(reason, Refused)  # noqa: S101 - Starlette's types can't say so
+    return problem(reason.status, reason.message)
+
+
+async def http_problem(_: Request, reason: Exception) -> Response:
+    assert isinstance(reason, HTTPException)  # noqa: S101
+    return problem(reason.status_code, f"{reason.detail}; the API is described at /api", dict(reason.headers or {}))
+
+
+async def database_problem(_: Request, reason: Exception) -> Response:
+    cause = getattr(reason, "orig", reason)
+    log.warning("%s: %s", type(cause).__name__, str(cause).strip())
+    return problem(503, advice_on(cause), {"Retry-After": "5"})
+
+
+def advice_on(cause: BaseException | None) -> str:
+    match cause:
+        case psycopg.errors.QueryCanceled():
+            return "That took too long. Ask for a shorter time."
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.InvalidSchemaName():
+            return "The tables are not there, or not up to date. Run: upbit-assets migrate"
+        case psycopg.errors.InsufficientPrivilege() | psycopg.errors.InvalidParameterValue():
+            return f"The database does not let the board read. Its login must be a member of {READER_ROLE}."
+        case psycopg.OperationalError():
+            return "The database does not answer."
+    return "The database refused the question."
+
+
+def plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no place in the API")
+
+
+class Board:
+    """What the routes share: the database, the answers kept, and the pages that listen."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = engine_for(url, READER_ROLE)
+        self.kept = Kept()
+        self.announcer = Announcer(url, self.kept.forget)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self.queries = anyio.CapacityLimiter(MOST_QUERIES)
+        listening = asyncio.create_task(self.announcer.run())
+        yield
+        listening.cancel()
+        self.engine.dispose()
+
+    def route(self, endpoint: Endpoint) -> Route:
+        async def reply(request: Request) -> Response:
+            asked = read(endpoint.parameters, request.path_params, request.query_params)
+            query = dict(request.query_params)
+
+            async def make() -> Body:
+                return await anyio.to_thread.run_sync(
+                    self.answer, endpoint, request.url.path, asked, query, limiter=self.queries
+                )
+
+            key = (request.url.path, frozenset(query.items()))
+            return cacheable(request, await self.kept.get(key, make))
+
+        return Route(endpoint.path, reply)
+
+    def answer(self, endpoint: Endpoint, path: str, asked: dict[str, Any], query: dict[str, str]) -> Body:
+        with self.engine.connect() as connection:
+            found = endpoint.answer(connection.execution_options(isolation_level="AUTOCOMMIT"), asked)
+        if endpoint.has_rows:
+            found["next"] = next_page(path, query, found["next"])
+        body = Body(json.dumps(found, default=plain, ensure_ascii=False).encode())
+        _ = body.compressed  # here, where it holds up nobody
+        return body
+
+    async def events(self, _: Request) -> Response:
+        return StreamingResponse(self.announcer.stream(), media_type="text/event-stream")
+
+
+def cacheable(request: Request, body: Body) -> Response:
+    headers = {"ETag": body.etag, "Vary": "Accept-Encoding"}
+    if body.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(body.compressed, headers=headers | {"Content-Encoding": "gzip"}, media_type="application/json")
+    return Response(body.content, headers=headers, media_type="application/json")
+
+
+def create_app(url: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
+    """The board over the market database at `url`, for those who call it by one of the names in `hosts`."""
+    board, described = Board(url), document()
+
+    def fixed(make: Callable[[], Response]) -> Callable[[Request], Response]:
+        return lambda _: make()
+
+    page = HTMLResponse(as_html(described))
+    return Starlette(
+        routes=[
+            Route("/", fixed(lambda: FileResponse(STATIC / "index.html"))),
+            Route("/api", fixed(lambda: page)),
+            Route("/openapi.json", fixed(lambda: JSONResponse(described))),
+            Route("/api/events", board.events),
+            *map(board.route, ENDPOINTS),
+            Mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), compresslevel=6)),
+        ],
+        exception_handlers={
+            Refused: refused,
+            HTTPException: http_problem,
+            sa.exc.DBAPIError: database_problem,
+            psycopg.Error: database_problem,
+            sa.exc.TimeoutError: database_problem,
+        },
+        middleware=[Middleware(Door, hosts=hosts)],
+        lifespan=board.lifespan,
+    )

@@ -1,0 +1,325 @@
+"""The API's answers: what each is, what may be asked, and the SQL behind it.
+
+Decimals leave the database as text, digit for digit, and stay text.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from upbit_assets.dashboard.parameters import (
+    MOST_ROWS,
+    Page,
+    Parameter,
+    Refused,
+    choice,
+    instant,
+    market,
+    number,
+    one_of,
+    page,
+    window_key,
+)
+from upbit_assets.partitions import WINDOW, windows
+from upbit_assets.postgres import tables
+
+Values = Mapping[str, Any]
+DAY = timedelta(days=1)
+STALE_AFTER = timedelta(minutes=3)  # data come every minute
+stats, book, candle, daily = (
+    tables.gold_market_stats,
+    tables.silver_orderbook,
+    tables.silver_candle,
+    tables.gold_market_daily,
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A path of the API.
+
+    Args:
+        answer: the JSON of a request, from its parameters' values.
+        fields: the columns of the answer, or of its rows where it has `rows`.
+    """
+
+    path: str
+    about: str
+    answer: Callable[[sa.Connection, Values], dict[str, Any]]
+    fields: tuple[sa.Column[Any], ...]
+    parameters: tuple[Parameter, ...] = ()
+    has_rows: bool = True
+
+
+def of(table: sa.Table, *left_out: str) -> tuple[sa.Column[Any], ...]:
+    return tuple(column for column in table.columns if column.name not in {"id", "written_in", *left_out})
+
+
+def said(comment: str, name: str, kind: Any = sa.Text) -> sa.Column[Any]:
+    """A field that is no table's column."""
+    return sa.Column(name, kind, comment=comment)
+
+
+def exact(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column as the API gives it: a decimal as text, which PostgreSQL writes in full and without an exponent."""
+    match column.type:
+        case sa.Integer() | sa.BigInteger():
+            return column
+        case sa.ARRAY(item_type=sa.Numeric()):
+            return sa.cast(column, postgresql.ARRAY(sa.Text))
+        case sa.Numeric():
+            return sa.cast(column, sa.Text)
+    return column
+
+
+def shown(columns: tuple[sa.Column[Any], ...]) -> list[sa.ColumnElement[Any]]:
+    return [exact(column).label(column.name) for column in columns]
+
+
+def all_rows(connection: sa.Connection, wanted: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(wanted).mappings()]
+
+
+newest = (
+    sa.select(tables.gold_market_stats_build.c.window_start, tables.gold_market_stats_build.c.computed_at)
+    .where(tables.gold_market_stats_build.c.gold_rows > 0)
+    .order_by(tables.gold_market_stats_build.c.window_start.desc())
+    .limit(1)
+)
+
+
+def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
+    found = newest.subquery("newest")
+    collected = (
+        sa.select(sa.func.max(stats.c.ingested_at))
+        .where(stats.c.ingested_at >= found.c.window_start, stats.c.ingested_at < found.c.window_start + WINDOW)
+        .scalar_subquery()
+    )
+    one = connection.execute(sa.select(found, collected.label("collected_at"))).mappings().one_or_none()
+    return {
+        "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
+        **(one or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
+        "stale_after": int(STALE_AFTER.total_seconds()),
+        "dagster": (os.environ.get("UPBIT_DAGSTER_URL") or "http://127.0.0.1:3000").rstrip("/"),
+    }
+
+
+def markets(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    start = asked["window"] or connection.scalar(newest)
+    if start is None:
+        return answer([], None)
+    wanted = (
+        sa.select(*shown(MARKET_FIELDS))
+        .where(stats.c.window_start == start, stats.c.ingested_at >= start, stats.c.ingested_at < start + WINDOW)
+        .order_by(*asked["sort"], stats.c.market)
+        .limit(asked["limit"] + 1)
+        .offset(asked["offset"])
+    )
+    rows = all_rows(connection, wanted.where(stats.c.quote_currency == asked["quote"]) if asked["quote"] else wanted)
+    if asked["window"] and not rows:
+        raise Refused(404, f"There are no figures of {windows.key_of(start)} that were asked for.")
+    further = {"window": windows.key_of(start), "offset": asked["offset"] + asked["limit"]}
+    return answer(rows[: asked["limit"]], further if len(rows) > asked["limit"] else None)
+
+
+def answer(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any]:
+    """Rows, with the parameters that differ in the request for those that follow."""
+    return {"rows": rows, "next": further}
+
+
+def series(connection: sa.Connection, asked: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
+    """A market's rows, of which there may be none; but not of a market that there isn't."""
+    rows = all_rows(connection, wanted)
+    known = sa.select(sa.exists().where(stats.c.market == asked["market"]))
+    if not rows and not connection.scalar(known):
+        raise Refused(404, f"There is no market {asked['market']} here.")
+    return answer(rows, following(span, asked) if span else None)
+
+
+def following(span: Page, asked: Values) -> Values | None:
+    return {"from": span.next, "to": asked["to"] or datetime.now(UTC)} if span.next else None
+
+
+def windows_of_market(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    span = page(asked, WINDOW, DAY)
+    wanted = (
+        sa.select(*shown(MARKET_FIELDS))
+        .where(stats.c.market == asked["market"], stats.c.ingested_at >= span.start, stats.c.ingested_at < span.end)
+        .order_by(stats.c.ingested_at)
+    )
+    return series(connection, asked, wanted, span)
+
+
+def candles(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    """Candles of any unit, made of those of a minute."""
+    unit = asked["unit"]
+    span = page(asked, unit, DAY)
+    start = sa.func.date_bin(unit, candle.c.started_at, datetime(2000, 1, 1, tzinfo=UTC)).label("started_at")
+    moment = candle.c.started_at
+
+    def at(end: sa.ColumnElement[Any], price: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        return sa.func.array_agg(postgresql.aggregate_order_by(price, end), type_=sa.ARRAY(sa.Numeric))[1]
+
+    figures = {
+        "opening_price": at(moment.asc(), candle.c.opening_price),
+        "high_price": sa.func.max(candle.c.high_price),
+        "low_price": sa.func.min(candle.c.low_price),
+        "closing_price": at(moment.desc(), candle.c.closing_price),
+        "volume": sa.func.sum(candle.c.volume),
+        "turnover": sa.func.sum(candle.c.turnover),
+    }
+    wanted = (
+        sa.select(start, *(exact(figure).label(name) for name, figure in figures.items()))
+        .where(candle.c.market == asked["market"], moment >= span.start, moment < span.end)
+        .group_by(start)
+        .order_by(start)
+    )
+    return series(connection, asked, wanted, span)
+
+
+def days(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    span = page(asked, DAY, 30 * DAY)
+    wanted = (
+        sa.select(*shown(of(daily)))
+        .where(daily.c.market == asked["market"], daily.c.day >= span.start, daily.c.day < span.end)
+        .order_by(daily.c.day)
+    )
+    return series(connection, asked, wanted, span)
+
+
+def orderbook(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    """The newest book, and the newest spread, which may be of an earlier one."""
+    levels, spread = (
+        sa.select(*shown(fields))
+        .where(table.c.market == asked["market"], table.c.ingested_at > datetime.now(UTC) - DAY)
+        .order_by(table.c.ingested_at.desc())
+        .limit(1)
+        .subquery()
+        for table, fields in ((book, BOOK_FIELDS), (tables.gold_orderbook_stats, SPREAD_FIELDS))
+    )
+    wanted = sa.select(levels, spread).select_from(levels.outerjoin(spread, sa.true()))
+    return series(connection, asked, wanted, None)
+
+
+def coverage(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+    span = page(asked, WINDOW, DAY)
+    silver, gold = tables.silver_ticker_build, tables.gold_market_stats_build
+    kind = sa.DateTime(timezone=True)
+    start = sa.func.generate_series(span.start, span.end - WINDOW, WINDOW, type_=kind)
+    each = start.table_valued(sa.column("start", kind)).alias("each").render_derived()
+    wanted = (
+        sa.select(
+            each.c.start.label("window_start"),
+            *shown(of(silver, "window_start", "computed_at")),
+            gold.c.gold_rows,
+            gold.c.computed_at,
+        )
+        .select_from(each)
+        .outerjoin(silver, silver.c.window_start == each.c.start)
+        .outerjoin(gold, gold.c.window_start == each.c.start)
+        .order_by(each.c.start)
+    )
+    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in all_rows(connection, wanted)]
+    return answer(rows, following(span, asked))
+
+
+MARKET_FIELDS = of(stats)
+BOOK_FIELDS = of(book, "computed_at")
+SPREAD_FIELDS = of(tables.gold_orderbook_stats, "ingested_at", "market", "computed_at")
+UNITS = {str(minutes): timedelta(minutes=minutes) for minutes in (1, 3, 5, 10, 15, 30, 60, 240, 1440)}
+SORTS = {
+    "turnover": (stats.c.rank_volume,),
+    "volatility": (stats.c.rank_volatility,),
+    "change": (stats.c.change_rate.desc(),),
+    "market": (),
+}
+QUOTES = {"KRW": "KRW", "BTC": "BTC", "USDT": "USDT"}
+SINCE, UNTIL = (
+    instant("from", "The first moment; in Seoul where it names no zone"),
+    instant("to", "The moment before which the last one begins; now, if unsaid"),
+)
+LIMIT = number("limit", "The most rows, or steps of time, in one answer", 1, MOST_ROWS, MOST_ROWS)
+
+ENDPOINTS = (
+    Endpoint(
+        "/api/status",
+        "How new the data are, and whether they are simulated",
+        status,
+        (
+            said("Whether the data are the offline exchange's; null while there are none", "simulated", sa.Boolean),
+            said("Start of the newest window that has figures", "window_start", tables.Moment),
+            said("When these were computed", "computed_at", tables.Moment),
+            said("When the newest of its data were collected", "collected_at", tables.Moment),
+            said("Seconds after which data are stale", "stale_after", sa.Integer),
+            said("Where the Dagster UI is", "dagster"),
+        ),
+        has_rows=False,
+    ),
+    Endpoint(
+        "/api/markets",
+        "Every market's figures in one ten-minute window, by default the newest",
+        markets,
+        MARKET_FIELDS,
+        (
+            Parameter("window", "The window's key", {"type": "string", "examples": ["2026-01-29-14:00"]}, window_key),
+            Parameter("quote", "Only markets of a quote currency", {"enum": list(QUOTES)}, one_of(QUOTES)),
+            choice("sort", "What comes first", SORTS, "turnover"),
+            LIMIT,
+            number("offset", "How many rows to skip", 0, 1_000_000, 0),
+        ),
+    ),
+    Endpoint(
+        "/api/markets/{market}/windows",
+        "A market's figures window by window, oldest first; of the last day, if unsaid",
+        windows_of_market,
+        MARKET_FIELDS,
+        (market, SINCE, UNTIL, LIMIT),
+    ),
+    Endpoint(
+        "/api/markets/{market}/candles",
+        "A market's candles, oldest first; of the last day, if unsaid. A time without trades has none",
+        candles,
+        of(candle, "market", "last_traded_at", "ingested_at", "computed_at"),
+        (market, choice("unit", "Minutes; a day begins at 09:00 KST", UNITS, "1"), SINCE, UNTIL, LIMIT),
+    ),
+    Endpoint(
+        "/api/markets/{market}/orderbook",
+        "A market's newest order book, if there is one of the last day, and the newest window's spread and depths",
+        orderbook,
+        BOOK_FIELDS + SPREAD_FIELDS,
+        (market,),
+    ),
+    Endpoint(
+        "/api/markets/{market}/days",
+        "A market's figures by the exchange's day (from 09:00 KST), oldest first; of the last 30 days, if unsaid",
+        days,
+        of(daily),
+        (market, SINCE, UNTIL, LIMIT),
+    ),
+    Endpoint(
+        "/api/coverage",
+        "What was collected of each ten-minute window, those of which nothing was included; of the last day, if unsaid",
+        coverage,
+        (
+            said("The window's key: the partition in Dagster", "window"),
+            said("Start of the window", "window_start", tables.Moment),
+            *of(tables.silver_ticker_build, "window_start", "computed_at"),
+            *of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),
+        ),
+        (SINCE, UNTIL, LIMIT),
+    ),
+)
+
+
+def next_page(path: str, query: Mapping[str, str], further: Values | None) -> str | None:
+    """The address of the rows that follow."""
+    if not further:
+        return None
+    texts = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in further.items()}
+    return f"{path}?{urlencode({**query, **texts})}"

@@ -1,0 +1,54 @@
+"""Runs the market board: as a process of its own, or beside a test in a thread."""
+
+import contextlib
+import resource
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from upbit_assets.dashboard.app import LOOPBACK, create_app
+
+
+def server(url: str, host: str, port: int, hosts: Sequence[str]) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(url, hosts),
+            host=host,
+            port=port,
+            lifespan="on",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,  # the open pages' streams never end by themselves
+        )
+    )
+
+
+def serve(url: str, host: str, port: int, hosts: Sequence[str] = ()) -> None:
+    """Serve the board over the market database at `url` until a signal comes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every open page is an open file
+    with contextlib.suppress(KeyboardInterrupt):
+        server(url, host, port, (*LOOPBACK, host, *hosts)).run()
+
+
+@contextlib.contextmanager
+def running(url: str) -> Iterator[str]:
+    """The board in a thread of this process, on a free port, gone with the context; its address."""
+    board = server(url, "127.0.0.1", 0, LOOPBACK)
+    listener = board.config.bind_socket()
+    thread = threading.Thread(target=board.run, args=([listener],), name="board", daemon=True)
+    thread.start()
+    try:
+        while not board.started:
+            if not thread.is_alive():
+                raise RuntimeError("the board did not start")
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        board.should_exit = True
+        thread.join()
+        listener.close()

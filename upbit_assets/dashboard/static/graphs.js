@@ -1,0 +1,114 @@
+// The heat map of turnover and the depth of the order book.
+
+import * as echarts from "/static/vendor/echarts-6.1.0/echarts.esm.min.mjs";
+import { amount, brief, full, percent } from "./figures.js";
+import { colour } from "./settings.js";
+
+const MOST_MARKETS = 70;
+const DEEPEST = 0.04; // the change that has the full colour, as the scale on the page says
+const NAMED = 50, TOLD = 72; // pixels of side from which a box has room for a name, and for its change
+
+/** A graph in a place, drawn anew with what it last showed when the place has another size. */
+function graph(place, options) {
+  const made = echarts.init(place, null, { renderer: "canvas" });
+  let last = null;
+  const draw = (...shown) => {
+    last = shown;
+    if (place.clientWidth) made.setOption({ ...look(), ...options(...shown) }, { notMerge: true });
+  };
+  new ResizeObserver(() => {
+    made.resize();
+    if (last) draw(...last);
+  }).observe(place);
+  return { made, draw };
+}
+
+const look = () => ({
+  animation: false,
+  textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
+});
+
+// not HTML, which would bring styles of its own that the page's policy forbids
+const tooltip = () => ({
+  renderMode: "richText",
+  backgroundColor: colour("label"),
+  borderWidth: 0,
+  textStyle: { color: colour("ontop"), fontSize: 12 },
+});
+
+/** Between even and the direction's colour, as far as the rate goes. */
+function heat(rate) {
+  const deep = Math.min(1, Math.abs(rate) / DEEPEST);
+  const [even, full] = [colour("heat-even"), colour(rate < 0 ? "heat-down" : "heat-up")].map((rgb) => rgb.match(/\d+/g).map(Number));
+  return `rgb(${even.map((from, place) => Math.round(from + (full[place] - from) * deep)).join(",")})`;
+}
+
+export function heatMap(place, choose) {
+  const { made, draw } = graph(place, (markets, chosen, language) => {
+    const gap = colour("panel");
+    const shown = markets.filter((one) => one.turnover_krw !== null).slice(0, MOST_MARKETS);
+    const each = (place.clientWidth * place.clientHeight) / shown.reduce((so, one) => so + Number(one.turnover_krw), 0);
+    const data = shown.map((one) => ({
+      market: one.market,
+      side: Math.sqrt(Number(one.turnover_krw) * each),
+      name: one.market.startsWith("KRW-") ? one.market.slice(4) : one.market,
+      value: Number(one.turnover_krw),
+      exact: one,
+      itemStyle: {
+        color: heat(Number(one.change_rate)),
+        borderColor: one.market === chosen ? colour("text") : gap,
+        borderWidth: one.market === chosen ? 2 : 0,
+      },
+    }));
+    return {
+      tooltip: {
+        ...tooltip(),
+        formatter: ({ data: { exact } }) =>
+          exact ? `${exact.market}\n${full(exact.trade_price)}  ${percent(exact.change_rate)}\n${amount(exact.turnover_krw, language)} KRW` : "",
+      },
+      series: [{
+        type: "treemap", data, roam: false, nodeClick: false, breadcrumb: { show: false },
+        left: 0, right: 0, top: 0, bottom: 0, itemStyle: { gapWidth: 1, borderColor: gap },
+        label: {
+          formatter: ({ data: { name, exact, side } }) =>
+            !exact || side < NAMED ? "" : side < TOLD ? `{small|${name}}` : `{name|${name}}\n${percent(exact.change_rate)}`,
+          rich: {
+            name: { fontWeight: 600, fontSize: 13, lineHeight: 18, color: "#fff" },
+            small: { fontWeight: 600, fontSize: 10, color: "#fff" },
+          },
+          color: "#fff", fontSize: 11, lineHeight: 14, position: "inside", align: "center", verticalAlign: "middle",
+        },
+      }],
+    };
+  });
+  made.on("click", ({ data }) => data?.market && choose(data.market));
+  return { draw };
+}
+
+/** [price, cumulative size] from the best outwards: sums for pixels only. */
+function cumulative(prices, sizes) {
+  let so = 0;
+  return prices.map((price, place) => [Number(price), (so += Number(sizes[place]))]);
+}
+
+export function depthGraph(place) {
+  const { draw } = graph(place, (book) => {
+    const [bids, asks] = ["bid", "ask"].map((side) => cumulative(book[`${side}_prices`], book[`${side}_sizes`]));
+    const exact = new Map([...book.bid_prices, ...book.ask_prices].map((text) => [Number(text), full(text)]));
+    const side = (data, name) => ({
+      type: "line", data, step: "end", symbol: "none",
+      lineStyle: { color: colour(name), width: 1.5 }, areaStyle: { color: colour(name), opacity: 0.18 },
+    });
+    return {
+      grid: { left: 0, right: 0, top: 6, bottom: 0 },
+      xAxis: { type: "value", scale: true, show: false, min: "dataMin", max: "dataMax" },
+      yAxis: { type: "value", show: false },
+      tooltip: {
+        ...tooltip(), trigger: "axis",
+        formatter: ([{ value }]) => `${exact.get(value[0])}\n${brief(value[1].toFixed(8))}`,
+      },
+      series: [side([...bids].reverse(), "up"), side(asks, "down")],
+    };
+  });
+  return { draw };
+}

@@ -1,0 +1,93 @@
+// Small pieces of the page.
+
+import { amount, brief, direction, full, percent } from "./figures.js";
+
+const SEOUL = { timeZone: "Asia/Seoul", hourCycle: "h23" };
+const clock = new Intl.DateTimeFormat("en-GB", { ...SEOUL, hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export const byId = (id) => document.getElementById(id);
+
+/** 14:03:12, in Seoul. */
+export const timeOf = (iso) => clock.format(new Date(iso));
+
+/** 2026-01-29 14:00, in Seoul: the API's times carry its zone already. */
+export const minuteOf = (iso) => iso.slice(0, 16).replace("T", " ");
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined) made.setAttribute(attribute, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A figure as people read it, with the exact one behind it. */
+export function figure(exact, shown, attributes = {}) {
+  if (exact === null || exact === undefined) return element("span", { class: "no" }, "–");
+  return element("data", { value: exact, title: shown === exact ? null : exact, ...attributes }, shown);
+}
+
+const DIRECTIONS = { 1: ["up", "▲"], "-1": ["down", "▼"], 0: ["even", ""] };
+
+/** A change in colour and with a mark, so that it needs no colour. */
+export function change(rate) {
+  if (rate === null) return figure(rate);
+  const [name, mark] = DIRECTIONS[direction(rate)];
+  const arrow = element("span", { class: "mark", "aria-hidden": "true" }, mark);
+  return element("span", { class: name }, arrow, figure(rate, percent(rate)));
+}
+
+export const won = (exact, language) => figure(exact, exact === null ? "" : amount(exact, language));
+export const price = (exact) => figure(exact, full(exact));
+export const quantity = (exact) => figure(exact, brief(exact));
+
+/**
+ * A list of markets, of which one can be chosen: by its row, by its button, and by the arrow keys from one to the next.
+ * `last` is what the last column shows, `share` the length of its bar (0 to 1).
+ */
+export function marketRows(body, rows, { chosen, last, rank, share }) {
+  const there = new Map([...body.rows].map((row) => [row.dataset.market, row]));
+  const focused = body.contains(document.activeElement) && document.activeElement.closest("tr").dataset.market;
+  const made = rows.map((market) => {
+    const row = there.get(market.market) ?? element("tr", { "data-market": market.market });
+    const moved = row.dataset.price ? direction(difference(market.trade_price, row.dataset.price)) : 0;
+    row.dataset.price = market.trade_price;
+    row.classList.toggle("chosen", market.market === chosen);
+    const button = element("button", { type: "button", "aria-pressed": market.market === chosen }, market.market);
+    const bar = element("td", { class: "figure bar" }, last(market));
+    bar.style.setProperty("--share", share(market));
+    row.replaceChildren(
+      element("td", { class: "rank" }, String(rank(market))),
+      element("th", { scope: "row" }, button),
+      element("td", { class: `figure ${["fell", "", "rose"][moved + 1]}` }, price(market.trade_price)),
+      element("td", { class: "figure" }, change(market.change_rate)),
+      bar,
+    );
+    return row;
+  });
+  body.replaceChildren(...made);
+  if (focused && body.contains(there.get(focused))) there.get(focused).querySelector("button").focus();
+}
+
+/** Only its sign is of use: two prices' texts compared without floats. */
+function difference(a, b) {
+  const scale = Math.max(...[a, b].map((text) => (text.split(".")[1] ?? "").length));
+  const whole = (text) => BigInt(text.replace(".", "") + "0".repeat(scale - (text.split(".")[1] ?? "").length));
+  return String(whole(a) - whole(b));
+}
+
+export function choosable(body, choose) {
+  body.addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    if (row) choose(row.dataset.market);
+  });
+  body.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    const next = step && event.target.closest("tr")?.[step];
+    if (next) {
+      event.preventDefault();
+      next.querySelector("button").focus();
+    }
+  });
+}

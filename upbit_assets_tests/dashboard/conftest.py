@@ -1,0 +1,131 @@
+"""The board over a real PostgreSQL that can be stopped, and a real browser: one of each for a module."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, sync_playwright
+
+from upbit_assets.dashboard.server import running
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
+from upbit_assets.sandbox.market import Market
+from upbit_assets_tests.conftest import BINARIES
+
+TOP10 = "#top10 tbody tr"
+NOT_SERIOUS = ("minor", "moderate")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedPostgres]:
+    with tempfile.TemporaryDirectory(prefix="upbit-board-") as folder:
+        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
+        server.start(prepare=lambda: migrate(server.url("upbit")))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def board_url(own_server: EmbeddedPostgres) -> str:
+    return own_server.url("upbit")
+
+
+@pytest.fixture(scope="module")
+def market() -> Market:
+    return Market(count=24)
+
+
+@pytest.fixture(scope="module")
+def board(board_url: str) -> Iterator[str]:
+    """The address of the board over `board_url`."""
+    with running(board_url) as address:
+        yield address
+
+
+def chromium() -> str | None:
+    """A Chromium of this machine: UPBIT_TEST_CHROMIUM, else one on the path."""
+    return os.environ.get("UPBIT_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = chromium()
+    if not found:
+        advice = "The board's tests need a Chromium: apt-get install chromium, or name one in UPBIT_TEST_CHROMIUM."
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A person at the board: pages of one browser, whose complaints are kept."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.browser, self.address = browser, address
+        self.complaints: list[str] = []
+
+    def open(
+        self, path: str = "/", *, language: str = "ko-KR", scheme: str = "dark", size: ViewportSize = WIDE
+    ) -> Page:
+        context = self.browser.new_context(
+            viewport=size, color_scheme="light" if scheme == "light" else "dark", locale=language
+        )
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("console", self.hear)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(self.address + path)
+        page.wait_for_selector("body:not([data-state=loading])")
+        return page
+
+    def hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def close(self) -> None:
+        for context in self.browser.contexts:
+            context.close()
+
+
+def ready(page: Page) -> Page:
+    """The page once all of it is drawn."""
+    for part in (TOP10, "#map canvas", "#legend:not(:empty), #chart-note:not([hidden])", ".windows a"):
+        page.wait_for_selector(part, state="attached")
+    return page
+
+
+def assert_accessible(page: Page) -> None:
+    found = [each for each in Axe().run(page).response["violations"] if each["impact"] not in NOT_SERIOUS]
+    assert found == [], json.dumps(found, indent=1, ensure_ascii=False)[:3000]
+
+
+@pytest.fixture
+def troubled_visitor(browser: Browser, board: str) -> Iterator[Visitor]:
+    """One whose browser may complain: of a server that does not answer."""
+    visitor = Visitor(browser, board)
+    yield visitor
+    visitor.close()
+
+
+@pytest.fixture
+def visitor(troubled_visitor: Visitor) -> Iterator[Visitor]:
+    yield troubled_visitor
+    assert troubled_visitor.complaints == []

@@ -1,0 +1,140 @@
+"""The page while the data under it change, stop, or go away."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.sync_api import expect
+
+from upbit_assets.partitions import WINDOW, windows
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.sandbox.market import Market
+from upbit_assets_tests.conftest import empty
+from upbit_assets_tests.dashboard.conftest import TOP10, Visitor, assert_accessible, ready
+from upbit_assets_tests.dashboard.market_data import figures, fill, notify, put
+from upbit_assets_tests.pipeline import ask
+
+
+def tell(url: str) -> None:
+    """Say that gold was written."""
+    with psycopg.connect(url) as connection:
+        notify(connection, "gold.market_stats", windows.at(datetime.now(UTC)).start)
+
+
+@pytest.fixture(autouse=True)
+def nothing(board_url: str, board: str) -> None:
+    empty(board_url)
+    tell(board_url)
+
+
+def filled(url: str, market: Market, at: datetime, missing: tuple[datetime, ...] = ()) -> None:
+    fill(url, market, at, [], missing)
+    tell(url)
+
+
+def test_a_new_window_is_there_within_two_seconds_of_its_commit(visitor: Visitor, board_url: str, market: Market):
+    at = datetime.now(UTC)
+    filled(board_url, market, at)
+    page = ready(visitor.open())
+    page.evaluate("window.untouched = true")
+    with psycopg.connect(board_url) as connection:
+        digits = "0.12345678901234567"
+        connection.execute(f"UPDATE gold.market_stats SET trade_price = trade_price + {digits}")
+        ((price,),) = connection.execute("SELECT trade_price FROM gold.market_stats WHERE market = 'KRW-BTC'")
+        notify(connection, "gold.market_stats", windows.at(at).start)
+    committed = time.monotonic()
+    expect(page.locator("#market-price data")).to_have_attribute("value", str(price), timeout=2000)
+    assert time.monotonic() - committed < 2
+    expect(page.locator("#market-price")).to_contain_text(f"{price:,}")
+    assert page.evaluate("window.untouched"), "the page was loaded again"
+
+
+def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Visitor, board_url: str, market: Market):
+    at = datetime.now(UTC)
+    start = windows.at(at).start
+    missing, short = start - 3 * WINDOW, start - 9 * WINDOW
+    filled(board_url, market, at, (missing,))
+    ask(board_url, "UPDATE silver.ticker_build SET bronze_rows = 96, rejected_rows = 2 WHERE window_start = %s", short)
+    tell(board_url)
+    page = ready(visitor.open())
+
+    def cell(window: datetime) -> Any:
+        return page.locator(f".windows a[data-window='{windows.key_of(window)}']")
+
+    expect(cell(missing)).to_have_class("none")
+    key = windows.key_of(missing).replace(":", "%3A")
+    address = f"http://127.0.0.1:3000/assets/gold_market_stats?view=partitions&partition={key}"
+    expect(cell(missing)).to_have_attribute("href", address)
+    expect(cell(short)).to_have_class("part rejected")
+    expect(cell(short)).to_have_accessible_name(re.compile("일부, 4회 수집, 2행 거부"))
+    expect(cell(start)).to_have_class("open")
+    expect(page.locator("#coverage-key")).to_have_text(re.compile(r"수집 141\s*일부 1\s*없음 1\s*수집 중 1"))
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_simulated_data_are_called_so(visitor: Visitor, board_url: str, market: Market, simulated: bool):
+    filled(board_url, market, datetime.now(UTC))
+    ask(board_url, "UPDATE bronze.origin SET simulated = %s", simulated)
+    tell(board_url)
+    page = ready(visitor.open())
+    expect(page.locator("#simulated")).to_be_visible(visible=simulated)
+
+
+def test_an_empty_database_is_no_fault_and_fills_before_ones_eyes(visitor: Visitor, board_url: str, market: Market):
+    page = visitor.open()
+    expect(page.locator("#empty-title")).to_have_text("아직 수집된 데이터가 없습니다")
+    expect(page.locator("#figures")).to_be_hidden()
+    expect(page.locator("#notice")).to_be_hidden()
+    assert_accessible(page)
+    filled(board_url, market, datetime.now(UTC))
+    expect(page.locator(TOP10)).to_have_count(10)
+    expect(page.locator("#empty")).to_be_hidden()
+
+
+def test_it_turns_plainly_stale_when_collection_stops(visitor: Visitor, board_url: str, market: Market):
+    at = datetime.now(UTC) - timedelta(minutes=47)
+    filled(board_url, market, at)
+    page = ready(visitor.open())
+    expect(page.locator("body")).to_have_attribute("data-state", "stale")
+    expect(page.locator("#notice")).to_contain_text("수집이 멈췄습니다. 보이는 값은 47분 전")
+    expect(page.locator("#age")).to_have_text("47분 전")
+    assert "grayscale" in page.evaluate("getComputedStyle(document.querySelector('main')).filter")
+    assert_accessible(page)
+    now = datetime.now(UTC)
+    build = {"window_start": windows.at(now).start, "gold_rows": 2}
+    put(
+        board_url,
+        {
+            tables.gold_market_stats: figures(market, ["KRW-BTC", "KRW-ETH"], now),
+            tables.gold_market_stats_build: [build],
+        },
+    )
+    tell(board_url)
+    expect(page.locator("body")).to_have_attribute("data-state", "live")
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_stopped_database_looks_deliberate_and_comes_back(
+    troubled_visitor: Visitor, own_server: EmbeddedPostgres, board_url: str, market: Market
+):
+    filled(board_url, market, datetime.now(UTC))
+    page = ready(troubled_visitor.open())
+    before = page.locator("#top10").inner_text()
+    own_server.stop()
+    try:
+        expect(page.locator("body")).to_have_attribute("data-state", "down")
+        expect(page.locator("#notice")).to_contain_text("데이터베이스가 응답하지 않습니다")
+        assert page.locator("#top10").inner_text() == before, "the last figures stay"
+        newcomer = troubled_visitor.open(language="en-US")
+        expect(newcomer.locator("#empty-title")).to_have_text("The database does not answer")
+        expect(newcomer.locator("#figures")).to_be_hidden()
+        assert_accessible(newcomer)
+    finally:
+        own_server.start()
+    for each in (page, newcomer):
+        expect(each.locator("body")).to_have_attribute("data-state", "live", timeout=15_000)
+        expect(each.locator(TOP10)).to_have_count(10)
