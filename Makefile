@@ -21,7 +21,7 @@ down: install ## stop an embedded database that plain Dagster commands started
 test: install-dev ## the whole test suite, on a real PostgreSQL that it starts itself
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-compose: install-dev ## docker compose, for real: all services, killed and healed, on an engine of its own or yours
+test-compose: install-dev ## docker compose, for real: every service brought up, killed and healed; needs Docker
 	@$(BIN)/python -m pytest upbit_assets_tests/compose.py --numprocesses=0 --timeout=1200 $(ARGS)
 
 lint: install-dev ## ruff and mypy
