@@ -92,15 +92,13 @@ def horizon(connection: sa.Connection) -> tuple[str, int]:
 
 def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
     """The windows whose raw rows or silver were written in `transaction` or later, and what gold compares them with."""
-    # rows restored from another server may bear transactions that are still to come here
-    newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
     found = []
     for bronze, _ in chain.silver.values():
         start = chain.axis.floor(bronze.c[bronze.info["window"]])
-        found.append(sa.select(start).where(bronze.c.written_in >= transaction, bronze.c.written_in < newest))
+        found.append(sa.select(start).where(tables.written_since(bronze, transaction)))
     for source in chain.sources:
-        start, written_in = source.build.c.window_start + source.older, source.build.c.written_in
-        found.append(sa.select(start).where(written_in >= transaction, written_in < newest))
+        start = source.build.c.window_start + source.older
+        found.append(sa.select(start).where(tables.written_since(source.build, transaction)))
     return set(connection.scalars(sa.union(*found)))
 
 

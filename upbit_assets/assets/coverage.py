@@ -11,7 +11,7 @@ from dagster import TimeWindow
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
-from upbit_assets.postgres.tables import Moment
+from upbit_assets.postgres.tables import Moment, written_since
 
 MINUTE = timedelta(minutes=1)
 
@@ -76,7 +76,7 @@ def begun(connection: sa.Connection, page: sa.Table, starts: Iterable[datetime])
 
 def touched(connection: sa.Connection, page: sa.Table, transaction: int) -> set[datetime]:
     """The days of which something was asked for in `transaction` or later."""
-    return set(connection.scalars(sa.select(page.c.day).where(page.c.written_in >= transaction).distinct()))
+    return set(connection.scalars(sa.select(page.c.day).where(written_since(page, transaction)).distinct()))
 
 
 def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:

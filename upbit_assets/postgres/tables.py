@@ -54,6 +54,12 @@ def written_in() -> sa.Column[Any]:
     )
 
 
+def written_since(table: sa.Table, transaction: int) -> sa.ColumnElement[bool]:
+    """Whether a row was written in `transaction` or later: one restored from another server may bear one to come."""
+    newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
+    return (table.c.written_in >= transaction) & (table.c.written_in < newest)
+
+
 def quote_currency() -> sa.Column[Any]:
     return column("quote_currency", sa.String(30), "The currency of price and turnover: KRW, BTC, USDT")
 
