@@ -31,13 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_demo.py")
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedPostgres]:
+@contextmanager
+def a_server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL with a migrated market database."""
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
         server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
         server.start(prepare=lambda: migrate(server.url("upbit")))
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedPostgres]:
+    with a_server() as server:
+        yield server
 
 
 def empty(url: str) -> None:

@@ -4,7 +4,7 @@ import { amount, brief, direction, full, percent, rounded, sum } from "./figures
 import { candleChart, timeOf as chartTime } from "./chart.js";
 import { drawCoverage, walkable } from "./coverage.js";
 import { Failure, get, getAll, listen, serverNow } from "./feed.js";
-import { byId, change, choosable, element, figure, marketRows, minuteOf, price, quantity, timeOf, won } from "./page.js";
+import { byId, change, choosable, element, figure, headLists, marketRows, minuteOf, price, quantity, timeOf, won } from "./page.js";
 import { setting } from "./settings.js";
 import { languages, speak, words } from "./words.js";
 
@@ -380,6 +380,7 @@ addEventListener("hashchange", () => {
 
 // --- beginning
 
+headLists();
 drawAll();
 import("./graphs.js").then(({ depthGraph, heatMap }) => {
   map = heatMap(byId("map"), choose);

@@ -4,7 +4,7 @@ const WORDS = {
   ko: {
     board: "마켓 보드", skip: "선택한 종목으로 건너뛰기", find: "종목 찾기", findHint: "종목 찾기  /",
     simulated: "모의 데이터", simulatedAbout: "오프라인 거래소가 만든 모의 데이터입니다. 실제 시세가 아닙니다.",
-    top10: "거래대금 상위 10", rank: "순위", market: "종목", price: "현재가", change: "전일 대비", turnover: "거래대금 24h",
+    top10: "거래대금 상위 10", rank: "#", market: "종목", price: "현재가", change: "전일 대비", turnover: "거래대금 24h",
     volatility: "변동성 순위", volatilityShort: "변동성", inWindow: "10분 구간의 고가·저가 폭",
     heat: "거래대금 지도", heatCaption: "넓이는 거래대금, 색은 전일 대비. 같은 내용을 표로 볼 수 있습니다.", asTable: "표로 보기",
     book: "호가", size: "잔량", spread: "스프레드", bids: "매수", asks: "매도", within: "중간가에서",
@@ -33,7 +33,7 @@ const WORDS = {
   en: {
     board: "Market board", skip: "Skip to the chosen market", find: "Find a market", findHint: "Find a market  /",
     simulated: "Simulated", simulatedAbout: "Made by the offline exchange: no figure here is real.",
-    top10: "Turnover top 10", rank: "Rank", market: "Market", price: "Price", change: "Change", turnover: "Turnover 24h",
+    top10: "Turnover top 10", rank: "#", market: "Market", price: "Price", change: "Change", turnover: "Turnover 24h",
     volatility: "Volatility ranking", volatilityShort: "Volatility", inWindow: "high to low of the 10-minute window",
     heat: "Turnover map", heatCaption: "Area is turnover, colour is change. The same is there as a table.", asTable: "As a table",
     book: "Order book", size: "Size", spread: "Spread", bids: "Bids", asks: "Asks", within: "From mid",
