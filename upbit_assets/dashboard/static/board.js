@@ -62,7 +62,8 @@ const parts = {
 
 async function readCandles(market, span) {
   const [minutes, unit] = SPANS[span];
-  const to = new Date(serverNow()), from = new Date(to - minutes * 60_000);
+  // to the minute, so that all pages that ask at a time ask the same, which is read once
+  const to = new Date(Math.ceil(serverNow() / 60_000) * 60_000), from = new Date(to - minutes * 60_000);
   const query = { from: from.toISOString(), to: to.toISOString() };
   const path = `/api/markets/${market}`;
   const [{ rows }, vwaps] = await Promise.all([
