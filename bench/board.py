@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from bench.measure import Result
 from bench.stage import DAY, Stage, tickers
 from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint
 from upbit_assets.dashboard.parameters import read
+from upbit_assets.dashboard.server import allow_open_files
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres.resource import READER_ROLE, engine_for
 from upbit_assets.stack import free_port
@@ -104,8 +104,7 @@ async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[fl
 
 async def connections_of_pages(address: str, url: str, pages: int) -> int:
     """How many connections the board listens on while so many pages are open, each of which hears of a write."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_open_files()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
         ready = asyncio.Barrier(pages + 1)

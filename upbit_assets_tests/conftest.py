@@ -43,17 +43,20 @@ def _own_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedPostgres]:
+@contextmanager
+def a_server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL with a migrated market database."""
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
         server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
         server.start(prepare=lambda: migrate(server.url("upbit")))
-        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-            # what is written outlives killed processes all the same; only a machine without power would lose it
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedPostgres]:
+    with a_server() as server:
+        yield server
 
 
 @functools.cache

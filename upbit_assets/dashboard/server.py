@@ -10,6 +10,8 @@ import uvicorn
 
 from upbit_assets.dashboard.app import LOOPBACK, create_app
 
+OPEN_FILES = 8192
+
 
 def server(url: str, host: str, port: int, hosts: Sequence[str]) -> uvicorn.Server:
     return uvicorn.Server(
@@ -29,10 +31,17 @@ def server(url: str, host: str, port: int, hosts: Sequence[str]) -> uvicorn.Serv
 
 def serve(url: str, host: str, port: int, hosts: Sequence[str] = ()) -> None:
     """Serve the board over the market database at `url` until a signal comes."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every open page is an open file
+    allow_open_files()
     with contextlib.suppress(KeyboardInterrupt):
         server(url, host, port, (*LOOPBACK, host, *hosts)).run()
+
+
+def allow_open_files() -> None:
+    """Every open page is one, and the usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -3,19 +3,16 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, ViewportSize, sync_playwright
 
 from upbit_assets.dashboard.server import running
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import migrate
 from upbit_assets.sandbox.market import Market
-from upbit_assets_tests.conftest import BINARIES
+from upbit_assets_tests.conftest import a_server
 
 TOP10 = "#top10 tbody tr"
 NOT_SERIOUS = ("minor", "moderate")
@@ -29,16 +26,15 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# Chromium breaks off what it loads when one of the machine's interfaces comes or goes, as containers' do
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedPostgres]:
-    with tempfile.TemporaryDirectory(prefix="upbit-board-") as folder:
-        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
-        server.start(prepare=lambda: migrate(server.url("upbit")))
+    with a_server() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +89,16 @@ class Visitor:
         page.on("console", self.hear)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.goto(self.address + path)
-        page.wait_for_selector("body:not([data-state=loading])")
+        begun = page.locator("body:not([data-state=loading])")
+        try:
+            begun.wait_for(timeout=4000)
+        except TimeoutError:
+            page.reload()
+            begun.wait_for()
         return page
 
     def hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and NETWORK_CHANGED not in message.text:
             self.complaints.append(message.text)
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """The board's pictures for the README: python -m upbit_assets_tests.dashboard.screenshots."""
 
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +8,8 @@ from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 from upbit_assets.dashboard.server import running
 from upbit_assets.partitions import WINDOW, windows
-from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import migrate
 from upbit_assets.sandbox.market import Market
+from upbit_assets_tests.conftest import a_server
 from upbit_assets_tests.dashboard.conftest import FLAGS, chromium, ready
 from upbit_assets_tests.dashboard.market_data import fill
 
@@ -25,20 +23,15 @@ SHOTS: dict[str, tuple[str, ViewportSize]] = {
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="upbit-screenshots-") as folder:
-        server = EmbeddedPostgres(Path(folder))
-        server.start(prepare=lambda: migrate(server.url("upbit")))
-        try:
-            now = datetime.now(UTC)
-            missing = [windows.at(now).start - back * WINDOW for back in (31, 32, 90)]
-            fill(server.url("upbit"), Market(), now - timedelta(seconds=2), ["KRW-BTC"], missing)
-            with running(server.url("upbit")) as address, sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-                for name in SHOTS:
-                    shoot(browser, address, name)
-                browser.close()
-        finally:
-            server.stop()
+    with a_server() as server:
+        url, now = server.url("upbit"), datetime.now(UTC)
+        missing = [windows.at(now).start - back * WINDOW for back in (31, 32, 90)]
+        fill(url, Market(), now - timedelta(seconds=2), ["KRW-BTC"], missing)
+        with running(url) as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+            for name in SHOTS:
+                shoot(browser, address, name)
+            browser.close()
 
 
 def shoot(browser: Browser, address: str, name: str) -> None:

@@ -199,7 +199,7 @@ def test_axe_finds_nothing_serious(visitor: Visitor, language: str, scheme: str)
 def test_a_market_without_candles_says_so_and_shows_its_prices(visitor: Visitor):
     page = ready(visitor.open("/#market=KRW-ETH"))
     expect(page.locator("#market-code")).to_have_text("KRW-ETH")
-    expect(page.locator("#chart-note")).to_contain_text("분봉을 수집하지 않습니다")
+    expect(page.locator("#chart-note")).to_contain_text("분봉이 없어")
     expect(page.locator("#book-none")).to_be_visible()
     expect(page.locator("#book-there")).to_be_hidden()
 

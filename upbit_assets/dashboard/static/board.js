@@ -4,7 +4,7 @@ import { amount, brief, direction, full, percent, rounded, sum } from "./figures
 import { candleChart, timeOf as chartTime } from "./chart.js";
 import { drawCoverage, walkable } from "./coverage.js";
 import { Failure, get, getAll, listen, serverNow } from "./feed.js";
-import { byId, change, choosable, element, figure, marketRows, minuteOf, price, quantity, timeOf, won } from "./page.js";
+import { byId, change, choosable, element, figure, headLists, marketRows, minuteOf, price, quantity, timeOf, won } from "./page.js";
 import { setting } from "./settings.js";
 import { languages, speak, words } from "./words.js";
 
@@ -62,7 +62,8 @@ const parts = {
 
 async function readCandles(market, span) {
   const [minutes, unit] = SPANS[span];
-  const to = new Date(serverNow()), from = new Date(to - minutes * 60_000);
+  // to the minute, so that all pages that ask at a time ask the same, which is read once
+  const to = new Date(Math.ceil(serverNow() / 60_000) * 60_000), from = new Date(to - minutes * 60_000);
   const query = { from: from.toISOString(), to: to.toISOString() };
   const path = `/api/markets/${market}`;
   const [{ rows }, vwaps] = await Promise.all([
@@ -380,6 +381,7 @@ addEventListener("hashchange", () => {
 
 // --- beginning
 
+headLists();
 drawAll();
 import("./graphs.js").then(({ depthGraph, heatMap }) => {
   map = heatMap(byId("map"), choose);

@@ -42,6 +42,15 @@ export const won = (exact, language) => figure(exact, exact === null ? "" : amou
 export const price = (exact) => figure(exact, full(exact));
 export const quantity = (exact) => figure(exact, brief(exact));
 
+/** The heads of the lists of markets, which differ in their last column. */
+export function headLists() {
+  for (const table of document.querySelectorAll(".list")) {
+    const columns = ["rank", "market", "price", "change", table.dataset.last];
+    table.createTHead().append(element("tr", {}, ...columns.map((word, place) =>
+      element("th", { scope: "col", class: ["rank", ""][place] ?? "figure", "data-word": word }))));
+  }
+}
+
 /**
  * A list of markets, of which one can be chosen: by its row, by its button, and by the arrow keys from one to the next.
  * `last` is what the last column shows, `share` the length of its bar (0 to 1).
