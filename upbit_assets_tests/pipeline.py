@@ -52,6 +52,16 @@ def materialize(
         )
 
 
+class Clock(datetime):
+    """A clock that stands at `moment` until a test moves it, to be put in the place of a module's `datetime`."""
+
+    moment = PAST
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return cls.moment.astimezone(tz)
+
+
 def now() -> datetime:
     """The time, in a window that stays open a while longer."""
     left = (windows.at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()

@@ -70,12 +70,11 @@ def candle_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
 def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
     """A gap's trades, by the id of the oldest trade known.
 
-    A day still going on is covered up to its newest trade. The millisecond of a full page's oldest may have more; of
-    the ids in it the largest repeats some, but loses none whether the exchange goes by its own order or by ids.
+    A day still going on is covered up to its newest trade. The millisecond of a full page's oldest may have more.
     """
-    end, known, used = gap.end, gap.day + DAY, set[int]()
+    end, known = gap.end, gap.day + DAY
     going_on = gap.end < known and gap.end >= datetime.now(UTC) - MINUTE
-    to, cursor = None if going_on else time_of_day(gap), None
+    to, cursor, used = None if going_on else time_of_day(gap), None, set[int | None]()
     while end > gap.start:
         try:
             reply = trades(client, gap, to, cursor)
@@ -84,18 +83,17 @@ def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
             return
         rows = [trade(row) for row in reply.rows]
         timed = [(row.at, int(row.key)) for row in rows if row.at and row.key]
-        oldest, newest = (each(timed)[0] if timed else gap.start for each in (min, max))
         if going_on and cursor is None:
-            end = max(min(end, newest), gap.start)
+            end = max(min(end, max(timed)[0]), gap.start) if timed else gap.start
         if len(rows) < TRADES_A_PAGE:
             yield Page(gap, reply, within(rows, gap), gap.start, end)
             return
-        cursor = max((key for at, key in timed if at == oldest), default=None)
-        if cursor is None or cursor in used or oldest > known:
+        used.add(cursor)
+        oldest, cursor = min(timed, default=(known, None))
+        if cursor in used or oldest > known:
             raise NoProgress(reply.url)
         start = max(min(oldest + MILLISECOND, end), gap.start)
         yield Page(gap, reply, within(rows, gap), start, end)
-        used.add(cursor)
         end, known, to = start, oldest, None
 
 
