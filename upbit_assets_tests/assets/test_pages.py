@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -114,7 +114,7 @@ class Collected:
         until = min(MIDNIGHT + DAY, self.until(Clock.now(UTC)))
         edges = sorted({MIDNIGHT, until, *(edge for part in self.covered for edge in part)})
         found: list[Gap] = []
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             if end > until or any(low <= start and end <= high for low, high in self.covered):
                 continue
             if found and found[-1].end == start:
