@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 from dagster import DagsterInstance, ExecuteInProcessResult
+from psycopg.types.range import Range
 
 from upbit_assets.assets import coverage, history, pages
 from upbit_assets.assets.bronze import CANDLES
@@ -155,7 +156,7 @@ class Counter:
 
 def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
     """Yesterday's newest rows as the exchange spells them."""
-    which = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
+    which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
     reply = requests.get(exchange.url + PATH[kind], {"market": MARKET, "count": count, **which}, timeout=5)
     return [row.text for row in split(reply.text)]
 
@@ -207,7 +208,7 @@ class TestADay:
         Clock.moment = minute + timedelta(seconds=second)
         day = days.at(minute - MINUTE).start
         with Database().engine.begin() as connection:  # all but the last minutes
-            covered = history.Range(day, minute - 3 * MINUTE)
+            covered = Range(day, minute - 3 * MINUTE)
             note = Records(
                 ("market", "day", "covered", "rows", "ingested_at"), [("KRW-BTC", day, covered, 0, Clock.moment)]
             )
