@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -360,7 +361,7 @@ def missing_days(
         looked_at |= {days.start_of(key) for of, key in waiting if of == source}
         oldest = today - history.kept * DAY if history.kept else days.partitions.start
         past = {day for day in looked_at if oldest <= day < today}
-        wanted = [*history.choice.markets(connection, sorted(last)), *begun(connection, history.page, past)]
+        wanted = [*history.choice.markets(connection, sorted(last & past)), *begun(connection, history.page, past)]
         for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
             missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
     cursor["seen"] = settled
@@ -368,5 +369,12 @@ def missing_days(
 
 
 def days_back() -> int:
-    """How many past days are filled in by themselves: UPBIT_DAYS_BACK."""
-    return int(os.environ.get("UPBIT_DAYS_BACK") or DAYS_BACK)
+    """How many past days are filled in by themselves: UPBIT_DAYS_BACK.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    given = os.environ.get("UPBIT_DAYS_BACK") or str(DAYS_BACK)
+    if not re.fullmatch("[0-9]{1,4}", given):
+        raise ValueError(f"UPBIT_DAYS_BACK must be a whole number of days from 0 to 9999, and is {given!r}")
+    return int(given)

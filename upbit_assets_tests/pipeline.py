@@ -20,7 +20,7 @@ from dagster import (
 )
 
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import SEOUL, windows
+from upbit_assets.partitions import SEOUL, Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
@@ -33,10 +33,14 @@ CHAIN = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
 
 
 def materialize(
-    *assets: str, first: datetime, last: datetime | None = None, instance: DagsterInstance | None = None
+    *assets: str,
+    first: datetime,
+    last: datetime | None = None,
+    instance: DagsterInstance | None = None,
+    axis: Axis = windows,
 ) -> ExecuteInProcessResult:
     """One run of the named assets, with their checks, over the windows that hold `first` to `last`."""
-    start, end = windows.key_of(windows.at(first).start), windows.key_of(windows.at(last or first).start)
+    start, end = axis.key_of(axis.at(first).start), axis.key_of(axis.at(last or first).start)
     job = defs.resolve_implicit_job_def_def_for_assets([AssetKey(name) for name in assets])
     assert job is not None
     with instance or DagsterInstance.ephemeral() as used:
@@ -46,6 +50,16 @@ def materialize(
             tags={RANGE_START: start, RANGE_END: end} if last else {"dagster/partition": start},
             raise_on_error=False,
         )
+
+
+class Clock(datetime):
+    """A clock that stands at `moment` until a test moves it, to be put in the place of a module's `datetime`."""
+
+    moment = PAST
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return cls.moment.astimezone(tz)
 
 
 def now() -> datetime:

@@ -44,6 +44,8 @@ class Clock(datetime):
 class Daemon:
     """Evaluates the sensor as the daemon does, and does what it asks for when told to."""
 
+    sensor = automation.refresh_changed_windows
+
     def __init__(self, instance: DagsterInstance) -> None:
         self.instance = instance
         self.cursor: str | None = None
@@ -55,11 +57,11 @@ class Daemon:
             self.instance,
             cursor=self.cursor,
             definitions=defs,
-            sensor_name="refresh_changed_windows",
+            sensor_name=self.sensor.name,
             resources={"database": Database()},
         )
         # through Dagster's own evaluation, which also refuses partitions that there are not
-        outcome = automation.refresh_changed_windows.evaluate_tick(context)
+        outcome = self.sensor.evaluate_tick(context)
         self.cursor, self.requests = outcome.cursor, list(outcome.run_requests or [])
         self.skipped = outcome.skip_message
         return {self._asked(request) for request in self.requests}
@@ -67,7 +69,7 @@ class Daemon:
     def work(self) -> None:
         """Do what the last tick asked for."""
         for request in self.requests:
-            job = defs.resolve_job_def(str(request.job_name))
+            job = defs.resolve_job_def(str(request.job_name or self.sensor.job_name))
             tags = request.tags
             selection = list(request.asset_selection) if request.asset_selection else None
             assert job.execute_in_process(instance=self.instance, tags=tags, asset_selection=selection).success

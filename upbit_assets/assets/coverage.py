@@ -109,14 +109,15 @@ def candle_coverage(window: TimeWindow) -> sa.Select[Any]:
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
     minutes_traded = sa.cast(sa.func.coalesce(traded.c.minutes, 0), sa.Integer)
     silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - minutes_traded, 0)
+    not_collected = DAY // MINUTE - minutes_traded - silent
     return (
         sa.select(
             page.c.day,
             page.c.market,
             minutes_traded.label("minutes_traded"),
             silent.label("minutes_silent"),
-            (DAY // MINUTE - minutes_traded - silent).label("minutes_missing"),
-            page.c.problem,
+            not_collected.label("minutes_missing"),
+            sa.case((not_collected > 0, page.c.problem)).label("problem"),
         )
         .join_from(page, asked, sa.true())
         .outerjoin(traded, (traded.c.day == page.c.day) & (traded.c.market == page.c.market))

@@ -6,14 +6,15 @@ by whatever run, so a run that ends early costs nothing of what it had.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, TimeWindow
@@ -36,6 +37,7 @@ AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a
 TELL_EVERY = 10  # seconds
 
 T = TypeVar("T")
+Loading = Generator[Load, None, None]
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,19 @@ class History:
         progress = Progress(context)
         return Loads(self.loads(progress, context.partition_time_window, exchange, database), progress.metadata)
 
-    def loads(self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database) -> Iterator[Load]:
+    def loads(self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database) -> Loading:
         with database.connect() as connection:
             progress.begin(missing := self.missing(connection, span))
             if not missing:
                 return
+            claimed = False
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
             with exchange.client(patient=span.end <= datetime.now(UTC)) as client:
                 try:
                     for page in side_by_side((self.pages(client, gap) for gap in missing), AT_ONCE):
-                        if page.reply and not progress.pages:
+                        if page.reply and not claimed:
                             claim_origin(database, page.reply)
+                            claimed = True
                         new = unknown(connection, self.raw, page)
                         yield Load({self.raw: as_records(page, new), self.page: note(page)})
                         progress.add(page, len(new))
@@ -199,11 +203,18 @@ def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
             raw.c.key == sa.any_(sa.cast([said.key for said in page.rows], sa.ARRAY(sa.Text))),
         )
     )
-    known = [(key, exact(text)) for key, text in found]
-    return [said for said in page.rows if not known or (said.key, exact(said.row.text)) not in known]
+    known = defaultdict(list)
+    for key, text in found:
+        known[key].append(exact(text))
+    return [said for said in page.rows if not any(is_of(document, said.row.text) for document in known[said.key])]
 
 
 exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal, strict=False)
+
+
+def is_of(document: Any, text: str) -> bool:
+    """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
+    return bool(document == (text.replace("\0", r"\u0000") if isinstance(document, str) else exact(text)))
 
 
 def as_records(page: Page, rows: Sequence[Said]) -> Records:

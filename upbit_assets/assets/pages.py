@@ -4,20 +4,21 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from upbit_assets.assets.coverage import MINUTE, Gap
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import DAY, SEOUL, days
 from upbit_assets.upbit import Refused, Reply, Row, UpbitClient, UpbitError
 
 CANDLES_A_PAGE, TRADES_A_PAGE = 200, 500
 MILLISECOND = timedelta(milliseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CLOCKS_DIFFER = timedelta(seconds=2)  # the exchange's from ours, at most
 
 
 @dataclass(frozen=True)
 class Said:
-    """A row with what tells it from its market's others, and its time; "" and None where it doesn't say."""
+    """A row with what tells it from its market's others, and its time; "" and None where it doesn't plainly say."""
 
     row: Row
     key: str
@@ -56,8 +57,12 @@ def candle_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
         except Refused as error:
             yield no_such_market(gap, error)
             return
-        rows = [candle(row) for row in reply.rows]
-        start = oldest(rows, end, reply) if len(rows) >= CANDLES_A_PAGE else gap.start
+        rows, start = [candle(row) for row in reply.rows], gap.start
+        if len(rows) >= CANDLES_A_PAGE:
+            # in a page out of order the oldest is not the last
+            start = min((row.at for row in rows if row.at), default=end)
+            if start >= end:
+                raise NoProgress(reply.url)
         yield Page(gap, reply, within(rows, gap), max(start, gap.start), end)
         end = start
 
@@ -67,29 +72,42 @@ def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
 
     A day still going on is covered up to its newest trade. The millisecond of a full page's oldest may have more.
     """
-    end, seen = gap.end, set[str]()
-    going_on = gap.end < gap.day + DAY and gap.end >= datetime.now(UTC) - MINUTE
-    to, cursor = None if going_on else time_of_day(gap), None
+    end, known = gap.end, gap.day + DAY
+    going_on = gap.end < known and gap.end >= datetime.now(UTC) - MINUTE
+    to, cursor, used = None if going_on else time_of_day(gap), None, set[int | None]()
     while end > gap.start:
         try:
-            reply = client.trades(gap.market, count=TRADES_A_PAGE, to=to, cursor=cursor, days_ago=days_ago(gap.day))
+            reply = trades(client, gap, to, cursor)
         except Refused as error:
             yield no_such_market(gap, error)
             return
         rows = [trade(row) for row in reply.rows]
-        timed = [(row.at, row.key) for row in rows if row.at and row.key]
-        if going_on and not seen:
-            end = min(end, max(timed)[0]) if timed else gap.start
-        full = len(rows) >= TRADES_A_PAGE
-        start = min(oldest(rows, None, reply) + MILLISECOND, end) if full else gap.start
-        yield Page(gap, reply, within(rows, gap), max(start, gap.start), max(end, gap.start))
-        if not full:
+        timed = [(row.at, int(row.key)) for row in rows if row.at and row.key]
+        if going_on and cursor is None:
+            end = max(min(end, max(timed)[0]), gap.start) if timed else gap.start
+        if len(rows) < TRADES_A_PAGE:
+            yield Page(gap, reply, within(rows, gap), gap.start, end)
             return
-        key = min(timed)[1] if timed else ""
-        if key in seen or not key:
+        used.add(cursor)
+        oldest, cursor = min(timed, default=(known, None))
+        if cursor in used or oldest > known:
             raise NoProgress(reply.url)
-        seen.add(key)
-        end, to, cursor = start, None, int(key)
+        start = max(min(oldest + MILLISECOND, end), gap.start)
+        yield Page(gap, reply, within(rows, gap), start, end)
+        end, known, to = start, oldest, None
+
+
+def trades(client: UpbitClient, gap: Gap, to: str | None, cursor: int | None) -> Reply:
+    """A page of the gap's day, which is told by how many days before the exchange's today it was.
+
+    Around midnight that may be another day than ours; what is answered then is asked for again.
+    """
+    while True:
+        now = datetime.now(UTC)
+        days_ago = (days.at(now).start - gap.day) // DAY or None
+        reply = client.trades(gap.market, count=TRADES_A_PAGE, to=to, cursor=cursor, days_ago=days_ago)
+        if days.at(now - CLOCKS_DIFFER).start == days.at(reply.received_at + CLOCKS_DIFFER).start:
+            return reply
 
 
 def time_of_day(gap: Gap) -> str | None:
@@ -109,14 +127,6 @@ def no_such_market(gap: Gap, error: Refused) -> Page:
     return Page(gap, None, [], gap.start, gap.start, problem=str(error))
 
 
-def oldest(rows: Sequence[Said], before: datetime | None, reply: Reply) -> datetime:
-    """The time of a page's oldest row, which in one out of order is not the last."""
-    start = min((row.at for row in rows if row.at), default=None)
-    if start is None or (before and start >= before):
-        raise NoProgress(reply.url)
-    return start
-
-
 def within(rows: Sequence[Said], gap: Gap) -> list[Said]:
     """What is of another day is asked for with that; what doesn't say when it was is kept for silver to reject."""
     return [row for row in rows if row.at is None or gap.start <= row.at < gap.end]
@@ -124,29 +134,31 @@ def within(rows: Sequence[Said], gap: Gap) -> list[Said]:
 
 def candle(row: Row) -> Said:
     """A candle's start, `candle_date_time_utc`, is its key. Source: Upbit REST, Candles."""
-    said = field(row, "candle_date_time_utc")
-    try:
-        return Said(row, said, datetime.strptime(said, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC))
-    except ValueError:
-        return Said(row, said[:30], None)
+    utc, kst = fields(row, "candle_date_time_utc", "candle_date_time_kst")
+    at = moment(utc, UTC)
+    return Said(row, utc if at else "", at if at == moment(kst, SEOUL) else None)
 
 
 def trade(row: Row) -> Said:
     """A trade's `sequential_id` is its key: up to 17 digits, unique, in no order. Source: Upbit REST, Recent trades."""
-    key, ms = field(row, "sequential_id"), field(row, "timestamp")
+    key, ms, date, time = fields(row, "sequential_id", "timestamp", "trade_date_utc", "trade_time_utc")
     at = EPOCH + timedelta(milliseconds=int(ms)) if re.fullmatch(r"\d{1,14}", ms) else None
-    return Said(row, key if re.fullmatch(r"\d{1,18}", key) else "", at)
+    agrees = at and at.replace(microsecond=0) == moment(f"{date}T{time}", UTC)
+    return Said(row, key if re.fullmatch(r"\d{1,18}", key) else "", at if agrees else None)
 
 
-def field(row: Row, name: str) -> str:
-    """A field of a row as it is spelt; "" where there is none."""
+def moment(text: str, zone: tzinfo) -> datetime | None:
     try:
-        said = json.loads(row.text, parse_int=str, parse_float=str)
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=zone)
+    except ValueError:
+        return None
+
+
+def fields(row: Row, *names: str) -> list[str]:
+    """Fields of a row as they are spelt; "" where there is none."""
+    try:
+        said = json.loads(row.text, parse_int=str, parse_float=str, strict=False)
     except (ValueError, RecursionError):
-        return ""
-    value = said.get(name) if isinstance(said, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-def days_ago(day: datetime) -> int | None:
-    return (days.at(datetime.now(UTC)).start - day) // DAY or None
+        said = None
+    values = [said.get(name) if isinstance(said, dict) else None for name in names]
+    return [value if isinstance(value, str) else "" for value in values]

@@ -14,8 +14,8 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -75,12 +75,17 @@ class Loads:
     """Loads written as they come, each in a transaction of its own: what is written stays, whatever comes after.
 
     Args:
-        each: the loads; nothing of it is evaluated before the windows are locked.
+        each: the loads; nothing of it is evaluated before the windows are locked, and it is closed before they are
+            let go.
         metadata: for the materialization, asked for at the end.
     """
 
-    each: Iterable[Load]
+    each: Generator[Load, None, None]
     metadata: Callable[[], Metadata] = dict
+
+
+def alone(load: Load) -> Generator[Load, None, None]:
+    yield load
 
 
 def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
@@ -130,12 +135,12 @@ class PostgresIOManager(ConfigurableIOManager):
             raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
         if isinstance(obj, Loads) and write == "replace":
             raise DagsterInvariantViolationError(f"{table.fullname}: loads one after the other can only be appended")
-        loads = obj if isinstance(obj, Loads) else Loads([obj if isinstance(obj, Load) else Load({table: obj})])
+        loads = obj if isinstance(obj, Loads) else Loads(alone(obj if isinstance(obj, Load) else Load({table: obj})))
         counts: Counter[sa.Table] = Counter({table: 0})
         described: dict[str, Any] = {}
         seconds = 0.0
-        with self._locked(context, table) as connection:
-            for load in loads.each:
+        with self._locked(context, table) as connection, closing(loads.each) as each:
+            for load in each:
                 started = time.perf_counter()
                 with connection.begin():
                     counts.update(self._write(connection, load, write, window))

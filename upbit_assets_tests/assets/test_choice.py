@@ -1,0 +1,82 @@
+"""Which markets are collected: what a setting says, or the ranking of the day."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from upbit_assets.assets import choice
+from upbit_assets.assets.choice import Choice, ChoiceError, NoRankingYet
+from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.pipeline import PAST, materialize, put_bronze, ticker
+
+VARIABLE = "UPBIT_TEST_MARKETS"
+TODAY = days.at(PAST).start
+
+
+def chosen(said: str | None, monkeypatch: pytest.MonkeyPatch, *starts: datetime) -> list[tuple[datetime, str]]:
+    if said is not None:
+        monkeypatch.setenv(VARIABLE, said)
+    with Database().connect() as connection:
+        return Choice(VARIABLE, "top2").markets(connection, starts)
+
+
+def rank(database: Database, at: datetime, *markets: str) -> None:
+    """Make this the order of turnovers at a moment."""
+    turnovers = {market: str(1000 - nth) for nth, market in enumerate(markets)}
+    at_ms = str(int(at.timestamp() * 1000))
+    texts = {m: ticker(m, acc_trade_price_24h=t, trade_timestamp=at_ms) for m, t in turnovers.items()}
+    put_bronze(database, at, texts)
+    assert materialize("silver_ticker", "gold_market_stats", first=at).success
+
+
+@pytest.mark.parametrize(
+    "said", ["top", "top0", "top ten", "TOP10", "top10,KRW-BTC", "KRW", "KRW-BTC,", "KRW-BTC;KRW-ETH", "KRW-비트", "*"]
+)
+def test_a_setting_that_says_nothing_says_what_may_be_said(
+    database: Database, monkeypatch: pytest.MonkeyPatch, said: str
+):
+    with pytest.raises(ChoiceError) as error:
+        chosen(said, monkeypatch, TODAY)
+    assert str(error.value) == f"{VARIABLE} is {said!r}: give topN (as top10), all, or codes as KRW-BTC,KRW-ETH."
+
+
+def test_named_markets_are_taken_in_their_order_once_each_and_need_no_ranking(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    named = chosen(" krw-eth, KRW-BTC,KRW-ETH", monkeypatch, TODAY - DAY, TODAY)
+    assert named == [(day, market) for day in (TODAY, TODAY - DAY) for market in ("KRW-ETH", "KRW-BTC")]
+
+
+@pytest.mark.parametrize("said", [None, "", "top3", "all"])
+def test_without_a_ranking_it_says_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch, said: str | None):
+    with pytest.raises(NoRankingYet, match=f"materialize gold_market_stats first, or name them in {VARIABLE}"):
+        chosen(said, monkeypatch, TODAY)
+    assert chosen(said, monkeypatch) == []  # of no days there are none
+
+
+def test_each_day_has_its_own_last_ranking_and_days_before_the_first_have_that(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    rank(database, PAST, "KRW-A", "KRW-B", "KRW-C")
+    rank(database, PAST + timedelta(minutes=10), "KRW-B", "KRW-A", "KRW-C")
+    rank(database, PAST + DAY, "KRW-C", "KRW-D")
+    expected = {
+        TODAY - DAY: ["KRW-A", "KRW-B"],
+        TODAY: ["KRW-B", "KRW-A"],
+        TODAY + DAY: ["KRW-C", "KRW-D"],
+        TODAY + 5 * DAY: ["KRW-C", "KRW-D"],
+    }
+    found = chosen(None, monkeypatch, *expected)
+    assert found == [(day, market) for day in sorted(expected, reverse=True) for market in expected[day]]
+    assert chosen("top1", monkeypatch, TODAY) == [(TODAY, "KRW-B")]
+    assert chosen("all", monkeypatch, TODAY) == [(TODAY, f"KRW-{each}") for each in "BAC"]
+
+
+def test_unset_they_are_the_largest_turnovers():
+    kinds = (choice.orderbooks, choice.candles, choice.trades)
+    assert [(each.variable, each.default) for each in kinds] == [
+        ("UPBIT_ORDERBOOK_MARKETS", "top30"),
+        ("UPBIT_CANDLE_MARKETS", "top10"),
+        ("UPBIT_TRADE_MARKETS", "top10"),
+    ]

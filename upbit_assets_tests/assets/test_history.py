@@ -1,0 +1,553 @@
+"""The past, collected from a real exchange into a real PostgreSQL: whole, once, and going on where it was left."""
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from dagster import DagsterInstance, ExecuteInProcessResult
+from psycopg.types.range import Range
+
+from upbit_assets.assets import coverage, history, pages
+from upbit_assets.assets.bronze import CANDLES
+from upbit_assets.assets.coverage import MINUTE, Gap
+from upbit_assets.assets.history import side_by_side
+from upbit_assets.exchange import Exchange
+from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle, running
+from upbit_assets.upbit import UpbitClient, client
+from upbit_assets.upbit.replies import split
+from upbit_assets_tests.pipeline import Clock, ask, materialize, metadata_of, said
+from upbit_assets_tests.postgres.lab import PATIENCE, spawn, until
+from upbit_assets_tests.sandbox.history import candles, trades
+
+NOON = datetime(2026, 7, 1, 12, 0, 0, 500_000, tzinfo=UTC)
+TODAY = datetime(2026, 7, 1, tzinfo=UTC)
+YESTERDAY = TODAY - DAY
+MARKET, OTHER = "BTC-TRX", "BTC-HBAR"  # about 150 and 100 candles and trades a day
+A_PAGE = 50
+HTML = "<html>점검 중</html>"
+BOTH = pytest.mark.parametrize("kind", ["candle", "trade"])
+RAW = {"candle": tables.bronze_candle_raw, "trade": tables.bronze_trade_raw}
+PAGES = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
+KEY = {"candle": "candle_date_time_utc", "trade": "sequential_id"}
+PATH = {"candle": "/v1/candles/minutes/1", "trade": "/v1/trades/ticks"}
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
+    """The offline exchange, at noon until a test moves the clock."""
+    Clock.moment = NOON
+    with running(market_count=30, clock=lambda: Clock.moment) as handle:
+        monkeypatch.setenv("UPBIT_API_URL", handle.url)
+        yield handle
+
+
+@pytest.fixture(autouse=True)
+def _small_and_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (history, pages, client):
+        monkeypatch.setattr(module, "datetime", Clock)
+    choose(monkeypatch, MARKET)
+    make_small(monkeypatch)
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Small pages, and a client that waits less before it tries again."""
+
+    def hurried(_: Exchange, *, patient: bool = False) -> UpbitClient:
+        url = os.environ["UPBIT_API_URL"]
+        return UpbitClient(url, attempts=2, patient=patient, sleep=lambda seconds: time.sleep(seconds / 50))
+
+    patch.setattr(Exchange, "client", hurried)
+    patch.setattr(pages, "CANDLES_A_PAGE", A_PAGE)
+    patch.setattr(pages, "TRADES_A_PAGE", A_PAGE)
+
+
+def choose(patch: pytest.MonkeyPatch, *markets: str) -> None:
+    for kind in ("CANDLE", "TRADE"):
+        patch.setenv(f"UPBIT_{kind}_MARKETS", ",".join(markets))
+
+
+def collect(
+    kind: str, day: datetime = YESTERDAY, last: datetime | None = None, *, silver: bool = False
+) -> ExecuteInProcessResult:
+    names = [f"bronze_{kind}_raw", *([f"silver_{kind}"] if silver else [])]
+    with DagsterInstance.ephemeral() as instance:
+        return materialize(*names, first=day, last=last, instance=instance, axis=days)
+
+
+def collected(kind: str, day: datetime = YESTERDAY, last: datetime | None = None, *, silver: bool = False) -> Any:
+    """What a person sees on the materialization of a run that succeeds."""
+    result = collect(kind, day, last, silver=silver)
+    assert result.success, said(result)
+    return metadata_of(result, f"bronze_{kind}_raw")
+
+
+def failed(kind: str, day: datetime = YESTERDAY, last: datetime | None = None) -> str:
+    """Why a run fails, which is tried once."""
+    result = collect(kind, day, last)
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    return said(result)
+
+
+def stored(url: str, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
+    """What bronze holds, oldest first."""
+    found = ask(url, f"SELECT raw_data FROM {RAW[kind].fullname} WHERE market = %s AND day = %s", market, day)
+    return sorted((row for (row,) in found), key=lambda row: (row.get("timestamp"), row[KEY[kind]]))
+
+
+def told(exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
+    """All that the exchange has of a day, oldest first."""
+    end = min(day + DAY, CANDLES.settled(Clock.moment))
+    found = (
+        candles(exchange.market, market, Clock.moment, "minutes/1", day, end)
+        if kind == "candle"
+        else trades(exchange.market, market, Clock.moment, (days.at(Clock.moment).start - day) // DAY)
+    )
+    as_json = (json.loads(json.dumps(row, default=float)) for row in found)
+    return sorted(as_json, key=lambda row: (row["timestamp"], row[KEY[kind]]))
+
+
+def keys(kind: str, rows: list[Any]) -> list[Any]:
+    return [row[KEY[kind]] for row in rows]
+
+
+def assert_whole(url: str, exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> None:
+    assert keys(kind, stored(url, kind, market, day)) == keys(kind, told(exchange, kind, market, day))
+    assert missing(kind, market, day) == []
+
+
+def missing(kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Gap]:
+    with Database().connect() as connection:
+        return coverage.gaps(connection, PAGES[kind], [(day, market)], day + DAY, hopeless=True)
+
+
+def number_of_pages(url: str, kind: str) -> int:
+    ((number,),) = ask(url, f"SELECT count(*) FROM {PAGES[kind].fullname}")
+    return int(number)
+
+
+class Counter:
+    """How often the exchange is asked while this is open."""
+
+    def __init__(self, exchange: Handle) -> None:
+        self.exchange = exchange
+
+    def __enter__(self) -> "Counter":
+        self.exchange.faults.replace([{"match": "candles|trades", "kind": "slow", "times": 0}])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (counter,) = self.exchange.faults.show()
+        self.calls = counter["seen"]
+        self.exchange.faults.clear()
+
+
+def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
+    """Yesterday's newest rows as the exchange spells them."""
+    which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
+    reply = requests.get(exchange.url + PATH[kind], {"market": MARKET, "count": count, **which}, timeout=5)
+    return [row.text for row in split(reply.text)]
+
+
+def answer(exchange: Handle, kind: str, rows: list[str], nth: int = 0) -> None:
+    """Let the exchange's nth answer be these rows."""
+    exchange.faults.add(PATH[kind], "body", body=f"[{','.join(rows)}]", skip=nth, times=1)
+
+
+class TestADay:
+    @BOTH
+    def test_a_day_is_collected_to_the_letter(self, market_url: str, exchange: Handle, kind: str):
+        metadata = collected(kind)
+        assert stored(market_url, kind) == told(exchange, kind)
+        assert missing(kind) == []
+        assert metadata["pages"] == 1 + len(told(exchange, kind)) // A_PAGE
+
+    @BOTH
+    def test_a_second_run_asks_for_nothing(self, market_url: str, exchange: Handle, kind: str):
+        collected(kind)
+        with Counter(exchange) as counter:
+            assert collected(kind)["pages"] == 0
+        assert counter.calls == 0
+        assert_whole(market_url, exchange, kind)
+
+    @BOTH
+    def test_today_gets_what_is_new(self, market_url: str, exchange: Handle, kind: str):
+        collected(kind, TODAY)
+        before = ask(market_url, f"SELECT * FROM {RAW[kind].fullname}")
+        Clock.moment += timedelta(hours=3)
+        with Counter(exchange) as counter:
+            new = collected(kind, TODAY)[f"rows in {RAW[kind].fullname}"]
+        assert (counter.calls, new > 0) == (1, True)
+        after = ask(market_url, f"SELECT * FROM {RAW[kind].fullname}")
+        assert len(after) == len(before) + new
+        assert set(map(repr, before)) < set(map(repr, after))
+        Clock.moment = TODAY + DAY + timedelta(minutes=5)
+        collected(kind, TODAY)
+        Clock.moment = NOON + DAY
+        assert_whole(market_url, exchange, kind, day=TODAY)
+
+    @pytest.mark.parametrize("second", [0, 9.999, 10])
+    @pytest.mark.parametrize("minute", [TODAY, NOON.replace(microsecond=0)])
+    def test_a_candle_still_forming_is_not_stored(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch, minute: datetime, second: float
+    ):
+        choose(monkeypatch, "KRW-BTC")  # trades in each minute
+        monkeypatch.setattr(pages, "CANDLES_A_PAGE", 200)
+        Clock.moment = minute + timedelta(seconds=second)
+        day = days.at(minute - MINUTE).start
+        with Database().engine.begin() as connection:  # all but the last minutes
+            covered = Range(day, minute - 3 * MINUTE)
+            note = Records(
+                ("market", "day", "covered", "rows", "ingested_at"), [("KRW-BTC", day, covered, 0, Clock.moment)]
+            )
+            copy_records(connection, tables.bronze_candle_page, note)
+        collected("candle", day)
+        last = max(keys("candle", stored(market_url, "candle", "KRW-BTC", day)))
+        assert last == f"{minute - (MINUTE if second == 10 else 2 * MINUTE):%Y-%m-%dT%H:%M:%S}"
+
+    @BOTH
+    def test_a_range_of_days_is_one_run(self, market_url: str, exchange: Handle, kind: str):
+        first = YESTERDAY - 2 * DAY
+        assert collected(kind, first, YESTERDAY)["markets' days that were not whole"] == 3
+        for day in (first, YESTERDAY - DAY, YESTERDAY):
+            assert_whole(market_url, exchange, kind, day=day)
+
+    def test_two_runs_of_a_day_at_once_do_the_work_once(self, market_url: str, exchange: Handle):
+        exchange.faults.add("candles", "slow", seconds=0.1)
+        counts: list[int] = []
+        runs = [threading.Thread(target=lambda: counts.append(collected("candle")["pages"])) for _ in range(2)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+        assert sorted(counts) == [0, number_of_pages(market_url, "candle")]
+        assert_whole(market_url, exchange, "candle")
+
+    def test_a_listing_day_begins_with_the_listing(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+    ):
+        choose(monkeypatch, "BTC-ADA")
+        listed = datetime(2026, 2, 27, tzinfo=UTC)
+        monkeypatch.setattr(pages, "CANDLES_A_PAGE", 200)
+        collected("candle", listed - DAY, listed)
+        assert stored(market_url, "candle", "BTC-ADA", listed - DAY) == []
+        assert_whole(market_url, exchange, "candle", "BTC-ADA", listed - DAY)
+        assert_whole(market_url, exchange, "candle", "BTC-ADA", listed)
+        assert len(stored(market_url, "candle", "BTC-ADA", listed)) > 100
+
+
+class TestBadPages:
+    @BOTH
+    def test_a_page_that_overlaps_loses_and_repeats_nothing(self, market_url: str, exchange: Handle, kind: str):
+        answer(exchange, kind, rows_told(exchange, kind)[30 : 30 + A_PAGE], nth=1)
+        collected(kind)
+        assert_whole(market_url, exchange, kind)
+
+    @BOTH
+    def test_a_page_out_of_order_loses_nothing(self, market_url: str, exchange: Handle, kind: str):
+        rows = rows_told(exchange, kind)[:A_PAGE]
+        answer(exchange, kind, rows[1::2] + rows[::2])
+        collected(kind)
+        assert_whole(market_url, exchange, kind)
+
+    @BOTH
+    def test_a_page_that_repeats_ends_the_run_which_keeps_the_rest(self, market_url: str, exchange: Handle, kind: str):
+        answer(exchange, kind, rows_told(exchange, kind)[:A_PAGE], nth=1)
+        failure = failed(kind)
+        assert "gave a full page with nothing older than what is known: asking on would lead nowhere." in failure
+        assert f"{A_PAGE} rows in 1 pages were collected before it and stay; the next run goes on there." in failure
+        exchange.faults.clear()
+        assert collected(kind)["pages"] == len(told(exchange, kind)) // A_PAGE
+        assert_whole(market_url, exchange, kind)
+
+    @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
+    def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
+        exchange.faults.add("candles", "body", body=instead, content_type="text/html", skip=1, times=1)
+        collected("candle")
+        assert_whole(market_url, exchange, "candle")
+
+    def test_one_that_stays_ends_the_run_which_keeps_the_rest(self, market_url: str, exchange: Handle):
+        exchange.faults.add("candles", "body", body=HTML, skip=2)
+        failure = failed("candle")
+        assert "the body is not one. It begins '<html>점검 중</html>'. 100 rows in 2 pages were collected" in failure
+        with Counter(exchange) as counter:
+            collected("candle")
+        assert counter.calls == number_of_pages(market_url, "candle") - 2
+        assert_whole(market_url, exchange, "candle")
+
+    def test_a_block_ends_the_run_which_says_until_when_and_the_next_goes_on(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        body = '{"error": {"name": 418, "message": "Blocked until 2099-01-02T03:04:05Z."}}'
+        exchange.faults.add("candles", "status", status=418, body=body, skip=2)
+        with_block = failed("candle")
+        assert "The exchange has blocked this address until 2099-01-02 03:04:05 UTC" in with_block
+        assert "100 rows in 2 pages were collected before it and stay; the next run goes on there." in with_block
+        with Counter(exchange) as counter:
+            assert "blocked this address until 2099-01-02" in failed("candle")
+        assert counter.calls == 0
+
+        monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path))  # the block is over
+        with Counter(exchange) as counter:
+            collected("candle")
+        assert counter.calls == number_of_pages(market_url, "candle") - 2
+        assert_whole(market_url, exchange, "candle")
+
+    @BOTH
+    def test_a_market_that_disappears_costs_the_others_nothing(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
+    ):
+        choose(monkeypatch, OTHER, MARKET)
+        exchange.faults.add(f"market={OTHER}&", "status", status=404, skip=1)
+        problems = collected(kind)["not to be had"]
+        assert list(problems) == [f"{OTHER} 2026-06-30"]
+        assert "with status 404: 'Simulated error 404'" in problems[f"{OTHER} 2026-06-30"]
+        assert_whole(market_url, exchange, kind)
+        assert keys(kind, stored(market_url, kind, OTHER)) == keys(kind, told(exchange, kind, OTHER))[-A_PAGE:]
+
+        with Database().connect() as connection:  # as the sensor asks
+            assert coverage.gaps(connection, PAGES[kind], [(YESTERDAY, OTHER)], TODAY, hopeless=False) == []
+        exchange.faults.clear()
+        collected(kind)  # as a person does
+        assert_whole(market_url, exchange, kind, OTHER)
+
+    def test_simulated_data_stay_out_of_real_ones_even_after_a_404(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+    ):
+        choose(monkeypatch, OTHER, MARKET)
+        monkeypatch.setattr(history, "AT_ONCE", 1)
+        ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
+        exchange.faults.add(f"market={OTHER}&", "status", status=404)
+        assert "This database holds real data" in failed("candle")
+        assert stored(market_url, "candle") == []
+
+
+class TestBadRows:
+    def silver(self, url: str, kind: str) -> tuple[list[Any], list[Any]]:
+        """Silver's rows of yesterday, and the reasons of what was rejected."""
+        names = "started_at, last_traded_at" if kind == "candle" else "trade_id, traded_at"
+        return (
+            ask(url, f"SELECT {names} FROM silver.{kind}"),
+            ask(url, f"SELECT raw_data, reason FROM silver.{kind}_rejected"),
+        )
+
+    def test_a_candle_whose_timestamp_lies_past_its_end_is_taken(self, market_url: str, exchange: Handle):
+        end = int(YESTERDAY.timestamp() * 1000) + 60_031
+        fault = {"index": 0, "set": {"timestamp": str(end + 86_340_000)}}
+        exchange.faults.add("candles", "rows", rows=[fault], times=1)
+        collected("candle", silver=True)
+        taken, rejected = self.silver(market_url, "candle")
+        assert (len(taken), rejected) == (len(told(exchange, "candle")), [])
+        assert max(last for _, last in taken) == TODAY + timedelta(milliseconds=31)
+
+    @pytest.mark.parametrize("index", [0, 20])
+    def test_a_time_of_seoul_where_utc_belongs_is_rejected_with_its_reason(
+        self, market_url: str, exchange: Handle, index: int
+    ):
+        row = json.loads(rows_told(exchange, "candle")[index])
+        fault = {"index": index, "set": {"candle_date_time_utc": json.dumps(row["candle_date_time_kst"])}}
+        exchange.faults.add("candles", "rows", rows=[fault], times=1)
+        collected("candle", silver=True)
+        taken, ((kept, reason),) = self.silver(market_url, "candle")
+        assert len(taken) == len(told(exchange, "candle")) - 1
+        assert kept["candle_date_time_kst"] == row["candle_date_time_kst"]
+        assert reason == "candle_date_time_utc: of another day"
+
+    def test_trades_that_differ_in_their_long_ids_alone_are_two(self, market_url: str, exchange: Handle):
+        row = json.loads(rows_told(exchange, "trade", 1)[0])
+        ids = [2**53 + 1, 2**53 + 2]  # the same as floats
+        assert float(ids[0]) != ids[0]
+        answer(exchange, "trade", [json.dumps(row | {"sequential_id": each}) for each in ids])
+        collected("trade", silver=True)
+        taken, rejected = self.silver(market_url, "trade")
+        assert (sorted(each for each, _ in taken), rejected) == (ids, [])
+
+    @pytest.mark.parametrize("text", ['"\\u0000"', '"\\ud800"', "1e999999999999", "NaN", "null", '"2026-06-30"'])
+    def test_a_row_that_says_nonsense_is_kept_once_and_sinks_no_other(
+        self, market_url: str, exchange: Handle, text: str
+    ):
+        rows = rows_told(exchange, "candle")
+        utc = json.loads(rows[0])["candle_date_time_utc"]
+        bad = [rows[0].replace(f'"{utc}"', text), f'{rows[1][:-1]},"x":{text}}}']
+        answer(exchange, "candle", bad + rows[2:A_PAGE])
+        answer(exchange, "candle", bad + rows[30 : 28 + A_PAGE], nth=1)
+        collected("candle")
+        found = ask(market_url, "SELECT raw_data::text FROM bronze.candle_raw WHERE day = %s", YESTERDAY)
+        assert len(found) == len(set(found)) == len(told(exchange, "candle"))
+
+
+class TestCoverage:
+    def coverage_of(self, url: str, day: datetime = YESTERDAY) -> dict[str, tuple[int, int, int, str | None]]:
+        names = "market, minutes_traded, minutes_silent, minutes_missing, problem"
+        return {row[0]: row[1:] for row in ask(url, f"SELECT {names} FROM silver.candle_coverage WHERE day = %s", day)}
+
+    def test_a_silent_minute_is_not_a_missing_one(self, market_url: str, exchange: Handle):
+        collected("candle", silver=True)
+        traded = len(told(exchange, "candle"))
+        assert self.coverage_of(market_url) == {MARKET: (traded, 1440 - traded, 0, None)}
+
+    def test_a_day_half_collected_says_so(self, market_url: str, exchange: Handle):
+        collected("candle", TODAY, silver=True)
+        traded = len(told(exchange, "candle", day=TODAY))
+        assert self.coverage_of(market_url, TODAY) == {MARKET: (traded, 719 - traded, 721, None)}
+
+    def test_a_market_that_disappeared_says_why_until_it_is_whole(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+    ):
+        exchange.faults.add("candles", "status", status=404, skip=1)
+        collected("candle", silver=True)
+        traded, silent, not_collected, problem = self.coverage_of(market_url)[MARKET]
+        assert (traded, traded + silent + not_collected) == (A_PAGE, 1440)
+        assert not_collected > 0
+        assert problem
+        assert "status 404" in problem
+        exchange.faults.clear()
+        collected("candle", silver=True)
+        assert self.coverage_of(market_url)[MARKET][2:] == (0, None)
+
+
+class TestWhatIsGone:
+    def test_trades_older_than_a_week_fail_at_once_and_say_why(self, database: Database, exchange: Handle):
+        with Counter(exchange) as counter:
+            failure = failed("trade", TODAY - 9 * DAY, YESTERDAY)
+        assert counter.calls == 0
+        assert (
+            "Nothing was collected of 2026-06-22, 2026-06-23, and it can't be collected any more: the exchange tells "
+            "the last 7 days only, back to 2026-06-24." in failure
+        )
+
+    def test_a_day_that_has_some_keeps_them(self, market_url: str, exchange: Handle):
+        exchange.faults.add("trades", "status", status=404, skip=1)
+        collected("trade", TODAY - 7 * DAY)
+        exchange.faults.clear()
+        before = stored(market_url, "trade", day=TODAY - 7 * DAY)
+        Clock.moment += DAY
+        with Counter(exchange) as counter:
+            assert collected("trade", TODAY - 7 * DAY)["pages"] == 0
+        assert counter.calls == 0
+        assert len(before) == A_PAGE
+        assert stored(market_url, "trade", day=TODAY - 7 * DAY) == before
+
+    @BOTH
+    def test_before_any_ranking_it_says_what_to_do(
+        self, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
+    ):
+        monkeypatch.delenv(f"UPBIT_{kind.upper()}_MARKETS")
+        assert "There is no turnover ranking yet to choose the markets by: materialize gold_market_stats first" in (
+            failed(kind)
+        )
+
+    @BOTH
+    def test_a_wrong_setting_says_what_is_wrong(
+        self, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
+    ):
+        choose(monkeypatch, "top ten")
+        assert f"UPBIT_{kind.upper()}_MARKETS is 'top ten': give topN (as top10), all, or codes" in failed(kind)
+
+
+def collect_for_ever(url: str, exchange_url: str) -> None:
+    """What the process does that is killed, on the real clock."""
+    os.environ.update(UPBIT_POSTGRES_URL=url, UPBIT_API_URL=exchange_url)
+    patch = pytest.MonkeyPatch()
+    choose(patch, MARKET)
+    make_small(patch)
+    collect("candle", datetime.now(UTC) - DAY)
+
+
+def test_what_a_killed_process_had_is_not_asked_for_again(market_url: str, monkeypatch: pytest.MonkeyPatch):
+    for module in (history, pages, client):
+        monkeypatch.setattr(module, "datetime", datetime)
+    day = days.at(datetime.now(UTC) - DAY).start
+    with running(market_count=30) as exchange:
+        monkeypatch.setenv("UPBIT_API_URL", exchange.url)
+        exchange.faults.add("candles", "slow", seconds=PATIENCE, skip=2)
+        process = spawn.Process(target=collect_for_ever, args=[market_url, exchange.url])
+        process.start()
+        until(lambda: number_of_pages(market_url, "candle") == 2, "two pages are stored")
+        process.kill()
+        process.join()
+
+        with Counter(exchange) as counter:
+            collected("candle", day)
+        assert counter.calls == number_of_pages(market_url, "candle") - 2
+        truth = candles(exchange.market, MARKET, datetime.now(UTC), "minutes/1", day, day + DAY)
+        assert keys("candle", stored(market_url, "candle", day=day)) == keys("candle", truth)
+
+
+class TestSideBySide:
+    @staticmethod
+    def counting(advanced: list[int], each: int = 50) -> Iterator[int]:
+        for nth in range(each):
+            time.sleep(0.001)
+            advanced.append(nth)
+            yield nth
+
+    def test_all_of_all_is_given(self):
+        found = list(side_by_side((self.counting([], each) for each in (3, 0, 5, 1, 4, 0)), 2))
+        assert sorted(found) == sorted(nth for each in (3, 0, 5, 1, 4, 0) for nth in range(each))
+
+    def test_no_more_than_so_many_are_begun(self):
+        begun: list[int] = []
+
+        def iterators() -> Iterator[Iterator[int]]:
+            for nth in range(9):
+                begun.append(nth)
+                yield iter([nth])
+
+        items = side_by_side(iterators(), 3)
+        next(items)
+        assert len(begun) <= 4
+        items.close()  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("end", ["stops", "raises", "an iterator raises"])
+    def test_nothing_goes_on_when_it_ends_early(self, end: str):
+        advanced: list[int] = []
+
+        def broken() -> Iterator[int]:
+            yield from self.counting(advanced, 2)
+            raise LookupError
+
+        def consume() -> None:
+            iterators = [self.counting(advanced) for _ in range(3)]
+            for nth, _ in enumerate(side_by_side([broken() if end[0] == "a" else iter([1]), *iterators], 4)):
+                if end == "raises" and nth == 5:
+                    raise LookupError
+                if end == "stops" and nth == 5:
+                    return
+
+        if end == "stops":
+            consume()
+        else:
+            with pytest.raises(LookupError):
+                consume()
+        after = len(advanced)
+        assert after < 30
+        time.sleep(0.02)
+        assert len(advanced) == after
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+    def test_no_more_pages_are_held_than_are_under_way(self):
+        class Thing:
+            pass
+
+        alive = weakref.WeakSet[Thing]()
+
+        def things() -> Iterator[Thing]:
+            for _ in range(200):
+                alive.add(thing := Thing())
+                yield thing
+                del thing
+
+        assert max(len(alive) for _ in side_by_side((things() for _ in range(20)), 4)) <= 10

@@ -1,0 +1,246 @@
+"""Days fill in by themselves: exactly those that lack something, the newest first, one at a time."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus, RunRequest, SkipReason, build_schedule_context
+from psycopg.types.range import Range
+
+from upbit_assets import automation
+from upbit_assets.assets import history, pages
+from upbit_assets.automation import HISTORY, collect_today
+from upbit_assets.definitions import defs
+from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle, running
+from upbit_assets.upbit import client
+from upbit_assets_tests.pipeline import Clock, ask, materialize
+from upbit_assets_tests.test_automation import Daemon
+
+NOON = datetime(2026, 7, 10, 12, tzinfo=UTC)
+TODAY = datetime(2026, 7, 10, tzinfo=UTC)
+MARKET = "BTC-HBAR"  # about 100 candles and trades a day
+PAGE = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
+
+
+class GapCloser(Daemon):
+    """Evaluates close_gaps: what it asks for is a source and a day."""
+
+    sensor = automation.close_gaps
+
+    @staticmethod
+    def _asked(request: RunRequest) -> Any:
+        bronze, *_ = [key.to_user_string() for key in request.asset_selection or []]
+        return bronze, request.tags["dagster/partition"]
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
+    with running(market_count=30, clock=lambda: Clock.moment) as handle:
+        monkeypatch.setenv("UPBIT_API_URL", handle.url)
+        yield handle
+
+
+@pytest.fixture
+def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[GapCloser]:
+    """At noon, with one market and two days back."""
+    for module in (automation, history, pages, client):
+        monkeypatch.setattr(module, "datetime", Clock)
+    Clock.moment = NOON
+    for kind in ("CANDLE", "TRADE"):
+        monkeypatch.setenv(f"UPBIT_{kind}_MARKETS", MARKET)
+    monkeypatch.setenv("UPBIT_DAYS_BACK", "2")
+    with DagsterInstance.ephemeral() as instance:
+        yield GapCloser(instance)
+
+
+def cover(database: Database, day: datetime, kind: str, hours: int = 24, market: str = MARKET) -> None:
+    """Note that the day's last hours were collected, as a run does that found no rows."""
+    covered = Range(day + DAY - timedelta(hours=hours), day + DAY)
+    note = Records(("market", "day", "covered", "rows", "ingested_at"), [(market, day, covered, 0, Clock.moment)])
+    with database.engine.begin() as connection:
+        copy_records(connection, PAGE[kind], note)
+
+
+def asked(kind: str, back: int) -> set[tuple[str, str]]:
+    return {(f"bronze_{kind}_raw", days.key_of(TODAY - back * DAY))}
+
+
+ORDER = [("candle", 1), ("trade", 1), ("candle", 2), ("trade", 2)]
+
+
+class TestCloseGaps:
+    def test_days_are_filled_newest_first_and_candles_before_trades(
+        self, daemon: GapCloser, market_url: str, exchange: Handle
+    ):
+        order = []
+        while found := daemon.tick():
+            order.append(found)
+            daemon.work()
+        assert order == [asked(*each) for each in ORDER]
+        assert daemon.skipped == "Nothing is missing"
+        whole = ask(market_url, "SELECT day, minutes_missing FROM silver.candle_coverage ORDER BY day DESC")
+        assert whole == [(TODAY - DAY, 0), (TODAY - 2 * DAY, 0)]
+        assert ask(market_url, "SELECT count(*) FROM gold.market_daily") == [(2,)]
+
+    def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser):
+        job = defs.resolve_job_def("collect_days")
+        run = daemon.instance.create_run_for_job(job, tags={HISTORY: "true"}, status=DagsterRunStatus.STARTED)
+        assert daemon.tick() == set()
+        assert daemon.skipped == "What was asked for before is still being collected"
+        daemon.instance.report_run_failed(run)
+        assert daemon.tick() == asked("candle", 1)
+
+    def test_a_persons_run_keeps_nothing_waiting(self, daemon: GapCloser):
+        daemon.instance.create_run_for_job(defs.resolve_job_def("collect_days"), status=DagsterRunStatus.STARTED)
+        assert daemon.tick() == asked("candle", 1)
+
+    def test_a_day_that_stays_as_it_is_is_asked_for_at_growing_intervals(self, daemon: GapCloser, database: Database):
+        for kind, back in ORDER[1:]:
+            cover(database, TODAY - back * DAY, kind)
+        asked_after = []
+        for seconds in range(0, 240, 10):
+            Clock.moment = NOON + timedelta(seconds=seconds)
+            if daemon.tick():  # and nobody carries it out
+                asked_after.append(seconds)
+        assert asked_after == [0, 30, 90, 210]
+        assert daemon.skipped == "1 days wait for another try"
+
+    def test_while_one_waits_the_next_is_filled(self, daemon: GapCloser):
+        assert [daemon.tick() for _ in ORDER] == [asked(*each) for each in ORDER]
+        assert daemon.tick() == set()
+
+    def test_progress_ends_the_wait(self, daemon: GapCloser, database: Database):
+        assert daemon.tick() == asked("candle", 1)
+        cover(database, TODAY - DAY, "candle", 5)
+        assert daemon.tick() == asked("candle", 1)
+
+    def test_a_day_begun_long_ago_and_left_unfinished_is_finished(self, daemon: GapCloser, database: Database):
+        for kind, back in ORDER:
+            cover(database, TODAY - back * DAY, kind)
+        assert daemon.tick() == set()
+        cover(database, TODAY - 900 * DAY, "candle", 7, market="KRW-BTC")
+        cover(database, TODAY - 901 * DAY, "candle")
+        assert daemon.tick() == asked("candle", 900)
+        assert daemon.tick() == set()
+        Clock.moment += timedelta(minutes=1)
+        assert daemon.tick() == asked("candle", 900)
+        cover(database, TODAY - 900 * DAY, "candle", market="KRW-BTC")
+        Clock.moment += timedelta(hours=1)
+        assert daemon.tick() == set()
+        assert daemon.skipped == "Nothing is missing"
+
+    def test_what_the_exchange_does_not_have_is_not_asked_for_again(
+        self, daemon: GapCloser, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
+        exchange.faults.add("candles|trades", "status", status=404)
+        for kind in PAGE:
+            assert daemon.tick() == asked(kind, 1)
+            daemon.work()
+        Clock.moment += timedelta(hours=2)
+        assert daemon.tick() == set()
+        assert daemon.skipped == "Nothing is missing"
+
+    def test_the_days_back_may_be_none(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
+        assert daemon.tick() == set()
+
+    def test_trades_are_asked_for_as_far_back_as_they_are_told(
+        self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", "9")
+        found: set[Any] = set()
+        while more := daemon.tick():
+            found |= more
+        candles, trades = ({back for back in range(12) if asked(kind, back) <= found} for kind in PAGE)
+        assert (candles, trades) == (set(range(1, 10)), set(range(1, 8)))
+
+    @pytest.mark.parametrize("given", ["seven", "-1", "1.5", "99999"])
+    def test_days_back_that_are_no_number_say_so(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch, given: str):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", given)
+        with pytest.raises(ValueError, match=f"UPBIT_DAYS_BACK must be a whole number .* and is '{given}'"):
+            automation.days_back()
+
+    def test_without_a_ranking_it_waits_for_one(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("UPBIT_TRADE_MARKETS")
+        assert daemon.tick() == set()
+        assert "There is no turnover ranking yet to choose the markets by" in str(daemon.skipped)
+
+    def test_another_database_is_looked_through_anew(
+        self, daemon: GapCloser, another_url: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        assert daemon.tick() == asked("candle", 1)
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
+        assert daemon.tick() == asked("candle", 1)
+        assert {key.partition("/")[0] for key in json.loads(daemon.cursor or "{}")["waiting"]} == set(PAGE)
+
+
+class TestCollectToday:
+    @staticmethod
+    def tick() -> RunRequest | SkipReason:
+        context = build_schedule_context(scheduled_execution_time=Clock.moment, resources={"database": Database()})
+        asked = collect_today(context)
+        assert isinstance(asked, RunRequest | SkipReason)
+        return asked
+
+    def test_today_alone_is_asked_for_and_collected(self, daemon: GapCloser, market_url: str, exchange: Handle):
+        asked = self.tick()
+        assert isinstance(asked, RunRequest)
+        assert (asked.partition_key, asked.asset_selection) == (days.key_of(TODAY), None)
+        assert defs.resolve_job_def("collect_days").execute_in_process(partition_key=asked.partition_key).success
+        for table in ("bronze.candle_raw", "bronze.trade_raw", "silver.candle_coverage", "gold.market_daily"):
+            assert ask(market_url, f"SELECT DISTINCT day FROM {table}") == [(TODAY,)]
+
+    @pytest.mark.parametrize("second", [0, 1])
+    def test_at_nine_in_seoul_today_is_the_new_day(self, daemon: GapCloser, second: int):
+        Clock.moment = TODAY + DAY + timedelta(seconds=second)
+        asked = self.tick()
+        assert isinstance(asked, RunRequest)
+        assert asked.partition_key == days.key_of(TODAY + DAY)
+
+    def test_without_a_ranking_it_waits_for_one(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("UPBIT_CANDLE_MARKETS")
+        asked = self.tick()
+        assert isinstance(asked, SkipReason)
+        assert asked.skip_message == "There is no turnover ranking yet to choose the markets by."
+
+
+class TestStaleDays:
+    """Rows that another process puts into bronze ask for silver and gold of their day."""
+
+    @pytest.mark.parametrize("kind", ["candle", "trade"])
+    def test_a_late_row_asks_for_silver_and_gold_of_exactly_its_day(
+        self, daemon: GapCloser, market_url: str, exchange: Handle, kind: str
+    ):
+        for each in ("candle", "trade"):
+            names = (f"bronze_{each}_raw", f"silver_{each}", "gold_market_daily")
+            with DagsterInstance.ephemeral() as instance:
+                first, last = TODAY - 2 * DAY, TODAY - DAY
+                assert materialize(*names, first=first, last=last, instance=instance, axis=days).success
+        refresher = Refresher(daemon.instance)
+        refresher.tick()
+        refresher.work()
+        assert refresher.tick() == set()
+        ask(
+            market_url,
+            f"INSERT INTO bronze.{kind}_raw (market, raw_data, ingested_at, day, key) "
+            f"SELECT market, raw_data, ingested_at, day, key FROM bronze.{kind}_raw WHERE day = %s LIMIT 1",
+            TODAY - DAY,
+        )
+        day = days.key_of(TODAY - DAY)
+        assert refresher.tick() == {("refresh_days", day, "gold_market_daily", f"silver_{kind}")}
+        refresher.work()
+        assert refresher.tick() == set()
+
+
+class Refresher(Daemon):
+    @staticmethod
+    def _asked(request: RunRequest) -> Any:
+        names = [key.to_user_string() for key in request.asset_selection or []]
+        return request.job_name, request.tags["dagster/partition"], *names
