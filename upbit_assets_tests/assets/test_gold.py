@@ -10,7 +10,7 @@ from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.gold import day_before, market_stats
+from upbit_assets.assets.market_stats import day_before, market_stats
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
