@@ -17,7 +17,7 @@ DEPTHS = {name: Decimal(percent) / 100 for name, percent in tables.DEPTHS.items(
 def orderbook_stats(silver: sa.Subquery) -> sa.Select[Any]:
     start = windows.floor(silver.c.ingested_at)
     bid, ask = silver.c.bid_prices[1], silver.c.ask_prices[1]
-    mid = (bid + ask) / 2
+    mid = (bid + ask) * Decimal("0.5")  # divided by 2 it would lose a 17th digit
     spread = (ask - bid) / mid * 10_000
     market = [start, silver.c.market]
     book = (
@@ -42,7 +42,7 @@ def orderbook_stats(silver: sa.Subquery) -> sa.Select[Any]:
             *(last.c.best_bid, last.c.best_ask, last.c.mid_price),
             *(sa.func.round(last.c[name], RATE_DIGITS).label(name) for name in ("spread_bps", "spread_bps_mean")),
             *(sides[side].c[f"depth_{name}"].label(f"{side}_depth_{name}") for name in DEPTHS for side in sides),
-            sa.func.round((bids - asks) / (bids + asks), RATE_DIGITS).label("imbalance"),
+            sa.func.round((bids - asks) / sa.func.nullif(bids + asks, 0), RATE_DIGITS).label("imbalance"),
             sa.func.round(reach, RATE_DIGITS).label("reach"),
             last.c.window_start,
         )
