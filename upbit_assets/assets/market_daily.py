@@ -7,7 +7,7 @@ from dagster import TimeWindow
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from upbit_assets.assets.coverage import covered
-from upbit_assets.assets.figures import PRICE_DIGITS, RATE_DIGITS, rank, rows_of
+from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, rows_of
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -15,8 +15,8 @@ from upbit_assets.postgres.io_manager import within
 
 def market_daily(candle: sa.Subquery, trade: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
     row, traded, coverage = day_candles(candle), traded_whole(trade, window), tables.silver_candle_coverage
-    of_candles = row.c.turnover / sa.func.nullif(row.c.volume, 0)
-    vwap = sa.func.round(sa.func.coalesce(traded.c.vwap, of_candles, row.c.closing_price), PRICE_DIGITS)
+    of_candles = quotient(row.c.turnover, row.c.volume)
+    vwap = sa.func.coalesce(traded.c.vwap, of_candles, row.c.closing_price)
     priced = (
         sa.select(
             row,
@@ -85,7 +85,7 @@ def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
         sa.select(
             day.label("day"),
             trade.c.market,
-            (sa.func.sum(trade.c.price * trade.c.volume) / sa.func.sum(trade.c.volume)).label("vwap"),
+            quotient(sa.func.sum(trade.c.price * trade.c.volume), sa.func.sum(trade.c.volume)).label("vwap"),
         )
         .group_by(day, trade.c.market)
         .subquery("sums")

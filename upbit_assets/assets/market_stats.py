@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.assets.figures import PRICE_DIGITS, RATE_DIGITS, rank, rows_of
-from upbit_assets.partitions import DAY, WINDOW, windows
+from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, rows_of
+from upbit_assets.partitions import DAY, WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 
@@ -42,38 +42,40 @@ def market_stats(silver: sa.Subquery, before: sa.Subquery) -> sa.Select[Any]:
         volatility.label("volatility"),
         rank(volatility, row.c.window_start).label("rank_volatility"),
         row.c.window_start,
-        sa.func.round(row.c.traded_turnover / sa.func.nullif(row.c.traded_volume, 0), PRICE_DIGITS).label("vwap"),
+        window_vwap(row).label("vwap"),
     )
 
 
 def last_snapshots(silver: sa.Subquery) -> sa.Subquery:
-    """Each market's last row in each window, with the window's highest and lowest price and what was traded in it."""
-    step = traded_since_the_last(silver)
-    market = [step.c.window_start, step.c.market]
-    recency = sa.func.row_number().over(partition_by=market, order_by=step.c.ingested_at.desc())
+    """Each market's last row in each window, with the window's highest and lowest price and the first row's counters."""
+    start = windows.floor(silver.c.ingested_at)
+    market = [start, silver.c.market]
+    latest_first: Any = {"partition_by": market, "order_by": silver.c.ingested_at.desc()}
     rows = sa.select(
-        step,
-        sa.func.split_part(step.c.market, "-", 1).label("quote_currency"),
-        sa.func.max(step.c.trade_price).over(partition_by=market).label("window_high"),
-        sa.func.min(step.c.trade_price).over(partition_by=market).label("window_low"),
-        *(sa.func.sum(step.c[f"more_{name}"]).over(partition_by=market).label(f"traded_{name}") for name in TRADED),
-        recency.label("recency"),
+        silver,
+        start.label("window_start"),
+        sa.func.split_part(silver.c.market, "-", 1).label("quote_currency"),
+        sa.func.max(silver.c.trade_price).over(partition_by=market).label("window_high"),
+        sa.func.min(silver.c.trade_price).over(partition_by=market).label("window_low"),
+        *(
+            sa.func.last_value(silver.c[name]).over(**latest_first, range_=(None, None)).label(f"first_{name}")
+            for name in ("traded_at", "day_volume", "day_turnover")
+        ),
+        sa.func.row_number().over(**latest_first).label("recency"),
     ).subquery("rows")
     return sa.select(rows).where(rows.c.recency == 1).subquery("last")
 
 
-TRADED = ("volume", "turnover")
+def window_vwap(row: sa.Subquery) -> sa.ColumnElement[Any]:
+    """By what the day's counters gained since the window's first snapshot; a new day's began at 0.
 
-
-def traded_since_the_last(silver: sa.Subquery) -> sa.Subquery:
-    """Each snapshot with what was traded since the one before in its window; the exchange counts anew at 09:00 KST."""
-    start = windows.floor(silver.c.ingested_at)
-    more = []
-    for name in TRADED:
-        now = silver.c[f"day_{name}"]
-        last = sa.func.lag(now).over(partition_by=[start, silver.c.market], order_by=silver.c.ingested_at)
-        more.append(sa.case((now >= last, now - last), (now < last, now)).label(f"more_{name}"))
-    return sa.select(silver, start.label("window_start"), *more).subquery("step")
+    Counters that went back, or of which one stood still, say nothing.
+    """
+    new_day = days.floor(row.c.traded_at) > days.floor(row.c.first_traded_at)
+    volume, turnover = (
+        row.c[name] - sa.case((new_day, 0), else_=row.c[f"first_{name}"]) for name in ("day_volume", "day_turnover")
+    )
+    return sa.case(((volume > 0) & (turnover > 0), quotient(turnover, volume)))
 
 
 def with_turnover_krw(silver: sa.Subquery, last: sa.Subquery) -> sa.Subquery:
