@@ -47,7 +47,7 @@ def market_stats(silver: sa.Subquery, before: sa.Subquery) -> sa.Select[Any]:
 
 
 def last_snapshots(silver: sa.Subquery) -> sa.Subquery:
-    """Each market's last row in each window, with the window's highest and lowest price and the first row's counters."""
+    """Each market's last row in each window, the window's highest and lowest price, and the first row's counters."""
     start = windows.floor(silver.c.ingested_at)
     market = [start, silver.c.market]
     latest_first: Any = {"partition_by": market, "order_by": silver.c.ingested_at.desc()}

@@ -54,7 +54,8 @@ def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata
     cells = [
         (
             *(code(row), f"{row.spread_bps:.2f}", plain(row.best_bid), plain(row.best_ask)),
-            *(plain(round(row.bid_depth_1, 2)), plain(round(row.ask_depth_1, 2)), "–" if row.imbalance is None else f"{row.imbalance:+.0%}"),
+            *(plain(round(row.bid_depth_1, 2)), plain(round(row.ask_depth_1, 2))),
+            "–" if row.imbalance is None else f"{row.imbalance:+.0%}",
         )
         for row in rows
     ]
