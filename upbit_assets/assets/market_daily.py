@@ -79,7 +79,7 @@ def day_candles(candle: sa.Subquery) -> sa.Subquery:
 
 
 def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
-    """The VWAP of each market's day all of whose trades were collected."""
+    """The VWAP of each market's day all of whose trades were collected and taken."""
     day, whole = days.floor(trade.c.traded_at), covered(tables.bronze_trade_page, window)
     sums = (
         sa.select(
@@ -90,11 +90,13 @@ def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
         .group_by(day, trade.c.market)
         .subquery("sums")
     )
+    refused = tables.silver_trade_rejected
+    wrong = sa.exists().where(refused.c.day == sums.c.day, refused.c.market == sums.c.market)
     all_day = sa.func.tstzrange(whole.c.day, whole.c.day + DAY)
     return (
         sa.select(sums)
         .join_from(sums, whole, (whole.c.day == sums.c.day) & (whole.c.market == sums.c.market))
-        .where(whole.c.covered.op("@>", is_comparison=True)(all_day))
+        .where(whole.c.covered.op("@>", is_comparison=True)(all_day), ~wrong)
         .subquery("traded")
     )
 
