@@ -25,7 +25,7 @@ def market_daily(candle: sa.Subquery, trade: sa.Subquery, window: TimeWindow) ->
             sa.case((traded.c.vwap.is_not(None), "trades"), else_="candles").label("vwap_source"),
         )
         .outerjoin_from(row, traded, (traded.c.day == row.c.day) & (traded.c.market == row.c.market))
-        .subquery("priced")
+        .cte("priced")  # which is read twice, and computed once
     )
     rate = priced.alias("rate")
     krw = sa.case((priced.c.quote_currency == "KRW", priced.c.turnover), else_=priced.c.turnover * rate.c.vwap)
@@ -91,7 +91,7 @@ def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
         .subquery("sums")
     )
     refused = tables.silver_trade_rejected
-    wrong = sa.exists().where(refused.c.day == sums.c.day, refused.c.market == sums.c.market)
+    wrong = sa.exists().where(within(refused, window), refused.c.day == sums.c.day, refused.c.market == sums.c.market)
     all_day = sa.func.tstzrange(whole.c.day, whole.c.day + DAY)
     return (
         sa.select(sums)
