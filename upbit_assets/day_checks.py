@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
+from upbit_assets.assets.figures import PRICE_DIGITS
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
 from upbit_assets.checks import Verdict, Verdicts, by_window, counts, named, window_check
@@ -17,6 +18,7 @@ from upbit_assets.postgres.io_manager import within
 
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")
+LAST_DIGIT = Decimal(10) ** -PRICE_DIGITS
 
 
 def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
@@ -110,37 +112,49 @@ CROSS JOIN LATERAL (
   SELECT sum(price * volume) AS turnover, sum(volume) AS volume FROM silver.trade
   WHERE market = daily.market AND traded_at >= daily.day AND traded_at < daily.day + interval '1 day'
 ) AS traded
-WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades'
+WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades' AND daily.minutes_missing = 0
   AND (abs(traded.volume - daily.volume) > :rounding * daily.volume
-    OR abs(traded.turnover - daily.turnover) > :rounding * daily.turnover) IS NOT FALSE
+    OR abs(traded.turnover - daily.turnover) > :rounding * daily.turnover
+    OR abs(daily.vwap * daily.volume - daily.turnover) > :rounding * daily.turnover + :last_digit * daily.volume
+  ) IS NOT FALSE
 """)
 
 
 @window_check("gold_market_daily", axis=days)
 def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Where all of a day's trades were collected, they add up to its candles, and so the VWAP of both is the same."""
+    """Where all of a day's trades and candles were collected, they add up to the same, and so to the same VWAP."""
     return named_by_day(
-        connection, TRADES_AGAINST_CANDLES, span, "trades that do not add up to the candles", rounding=ROUNDING
+        connection,
+        TRADES_AGAINST_CANDLES,
+        span,
+        "trades that do not add up to the candles",
+        rounding=ROUNDING,
+        last_digit=LAST_DIGIT,
     )
 
 
 # the candles before the minute of the ticker's last trade, and up to and including it, bound what the ticker says
 TICKER_AGAINST_CANDLES = sa.text("""
 WITH collected AS (
-  SELECT market, date_bin('1 day', started_at, :origin) AS day, max(started_at) + interval '1 minute' AS until
-  FROM silver.candle WHERE started_at >= :start AND started_at < :end GROUP BY 1, 2
+  SELECT day, market, range_agg(covered) AS covered
+  FROM bronze.candle_page AS page JOIN silver.candle_coverage AS built USING (day, market)
+  WHERE day >= :start AND day < :end AND page.ingested_at < built.computed_at
+  GROUP BY day, market
 ), ticker AS (
-  SELECT collected.day, collected.market, last.traded_at, raw.raw_data AS said
+  SELECT collected.day, collected.market, last.traded_at, raw.said
   FROM collected
   CROSS JOIN LATERAL (
     SELECT ingested_at, traded_at FROM silver.ticker
-    WHERE market = collected.market AND traded_at >= collected.day AND traded_at < collected.until
+    WHERE market = collected.market AND traded_at >= collected.day
+      AND collected.covered @> tstzrange(collected.day, date_trunc('minute', traded_at) + interval '1 minute')
       AND ingested_at >= collected.day AND ingested_at < collected.day + interval '1 day'
     ORDER BY ingested_at DESC LIMIT 1
   ) AS last
   CROSS JOIN LATERAL (
-    SELECT raw_data FROM bronze.ticker_raw
-    WHERE ingested_at = last.ingested_at AND market = collected.market ORDER BY id DESC LIMIT 1
+    SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each(raw_data) WHERE jsonb_typeof(value) = 'number') AS said
+    FROM bronze.ticker_raw
+    WHERE jsonb_typeof(raw_data) = 'object' AND ingested_at = last.ingested_at AND market = collected.market
+    ORDER BY id DESC LIMIT 1
   ) AS raw
 )
 SELECT ticker.day, ticker.market
@@ -163,15 +177,8 @@ WHERE (candles.opening_price = (said->'opening_price')::numeric
 
 @window_check("gold_market_daily", axis=days)
 def candles_and_tickers_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """The day's candles say what the day's last ticker says of it: its opening price, high, low and volume."""
-    return named_by_day(
-        connection,
-        TICKER_AGAINST_CANDLES,
-        span,
-        "ticker and candles differ",
-        rounding=ROUNDING,
-        origin=days.origin,
-    )
+    """The day's candles say what the last ticker that they reach says: the opening price, high, low and volume."""
+    return named_by_day(connection, TICKER_AGAINST_CANDLES, span, "ticker and candles differ", rounding=ROUNDING)
 
 
 def named_by_day(

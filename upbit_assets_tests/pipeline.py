@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import dagster
@@ -14,15 +15,19 @@ from dagster import (
     AssetCheckEvaluation,
     AssetChecksDefinition,
     AssetKey,
+    AssetsDefinition,
     AssetSelection,
     DagsterInstance,
     ExecuteInProcessResult,
+    PartitionKeyRange,
+    TimeWindow,
 )
 
-from upbit_assets.definitions import defs
-from upbit_assets.partitions import SEOUL, Axis, windows
+from upbit_assets.definitions import MarketDataIOManager, defs
+from upbit_assets.partitions import SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -62,6 +67,26 @@ class Clock(datetime):
         return cls.moment.astimezone(tz)
 
 
+def compute(database: Database, asset: AssetsDefinition, first: datetime, last: datetime | None = None) -> None:
+    """The asset of these windows, read and written as in a run, without a run around it."""
+    partitions = asset.partitions_def
+    axis = next(axis for axis in (windows, days) if axis.partitions is partitions)
+    window = TimeWindow(axis.at(first).start, axis.at(last or first).end)
+    sources = [tables.metadata.tables[key.path[-1].replace("_", ".", 1)] for key in asset.dependency_keys]
+    function: Any = asset.op.compute_fn
+    load = function.decorated_fn(
+        SimpleNamespace(partition_time_window=window),
+        **{table.fullname.replace(".", "_"): sa.select(table).where(within(table, window)) for table in sources},
+    )
+    context = dagster.build_output_context(
+        asset_key=asset.key,
+        definition_metadata=asset.metadata_by_key[asset.key],
+        asset_partitions_def=partitions,
+        asset_partition_key_range=PartitionKeyRange(axis.key_of(window.start), axis.key_of(window.end - axis.length)),
+    )
+    MarketDataIOManager(database=database).handle_output(context, load)
+
+
 def now() -> datetime:
     """The time, in a window that stays open a while longer."""
     left = (windows.at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()
@@ -81,12 +106,12 @@ def checks(result: ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]:
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
 
-def evaluate(check: AssetChecksDefinition, first: datetime | None = None) -> AssetCheckEvaluation:
+def evaluate(check: AssetChecksDefinition, first: datetime | None = None, axis: Axis = windows) -> AssetCheckEvaluation:
     """One check alone, over the window that holds `first`."""
     result = dagster.materialize(
         [check],
         # partition_key= looks for an asset, and there is none
-        tags={"dagster/partition": windows.key_of(windows.at(first).start)} if first else None,
+        tags={"dagster/partition": axis.key_of(axis.at(first).start)} if first else None,
         resources=defs.resources,
         selection=AssetSelection.checks(check),
     )
@@ -147,6 +172,12 @@ def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
     if values := [usual | dict(row) for row in rows]:
         with database.engine.begin() as connection:
             connection.execute(sa.insert(tables.silver_ticker), values)
+
+
+def put(database: Database, table: sa.Table, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Rows of any table; a JSONB column's are the documents' texts."""
+    with database.engine.begin() as connection:
+        copy_records(connection, table, Records(tuple(columns.split()), list(rows)))
 
 
 def rows(database: Database, table: sa.Table, *, leave_out: Iterable[str] = ("id", "computed_at", "written_in")) -> Any:

@@ -39,7 +39,7 @@ def daily_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
             *(str(row.rank_turnover), code(row), plain(row.closing_price)),
             f"{row.closing_price / row.opening_price - 1:+.2%}",
             *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows)),
-            *(plain(round(row.vwap, 8)), row.vwap_source, f"{row.realized_volatility:.2%}", str(row.minutes_missing)),
+            *(plain(row.vwap, 8), row.vwap_source, f"{row.realized_volatility:.2%}", str(row.minutes_missing)),
         )
         for row in rows
     ]
@@ -54,7 +54,8 @@ def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata
     cells = [
         (
             *(code(row), f"{row.spread_bps:.2f}", plain(row.best_bid), plain(row.best_ask)),
-            *(plain(round(row.bid_depth_1, 2)), plain(round(row.ask_depth_1, 2)), f"{row.imbalance:+.0%}"),
+            *(plain(row.bid_depth_1, 2), plain(row.ask_depth_1, 2)),
+            "–" if row.imbalance is None else f"{row.imbalance:+.0%}",
         )
         for row in rows
     ]
@@ -91,9 +92,9 @@ def bar(amount: Decimal | None, rows: Sequence[sa.Row[Any]]) -> str:
     return "█" * round(BAR * (amount or 0) / largest)
 
 
-def plain(figure: Decimal) -> str:
-    """A decimal with thousands, without an exponent and without the zeros that say nothing."""
-    text = f"{figure:,f}"
+def plain(figure: Decimal, decimals: int | None = None) -> str:
+    """A decimal with thousands, without an exponent and without the zeros that say nothing; rounded if told."""
+    text = f"{figure:,f}" if decimals is None else f"{figure:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

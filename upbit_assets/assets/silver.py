@@ -197,9 +197,10 @@ def misdated(row: Any) -> Cases:
     start = sa.case((is_minute, minute_of(row)))
     return [
         (~is_minute, "candle_date_time_utc: not the start of a minute"),
+        (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
         (
-            row.started_kst != utc_text(start, zone="Asia/Seoul"),
+            row.started_kst.is_distinct_from(utc_text(start, zone="Asia/Seoul")),
             "candle_date_time_kst: not nine hours after the UTC time",
         ),
         (moment_of(row.timestamp) < start, "timestamp: before the candle began"),
@@ -272,8 +273,8 @@ TRADE = Refinement(
     silver=tables.silver_trade,
     rejected=tables.silver_trade_rejected,
     build=tables.silver_trade_build,
-    identity=("market", "key"),
-    taken=lambda silver: [silver.c.market, sa.cast(silver.c.trade_id, sa.Text)],
+    identity=("day", "market", "key"),
+    taken=lambda silver: [days.floor(silver.c.traded_at), silver.c.market, sa.cast(silver.c.trade_id, sa.Text)],
     texts={"taker": "ask_bid", "date": "trade_date_utc", "time": "trade_time_utc"},
     numbers=("sequential_id", "trade_price", "trade_volume", "timestamp"),
     reasons=lambda row: [

@@ -315,7 +315,9 @@ gold_orderbook_stats = table(
     column(
         "imbalance",
         sa.Numeric,
-        "(bid_depth_1 - ask_depth_1) / (bid_depth_1 + ask_depth_1), to 10 decimals: 1 all buyers, -1 all sellers",
+        "(bid_depth_1 - ask_depth_1) / (bid_depth_1 + ask_depth_1), to 10 decimals: 1 all buyers, -1 all sellers; NULL "
+        "where the spread is so wide that nothing lies within 1 percent",
+        nullable=True,
     ),
     column(
         "reach",

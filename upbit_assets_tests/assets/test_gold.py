@@ -5,12 +5,16 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.gold import day_before, market_stats
+from upbit_assets.assets.coverage import MINUTE
+from upbit_assets.assets.gold import gold_market_stats
+from upbit_assets.assets.market_stats import day_before, market_stats
+from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -18,6 +22,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import (
     PAST,
     ask,
+    compute,
     materialize,
     metadata_of,
     put_bronze,
@@ -198,3 +203,79 @@ def test_an_emptied_silver_empties_gold(market_url: str, database: Database):
     build()
 
     assert gold(market_url, "market") == []
+
+
+RESET = PAST.replace(hour=9)
+
+
+def counted(at: datetime, volume: str | None, turnover: str | None, market: str = "KRW-A") -> Row:
+    """A ticker with its counters of the exchange's day, at its last trade."""
+    amounts = {"day_volume": volume and Decimal(volume), "day_turnover": turnover and Decimal(turnover)}
+    return {**row(at, market, "100"), **amounts, "traded_at": at}
+
+
+COUNTERS: list[tuple[list[tuple[str | None, str | None]], Decimal | None]] = [
+    # exact, whatever the counters said in between
+    ([("10", "1000"), ("11", "1100"), ("13", "1310")], Decimal("310") / 3),
+    ([("1e12", "9.9e5"), ("1000000000003", "990001.000001")], Decimal("1.000001") / 3),
+    ([("10", "1000"), (None, None), ("1e15", "1"), ("12", "1300")], Decimal(150)),
+    # nothing traded, or one snapshot alone
+    ([("10", "1000"), ("10", "1000")], None),
+    ([("10", "1000")], None),
+    # missing, gone back, or only one of the two moved
+    ([(None, "1000"), ("12", "1300")], None),
+    ([("10", "1000"), ("12", None)], None),
+    ([("10", "1000"), ("9", "1300")], None),
+    ([("10", "1000"), ("12", "900")], None),
+    ([("10", "1000"), ("9", "900")], None),
+    ([("10", "1000"), ("10", "1300")], None),
+    ([("10", "1000"), ("12", "1000")], None),
+]
+
+
+def test_a_windows_vwap_is_of_what_its_day_counters_gained(market_url: str, database: Database):
+    markets = [f"KRW-{nth:02}" for nth in range(len(COUNTERS))]
+    for market, (counters, _) in zip(markets, COUNTERS, strict=True):
+        put_silver(database, [counted(PAST + nth * MINUTE, *each, market) for nth, each in enumerate(counters)])
+    compute(database, gold_market_stats, PAST)
+
+    assert gold(market_url, "vwap") == [(vwap and round(vwap, 16),) for _, vwap in COUNTERS]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(("500", "50000"), ("2", "210")), (("1", "100"), ("2", "210")), (("0", "0"), ("2", "210"))]
+)
+def test_after_nine_the_counters_began_at_nothing(market_url: str, database: Database, before, after):
+    # the first reply after nine may still tell the day before
+    put_silver(
+        database,
+        [
+            {**counted(RESET, *before), "traded_at": RESET - MINUTE},
+            counted(RESET + MINUTE, "1", "100"),
+            counted(RESET + 2 * MINUTE, *after),
+        ],
+    )
+    compute(database, gold_market_stats, RESET)
+
+    assert gold(market_url, "vwap") == [(105,)]
+
+
+def test_each_window_and_market_has_a_vwap_of_its_own(market_url: str, database: Database):
+    moments = [(PAST, "1"), (PAST + MINUTE, "2"), (PAST + WINDOW, "5"), (PAST + WINDOW + MINUTE, "6")]
+    rows = [counted(at, volume, str(100 * int(volume) ** 2)) for at, volume in moments]
+    still = [{**each, "market": "KRW-B", "day_volume": Decimal(1), "day_turnover": Decimal(1)} for each in rows]
+    put_silver(database, [*rows, *still])
+    compute(database, gold_market_stats, PAST, PAST + WINDOW)
+
+    assert gold(market_url, "market, vwap") == [("KRW-A", 300), ("KRW-B", None), ("KRW-A", 1100), ("KRW-B", None)]
+
+
+def test_counters_that_are_no_amounts_are_none(market_url: str, database: Database):
+    said = [("-1.0", "1"), ("null", '"5"'), ("1e400", "{}"), ("2.0", "3.5")]
+    for nth, (volume, turnover) in enumerate(said):
+        fields = {"acc_trade_volume": volume, "acc_trade_price": turnover}
+        put_bronze(database, PAST + nth * MINUTE, {"KRW-A": ticker("KRW-A", **fields)})
+    compute(database, silver_ticker, PAST)
+
+    found = ask(market_url, "SELECT day_volume, day_turnover FROM silver.ticker ORDER BY ingested_at")
+    assert found == [(None, 1), (None, None), (None, None), (2, Decimal("3.5"))]

@@ -71,7 +71,7 @@ CREATE TABLE gold.orderbook_stats (
   ask_depth_05    numeric NOT NULL,
   bid_depth_1     numeric NOT NULL,
   ask_depth_1     numeric NOT NULL,
-  imbalance       numeric NOT NULL,
+  imbalance       numeric,
   reach           numeric NOT NULL,
   window_start    timestamptz NOT NULL,
   computed_at     timestamptz NOT NULL DEFAULT now(),

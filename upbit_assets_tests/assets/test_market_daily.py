@@ -1,0 +1,271 @@
+"""A day's figures against a plain reading of their definition."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal, localcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.types.range import Range
+
+from upbit_assets.assets.coverage import MINUTE
+from upbit_assets.assets.gold import gold_market_daily
+from upbit_assets.assets.silver import silver_candle, silver_trade
+from upbit_assets.partitions import DAY
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.assets.test_candles_and_trades import COLLECTED, TODAY, candle, trade
+from upbit_assets_tests.pipeline import ask, compute, put, rows
+
+TOMORROW = TODAY + DAY
+MARKETS = ["KRW-BTC", "KRW-USDT", "KRW-ETH", "BTC-ETH", "USDT-ETH", "JPY-ETH"]
+LAYERS = (silver_candle, silver_trade, gold_market_daily)
+
+
+class Candle(NamedTuple):
+    market: str
+    start: datetime
+    prices: tuple[str, str, str, str]  # opening, high, low, closing
+    volume: str
+    turnover: str
+
+
+class Trade(NamedTuple):
+    market: str
+    at: datetime
+    price: str
+    volume: str
+
+
+def put_candles(database: Database, candles: Iterable[Candle]) -> None:
+    names = ("opening_price", "high_price", "low_price", "trade_price")
+    raws = []
+    for market, start, prices, volume, turnover in candles:
+        figures = dict(zip(names, prices, strict=True))
+        amounts = {"candle_acc_trade_volume": volume, "candle_acc_trade_price": turnover}
+        text = candle(start, market=f'"{market}"', **figures, **amounts)
+        raws.append((market, text, COLLECTED, day_of(start), f"{start - 9 * 60 * MINUTE:%Y-%m-%dT%H:%M:%S}"))
+    put(database, tables.bronze_candle_raw, "market raw_data ingested_at day key", raws)
+
+
+def put_trades(database: Database, trades: Iterable[Trade]) -> None:
+    raws = []
+    for nth, (market, at, price, volume) in enumerate(trades, 17696466000000001):
+        text = trade(nth, at, market=f'"{market}"', trade_price=price, trade_volume=volume)
+        raws.append((market, text, COLLECTED, day_of(at), str(nth)))
+    put(database, tables.bronze_trade_raw, "market raw_data ingested_at day key", raws)
+
+
+def cover(database: Database, kind: str, market: str, start: datetime, end: datetime) -> None:
+    """A note that this part of a day was collected."""
+    page = (market, day_of(start), Range(start, end), 0, None, COLLECTED - DAY)
+    table = tables.metadata.tables[f"bronze.{kind}_page"]
+    put(database, table, "market day covered rows problem ingested_at", [page])
+
+
+def day_of(moment: datetime) -> datetime:
+    return TODAY + (moment - TODAY) // DAY * DAY
+
+
+def build(database: Database, first: datetime = TODAY, last: datetime = TODAY) -> None:
+    for asset in LAYERS:
+        compute(database, asset, first, last)
+
+
+def gold(url: str, columns: str) -> list[tuple[Any, ...]]:
+    return ask(url, f"SELECT {columns} FROM gold.market_daily ORDER BY day, market")
+
+
+def flat(market: str, minute: int = 0, price: str = "100", volume: str = "1", day: datetime = TODAY) -> Candle:
+    """A candle in which nothing moved."""
+    turnover = str(Decimal(price) * Decimal(volume))
+    return Candle(market, day + minute * MINUTE, (price, price, price, price), volume, turnover)
+
+
+PRICES = ["100", "100.5", "9.9E+1", "1.16539E2", "99.00016456"]
+VOLUMES = ["0.00000001", "1", "3.1415926535897932", "4.8E+12"]
+
+
+@st.composite
+def candles(draw: st.DrawFn) -> Candle:
+    figures = [Decimal(draw(st.sampled_from(PRICES))) for _ in range(4)]
+    opening, *_, closing = figures
+    minute = draw(st.sampled_from([0, 1, 2, 700, 1438, 1439, 1440, 1441, 2879]))
+    prices = (str(opening), str(max(figures)), str(min(figures)), str(closing))
+    amounts = draw(st.sampled_from(VOLUMES)), draw(st.sampled_from(VOLUMES))
+    return Candle(draw(st.sampled_from(MARKETS)), TODAY + minute * MINUTE, prices, *amounts)
+
+
+@st.composite
+def trades(draw: st.DrawFn) -> Trade:
+    at = TODAY + draw(st.sampled_from([0, 1, 1439, 1440, 2879])) * MINUTE + timedelta(milliseconds=7)
+    figures = draw(st.sampled_from(PRICES)), draw(st.sampled_from(VOLUMES))
+    return Trade(draw(st.sampled_from(MARKETS)), at, *figures)
+
+
+market_days = st.tuples(st.sampled_from(MARKETS), st.sampled_from([TODAY, TOMORROW]))
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(
+    st.lists(candles(), max_size=40, unique_by=lambda each: (each.market, each.start)),
+    st.lists(trades(), max_size=30),
+    st.sets(market_days),
+)
+def test_gold_is_what_its_definition_says(market_url: str, database: Database, all_candles, all_trades, whole):
+    for table in ("candle_raw", "candle_page", "trade_raw", "trade_page"):
+        ask(market_url, f"DELETE FROM bronze.{table}")
+    put_candles(database, all_candles)
+    put_trades(database, all_trades)
+    for market in MARKETS:
+        for day in (TODAY, TOMORROW):
+            cover(database, "candle", market, day, day + DAY)
+            # in two pages that overlap, and of the others all but a millisecond
+            cover(database, "trade", market, day + 700 * MINUTE, day + DAY)
+            left_out = timedelta(milliseconds=(market, day) not in whole)
+            cover(database, "trade", market, day + left_out, day + 701 * MINUTE)
+    build(database, last=TOMORROW)
+
+    assert gold(market_url, COLUMNS) == [
+        row for day in (TODAY, TOMORROW) for row in figures(all_candles, all_trades, whole, day)
+    ]
+
+
+COLUMNS = (
+    "day, market, opening_price, high_price, low_price, closing_price, volume, turnover, turnover_krw, rank_turnover, "
+    "vwap, vwap_source, realized_volatility, rank_volatility, minutes_traded, minutes_silent, minutes_missing"
+)
+
+
+def figures(candles: Sequence[Candle], trades: Sequence[Trade], whole: set[Any], day: datetime) -> list[Any]:
+    """The definition, read plainly: a day's rows, in the order of the columns asked for."""
+    with localcontext(prec=100):
+        prices, found = {}, []
+        by_market = {
+            market: minutes
+            for market in sorted(MARKETS)
+            if (minutes := sorted(each for each in candles if each.market == market and day_of(each.start) == day))
+        }
+        for market, minutes in by_market.items():
+            traded = [each for each in trades if each.market == market and day_of(each.at) == day]
+            prices[market] = vwap(minutes, traded if (market, day) in whole else [])
+        krw = {market: turnover_krw(market, minutes, prices) for market, minutes in by_market.items()}
+        moved = {market: volatility(minutes) for market, minutes in by_market.items()}
+        for market, minutes in by_market.items():
+            opening, high, low, closing = ([Decimal(each.prices[nth]) for each in minutes] for nth in range(4))
+            found.append(
+                (
+                    *(day, market, opening[0], max(high), min(low), closing[-1], *sums(minutes)),
+                    *(krw[market], rank(krw[market], krw.values()), *prices[market]),
+                    *(moved[market], rank(moved[market], moved.values())),
+                    *(len(minutes), 1440 - len(minutes), 0),
+                )
+            )
+        return found
+
+
+def sums(minutes: Sequence[Candle]) -> tuple[Decimal, Decimal]:
+    return total(Decimal(each.volume) for each in minutes), total(Decimal(each.turnover) for each in minutes)
+
+
+def total(figures: Iterable[Decimal]) -> Decimal:
+    return sum(figures, Decimal(0))
+
+
+def vwap(minutes: Sequence[Candle], trades: Sequence[Trade]) -> tuple[Decimal, str]:
+    volume, turnover = sums(minutes)
+    if trades:
+        turnover = total(Decimal(each.price) * Decimal(each.volume) for each in trades)
+        volume = total(Decimal(each.volume) for each in trades)
+    return round(turnover / volume, 16), "trades" if trades else "candles"
+
+
+def turnover_krw(market: str, minutes: Sequence[Candle], vwaps: dict[str, tuple[Decimal, str]]) -> Decimal | None:
+    quote, turnover = market.partition("-")[0], sums(minutes)[1]
+    if quote == "KRW":
+        return turnover
+    return turnover * vwaps[f"KRW-{quote}"][0] if f"KRW-{quote}" in vwaps else None
+
+
+def volatility(minutes: Sequence[Candle]) -> Decimal:
+    closing = [Decimal(each.prices[3]) for each in minutes]
+    changes = [after / before - 1 for before, after in pairwise(closing)]
+    return round(total(change * change for change in changes).sqrt(), 10)
+
+
+def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
+    """1 for the largest, the same for equals, the next after so many; those without a figure come last."""
+    return 1 + sum(other is not None and (figure is None or other > figure) for other in all_)
+
+
+def test_equal_figures_share_a_rank_and_the_next_is_skipped(market_url: str, database: Database):
+    for market in ("KRW-A", "KRW-B", "KRW-C"):
+        put_candles(database, [flat(market, price="5" if market < "KRW-C" else "4")])
+        cover(database, "candle", market, TODAY, TOMORROW)
+    build(database)
+
+    ranks = gold(market_url, "market, rank_turnover, rank_volatility")
+    assert ranks == [("KRW-A", 1, 1), ("KRW-B", 1, 1), ("KRW-C", 3, 1)]
+
+
+def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url: str, database: Database):
+    put_candles(database, [flat("KRW-A", price="100"), flat("KRW-B", price="100")])
+    trades = [Trade(market, TODAY, price, "1") for market in ("KRW-A", "KRW-B") for price in ("90", "110")]
+    put_trades(database, [*trades, Trade("KRW-B", TODAY, "-1", "1"), Trade("KRW-A", TODAY, "130", "1")])
+    for market in ("KRW-A", "KRW-B"):
+        for kind in ("candle", "trade"):
+            cover(database, kind, market, TODAY, TOMORROW)
+    build(database)
+
+    assert gold(market_url, "market, vwap, vwap_source") == [("KRW-A", 110, "trades"), ("KRW-B", 100, "candles")]
+
+
+def test_a_day_in_which_nothing_but_empty_candles_is_has_its_close_for_a_vwap(market_url: str, database: Database):
+    put_candles(database, [flat("KRW-A", volume="0")])
+    cover(database, "candle", "KRW-A", TODAY, TOMORROW)
+    build(database)
+
+    assert gold(market_url, "vwap, turnover, rank_turnover") == [(100, 0, 1)]
+
+
+def test_a_day_partly_collected_says_how_many_minutes_are_missing(market_url: str, database: Database):
+    put_candles(database, [flat("KRW-A", minute) for minute in (100, 101, 500)])
+    cover(database, "candle", "KRW-A", TODAY + 100 * MINUTE, TODAY + 200 * MINUTE)
+    cover(database, "candle", "KRW-A", TODAY + 150 * MINUTE, TODAY + 501 * MINUTE)
+    build(database)
+
+    assert gold(market_url, "minutes_traded, minutes_silent, minutes_missing") == [(3, 398, 1039)]
+
+
+def test_an_emptied_silver_empties_gold_and_an_empty_day_has_no_rows(market_url: str, database: Database):
+    put_candles(database, [flat("KRW-A")])
+    cover(database, "candle", "KRW-A", TODAY, TOMORROW)
+    build(database, last=TOMORROW)
+    assert gold(market_url, "day, market") == [(TODAY, "KRW-A")]
+
+    ask(market_url, "DELETE FROM silver.candle")
+    compute(database, gold_market_daily, TODAY)
+    assert gold(market_url, "market") == []
+
+
+def test_each_day_of_a_range_is_as_it_is_alone(market_url: str, database: Database):
+    for day, price in ((TODAY, "1"), (TOMORROW, "2"), (TOMORROW + DAY, "3")):
+        put_candles(database, [flat(market, nth, price, day=day) for nth, market in enumerate(MARKETS[:4])])
+        put_trades(database, [Trade(market, day, price, "1") for market in MARKETS[:2]])
+        for market in MARKETS[:4]:
+            cover(database, "candle", market, day, day + DAY)
+            cover(database, "trade", market, day, day + DAY)
+    build(database, last=TOMORROW + DAY)
+    together = rows(database, tables.gold_market_daily)
+    for day in (TOMORROW, TOMORROW + DAY, TODAY):
+        compute(database, gold_market_daily, day)
+
+    assert rows(database, tables.gold_market_daily) == together
+    assert len(together) == 12

@@ -1,0 +1,231 @@
+"""Each check of books and days is red for what it looks for, in that window alone, and names the markets."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import dagster
+import pytest
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, AssetSelection
+
+from upbit_assets import day_checks
+from upbit_assets.assets.coverage import MINUTE
+from upbit_assets.assets.gold import gold_market_daily, gold_orderbook_stats
+from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_ticker, silver_trade
+from upbit_assets.definitions import defs
+from upbit_assets.partitions import DAY, WINDOW, Axis, days, windows
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox import wire
+from upbit_assets.sandbox.server import Handle
+from upbit_assets_tests.assets import test_orderbook as books
+from upbit_assets_tests.assets.test_candles_and_trades import TODAY, milliseconds
+from upbit_assets_tests.assets.test_market_daily import Candle, Trade, cover, put_candles, put_trades
+from upbit_assets_tests.pipeline import (
+    PAST,
+    RANGE_END,
+    RANGE_START,
+    ask,
+    compute,
+    materialize,
+    put_bronze,
+    said,
+    ticker,
+)
+
+CHECKS = {(check.check_key.asset_key.to_user_string(), check.check_key.name): check for check in day_checks.all_checks}
+TOMORROW = TODAY + DAY
+MARKETS = [f"KRW-{nth}" for nth in range(9)]
+# minute, price, volume: what was traded on each day, of each market
+TRADED = [(0, "100", "1"), (0, "101", "2"), (1, "105", "0.5"), (3, "95", "1.5"), (5, "98", "2")]
+ASKED = timedelta(minutes=5, seconds=30)
+
+
+def judged(check: tuple[str, str], first: datetime, axis: Axis) -> list[AssetCheckEvaluation]:
+    """What the check says of two windows in one run."""
+    definition = CHECKS[check]
+    result = dagster.materialize(
+        [definition],
+        tags={RANGE_START: axis.key_of(first), RANGE_END: axis.key_of(first + axis.length)},
+        resources=defs.resources,
+        selection=AssetSelection.checks(definition),
+    )
+    evaluations = sorted(result.get_asset_check_evaluations(), key=lambda each: str(each.partition))
+    assert [each.partition for each in evaluations] == [axis.key_of(first), axis.key_of(first + axis.length)]
+    return evaluations
+
+
+def shown(evaluation: AssetCheckEvaluation) -> Mapping[str, Any]:
+    return {name: getattr(entry, "value", entry) for name, entry in evaluation.metadata.items()}
+
+
+@pytest.fixture
+def two_days(market_url: str, database: Database) -> str:
+    """Two days of some markets, good in every way: candles, trades and a ticker that agree."""
+    for day in (TODAY, TOMORROW):
+        trades = [Trade(m, day + n * MINUTE, price, volume) for m in MARKETS for n, price, volume in TRADED]
+        put_trades(database, trades)
+        put_candles(database, candles(trades))
+        for market in MARKETS:
+            for kind in ("candle", "trade"):
+                cover(database, kind, market, day, day + DAY)
+        fields = {"opening_price": "100", "high_price": "105", "low_price": "95", "acc_trade_volume": "7.0"}
+        fields["trade_timestamp"] = milliseconds(day + 5 * MINUTE)
+        put_bronze(database, day + ASKED, {market: ticker(market, **fields) for market in MARKETS})
+        compute(database, silver_ticker, day + ASKED)
+    for asset in (silver_candle, silver_trade, gold_market_daily):
+        compute(database, asset, TODAY, TOMORROW)
+    return market_url
+
+
+def candles(trades: list[Trade]) -> list[Candle]:
+    """What these trades are as candles."""
+    found = []
+    for market, start in sorted({(each.market, each.at) for each in trades}):
+        inside = [each for each in trades if (each.market, each.at) == (market, start)]
+        prices = [each.price for each in inside]
+        volume = sum(Decimal(each.volume) for each in inside)
+        turnover = sum(Decimal(each.price) * Decimal(each.volume) for each in inside)
+        found.append(
+            Candle(market, start, (prices[0], max(prices), min(prices), prices[-1]), str(volume), str(turnover))
+        )
+    return found
+
+
+DAILY, COVERAGE = "gold_market_daily", ("silver_candle", "every_minute_was_collected")
+RANKS, TRADES, TICKERS = (
+    (DAILY, name) for name in ("days_are_ranked", "trades_and_candles_agree", "candles_and_tickers_agree")
+)
+ACCOUNTS = "every_bronze_row_is_accounted_for"
+
+
+# what is done to a market each, and what the check says of the day then
+DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
+    (
+        ("silver_candle", ACCOUNTS),
+        ["DELETE FROM silver.candle {minute_0}"],
+        {"raw": 36, "silver": 35, "rejected": 0, "duplicates": 0},
+    ),
+    (
+        ("silver_trade", ACCOUNTS),
+        ["DELETE FROM silver.trade {traded} AND price = 95"],
+        {"raw": 45, "silver": 44, "rejected": 0, "duplicates": 0},
+    ),
+    (COVERAGE, ["UPDATE silver.candle_coverage SET minutes_missing = 1 {day}"], {"not whole": "KRW-0"}),
+    (
+        RANKS,
+        [
+            "UPDATE gold.market_daily SET rank_turnover = 2 {day}",
+            "UPDATE gold.market_daily SET rank_volatility = 0 {day}",
+            "DELETE FROM gold.market_daily {day}",
+        ],
+        {"wrongly ranked": "KRW-0, KRW-1", "not ranked": "KRW-2"},
+    ),
+    (
+        TRADES,
+        [
+            "UPDATE silver.trade SET volume = volume * 1.00000001 {traded}",
+            "UPDATE silver.trade SET price = 96 {traded} AND price = 95",
+            "DELETE FROM silver.trade {traded}",
+            "UPDATE gold.market_daily SET vwap = vwap * 1.00000001 {day}",
+            "UPDATE gold.market_daily SET volume = volume * 1.00000001 {day}",
+        ],
+        {"trades that do not add up to the candles": ", ".join(MARKETS[:5])},
+    ),
+    (
+        TICKERS,
+        [
+            "UPDATE silver.candle SET opening_price = 100.5 {minute_0}",
+            "UPDATE silver.candle SET high_price = 104 {minute_1}",
+            "UPDATE silver.candle SET low_price = 94 {minute_3}",
+            "UPDATE silver.candle SET volume = 0.1 {minute_3}",
+            "UPDATE silver.candle SET volume = 4 {minute_3}",
+            "DELETE FROM silver.candle {any_minute}",
+            """UPDATE bronze.ticker_raw SET raw_data = raw_data || '{{"low_price": "95"}}' {asked}""",
+            "UPDATE bronze.ticker_raw SET raw_data = raw_data - 'acc_trade_volume' {asked}",
+        ],
+        {"ticker and candles differ": ", ".join(MARKETS[:8])},
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "damages", "culprits"), DAMAGES, ids=[check[1] for check, *_ in DAMAGES])
+def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check: Any, damages: Any, culprits: Any):
+    assert all(evaluation.passed for evaluation in judged(check, TODAY, days))
+    whole_day = f"BETWEEN '{TODAY.isoformat()}' AND '{(TOMORROW - MINUTE).isoformat()}'"
+    places = {f"minute_{nth}": f"started_at = '{(TODAY + nth * MINUTE).isoformat()}'" for nth in (0, 1, 3)}
+    places |= {"traded": f"traded_at {whole_day}", "any_minute": f"started_at {whole_day}"}
+    places |= {"day": f"day = '{TODAY.isoformat()}'", "asked": f"ingested_at {whole_day}"}
+    for market, damage in zip(MARKETS, damages, strict=False):
+        where = {name: f"WHERE market = '{market}' AND {place}" for name, place in places.items()}
+        ask(two_days, damage.format(**where))
+
+    today, tomorrow = judged(check, TODAY, days)
+    assert (today.passed, shown(today)) == (False, culprits)
+    assert tomorrow.passed
+    assert (today.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
+
+
+def test_what_was_not_collected_is_not_compared(two_days: str, database: Database):
+    ask(two_days, "DELETE FROM bronze.candle_raw WHERE market = 'KRW-0' AND key < '2026-01-29T00:03'")
+    ask(two_days, "DELETE FROM bronze.candle_page WHERE market = 'KRW-0'")
+    cover(database, "candle", "KRW-0", TODAY + 3 * MINUTE, TOMORROW)
+    for asset in (silver_candle, gold_market_daily):
+        compute(database, asset, TODAY)
+
+    for check in (TRADES, TICKERS):
+        assert judged(check, TODAY, days)[0].passed
+    assert shown(judged(COVERAGE, TODAY, days)[0]) == {"not whole": "KRW-0"}
+
+
+def test_a_day_that_is_not_over_need_not_be_whole(market_url: str, database: Database):
+    today = days.at(datetime.now(UTC)).start
+    cover(database, "candle", "KRW-A", today, today)
+    compute(database, silver_candle, today)
+    evaluation = judged(COVERAGE, today - DAY, days)[1]
+
+    assert (evaluation.passed, evaluation.description) == (True, "The day is not over.")
+
+
+def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database):
+    for at in (PAST, PAST + WINDOW):
+        sides = {market: ([books.BID], [books.ASK]) for market in MARKETS} | {"KRW-ONE": ([books.BID], [])}
+        books.collect(database, *((market, books.book(market, *each)) for market, each in sides.items()), at=at)
+    for asset in (silver_orderbook, gold_orderbook_stats):
+        compute(database, asset, PAST, PAST + WINDOW)
+    accounts, figures = ("silver_orderbook", ACCOUNTS), ("gold_orderbook_stats", "every_two_sided_book_has_figures")
+    for check in (accounts, figures):
+        assert all(evaluation.passed for evaluation in judged(check, PAST, windows))
+
+    there = f"ingested_at = '{PAST.isoformat()}'"
+    ask(market_url, f"DELETE FROM gold.orderbook_stats WHERE market = 'KRW-0' AND {there}")
+    ask(market_url, f"UPDATE gold.orderbook_stats SET spread_bps = 0 WHERE market = 'KRW-1' AND {there}")
+    first, second = judged(figures, PAST, windows)
+    assert (first.passed, shown(first), second.passed) == (False, {"without figures": "KRW-0, KRW-1"}, True)
+
+    ask(market_url, f"DELETE FROM silver.orderbook WHERE market = 'KRW-2' AND {there}")
+    first, second = judged(accounts, PAST, windows)
+    assert not first.passed
+    assert shown(first) == {"raw": 10, "silver": 9, "rejected": 0, "duplicates": 0}
+    assert second.passed
+
+
+def test_all_agree_on_what_the_offline_exchange_says(
+    market_url: str, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+):
+    yesterday = days.at(datetime.now(UTC)).start - DAY
+    market = "USDT-BTC"  # hundreds of trades a day
+    for variable in ("UPBIT_CANDLE_MARKETS", "UPBIT_TRADE_MARKETS"):
+        monkeypatch.setenv(variable, market)
+    at = yesterday + timedelta(hours=15, minutes=1, seconds=2)
+    put_bronze(database, at, {market: wire.array([wire.raw(exchange.market.ticker(market, at))])[1:-1]})
+    compute(database, silver_ticker, at)
+    chain = ("bronze_candle_raw", "silver_candle", "bronze_trade_raw", "silver_trade", "gold_market_daily")
+    result = materialize(*chain, first=yesterday, axis=days)
+
+    assert result.success, said(result)
+    verdicts = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    assert all(verdicts.values()), verdicts
+    assert ask(market_url, "SELECT market, vwap_source FROM gold.market_daily") == [(market, "trades")]
+    ask(market_url, "UPDATE silver.candle SET opening_price = opening_price * 1.00001")
+    assert not judged(TICKERS, yesterday, days)[0].passed
