@@ -35,12 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_demo.py")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is known of the exchange's limits is neither another worker's nor a real run's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPBIT_LIMITS_DIR", str(tmp_path_factory.mktemp("limits")))
-        yield
+@pytest.fixture(autouse=True)
+def _own_limits(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of the exchange's limits is neither another test's, whose port may come again, nor a real run's."""
+    monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path_factory.mktemp("limits")))
 
 
 @contextmanager

@@ -197,8 +197,8 @@ def misdated(row: Any) -> Cases:
     start = sa.case((is_minute, minute_of(row)))
     return [
         (~is_minute, "candle_date_time_utc: not the start of a minute"),
-        (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
+        (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (
             row.started_kst.is_distinct_from(utc_text(start, zone="Asia/Seoul")),
             "candle_date_time_kst: not nine hours after the UTC time",
