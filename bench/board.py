@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from starlette.datastructures import QueryParams
 
 from bench.history import fill_gold
 from bench.measure import Result
-from bench.stage import DAY, Stage, tickers
+from bench.stage import DAY, MarketData, Stage, tickers
 from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint
 from upbit_assets.dashboard.parameters import read
 from upbit_assets.dashboard.server import allow_open_files
@@ -29,18 +29,20 @@ from upbit_assets.postgres.resource import READER_ROLE, engine_for
 from upbit_assets.stack import free_port
 
 A_SECOND, SECONDS, PAGES = 50, 20, 1000
+ASKED = 120  # markets in turn: before one is asked again, its answer is no longer kept
 PATHS = ("/api/markets/{market}/windows", "/api/markets/{market}/candles", "/api/markets/{market}/orderbook")
 SPAN = {"from": (DAY - timedelta(hours=12)).isoformat(), "to": (DAY + timedelta(hours=12)).isoformat()}
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
 
 
 def board(stage: Stage) -> list[Result]:
-    """Requests of ever other markets, so that no answer is one that was kept; and a thousand pages that listen."""
+    """Requests of ever other markets, and a thousand pages that listen."""
     last = DAY + timedelta(hours=12)
     with stage.database() as data:
         data.fill_bronze(DAY, 1)
         fill_gold(data, last - 143 * WINDOW, last)
-        asked = questions([code for code, _ in tickers(DAY)], max(100, round(A_SECOND * SECONDS * stage.scale)))
+        fill_silver(data, last)
+        asked = questions([code for code, _ in tickers(DAY)][:ASKED], max(100, round(A_SECOND * SECONDS * stage.scale)))
         with served(data.url) as address:
             ours = asyncio.run(under_load(address, asked))
             connections = asyncio.run(connections_of_pages(address, data.url, max(50, round(PAGES * stage.scale))))
@@ -56,6 +58,32 @@ def board(stage: Stage) -> list[Result]:
 def questions(codes: list[str], count: int) -> list[tuple[Endpoint, str]]:
     endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.path in PATHS]
     return list(islice(zip(cycle(endpoints), cycle(codes), strict=False), count))
+
+
+def fill_silver(data: MarketData, last: datetime) -> None:
+    """A day of candles, a minute each, and an order book of the markets that are asked for."""
+    data.run(
+        """
+        INSERT INTO silver.candle (market, started_at, opening_price, high_price, low_price, closing_price, volume,
+                                   turnover, last_traded_at, ingested_at)
+        SELECT market, at, 100 + nth / 1e3, 102, 99, 101 + nth / 1e4, 5 + nth / 1e7, 1e6 + nth / 7.0, at, at
+        FROM generate_series(%(first)s, %(last)s, interval '1 minute') at CROSS JOIN sample WHERE nth < %(markets)s
+        """,
+        first=last - timedelta(days=1),
+        last=last,
+        markets=ASKED,
+    )
+    levels = "array_fill(1.25::numeric, ARRAY[30])"
+    data.run(
+        f"""
+        INSERT INTO silver.orderbook (market, total_ask_size, total_bid_size, ask_prices, ask_sizes, bid_prices,
+                                      bid_sizes, ingested_at, changed_at)
+        SELECT market, 37.5, 37.5, {levels}, {levels}, {levels}, {levels}, now(), now()
+        FROM sample WHERE nth < %(markets)s
+        """,
+        markets=ASKED,
+    )
+    data.run("VACUUM ANALYZE silver.candle, silver.orderbook")
 
 
 def parameters(endpoint: Endpoint) -> dict[str, str]:
@@ -87,7 +115,10 @@ def served(url: str) -> Iterator[str]:
 
 
 async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[float]:
-    """Seconds of each request, counted from when it was due, whatever became of those before it."""
+    """Seconds of each request, counted from when it was due, whatever became of those before it.
+
+    The first two seconds, in which the board connects and learns its SQL, don't count.
+    """
     async with httpx.AsyncClient(base_url=address, timeout=30) as client:
 
         async def one(endpoint: Endpoint, market: str, due: float) -> float:
@@ -97,9 +128,10 @@ async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[fl
             return time.perf_counter() - due
 
         start = time.perf_counter() + 0.5
-        return await asyncio.gather(
+        times = await asyncio.gather(
             *(one(endpoint, market, start + nth / A_SECOND) for nth, (endpoint, market) in enumerate(asked))
         )
+        return times[2 * A_SECOND :] or times
 
 
 async def connections_of_pages(address: str, url: str, pages: int) -> int:
