@@ -37,7 +37,7 @@ def candle_day(stage: Stage) -> list[Result]:
             silver = output_of(silver_candle, window, tables.bronze_candle_raw)
             gold = output_of(gold_market_daily, window, tables.silver_candle, tables.silver_trade)
             return (
-                data.write(bronze_candle_raw, window, Loads(map(load, pages)), days)
+                data.write(bronze_candle_raw, window, Loads(load(page) for page in pages), days)
                 + data.write(silver_candle, window, silver, days)
                 + data.write(gold_market_daily, window, gold, days)
             )
