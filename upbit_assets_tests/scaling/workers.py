@@ -112,7 +112,7 @@ def stack(
 ) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("home")
     settings = (PROJECT / "deploy" / "celery" / "dagster.yaml").read_text()
-    settings = settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5")
+    settings = settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5\n  cancel_timeout_seconds: 10")
     (home / "dagster.yaml").write_text(settings.replace("base_dir: /tmp/dagster", f"base_dir: {home}"))
     (home / "redis").write_text(PASSWORD)
     with ExitStack() as started:
@@ -170,4 +170,4 @@ def test_a_run_can_be_canceled_on_its_worker(stack: Stack):
     with stack.silver_locked():
         [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
         assert stack.instance.run_launcher.terminate(held.run_id)
-        until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 240)
+        until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 60)
