@@ -240,9 +240,11 @@ def ticks(market: Market, window: TimeWindow, scale: float) -> Raw:
 
 TEXT = """# What a day of data is
 
-Written by `python -m bench capacity`, on {machine}. Rows are the offline exchange's, whose busiest market has
-250,000 trades a day. By default: all 855 tickers and the books of 30 markets a minute, the candles and trades of 10.
-All of it: everything of all 855 markets, whatever the exchange would let one ask for.
+Written by `python -m bench capacity`, on {machine}.
+
+Rows are the offline exchange's, whose busiest market has 250,000 trades a day. By default: all 855 tickers and the
+books of 30 markets a minute, the candles and trades of 10. All of it: everything of all 855 markets, whatever the
+exchange would let one ask for.
 
 "Of the time" is how long one session of the database works on a day's rows, those included that are computed again
 each time their window (tickers, books) or their day (candles, trades) got more. Disk is what a day leaves behind,

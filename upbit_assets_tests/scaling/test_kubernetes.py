@@ -132,7 +132,7 @@ def unknown(values: Any, known: Any, path: str = "") -> Iterator[str]:
 
 def pod_of(component: dict[str, Any]) -> dict[str, Any]:
     """The pod that the chart makes of one of its components, as far as it is told here."""
-    container = {
+    container: dict[str, Any] = {
         name: component[name] for name in ("securityContext", "resources", "volumeMounts", "env") if name in component
     }
     if "readinessProbe" in component:

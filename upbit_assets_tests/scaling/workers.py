@@ -23,6 +23,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
 from upbit_assets.sandbox.server import running
+from upbit_assets.workers.launcher import PATIENCE_SECONDS
 
 PASSWORD = secrets.token_urlsafe()
 WORKERS = ("one", "two")
@@ -84,31 +85,42 @@ class Stack:
             yield connection
 
 
+class Redis:
+    """A Redis of its own on loopback, with a password."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-server")
+        assert program, "redis-server is missing; on Debian and Ubuntu: apt-get install redis-server"
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        self.folder, self.url = folder, f"redis://127.0.0.1:{port}/0"
+        self.command = [program, "-", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdin
+        self.process.stdin.write(f'requirepass "{PASSWORD}"\n')
+        self.process.stdin.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of its own on loopback, with a password; its address."""
-    program = shutil.which("redis-server")
-    assert program, "redis-server is missing; on Debian and Ubuntu: apt-get install redis-server"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    server = subprocess.Popen(
-        [program, "-", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"],
-        cwd=tmp_path_factory.mktemp("redis"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-    assert server.stdin
-    server.stdin.write(f'requirepass "{PASSWORD}"\n'.encode())
-    server.stdin.close()
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.wait()
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    yield redis
+    redis.kill()
 
 
 @pytest.fixture(scope="module")
 def stack(
-    redis: str, server: EmbeddedPostgres, market_database: str, tmp_path_factory: pytest.TempPathFactory
+    redis: Redis, server: EmbeddedPostgres, market_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("home")
     settings = (PROJECT / "deploy" / "celery" / "dagster.yaml").read_text()
@@ -122,7 +134,7 @@ def stack(
             "DAGSTER_POSTGRES_URL": server.url("dagster"),
             "UPBIT_POSTGRES_URL": market_database,
             "UPBIT_API_URL": started.enter_context(running(market_count=30)).url,
-            "UPBIT_REDIS_URL": redis,
+            "UPBIT_REDIS_URL": redis.url,
             "UPBIT_REDIS_PASSWORD_FILE": str(home / "redis"),
         }.items():
             environment.setenv(name, value)
@@ -134,6 +146,12 @@ def stack(
         yield stack
         for name in list(stack.processes):
             stack.kill(name)
+
+
+def waiting(connection: psycopg.Connection[Any]) -> bool:
+    """Whether somebody waits for the lock on silver."""
+    query = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'silver.ticker'::regclass AND NOT granted"
+    return bool(connection.execute(query).fetchone() == (True,))
 
 
 def worker(name: str) -> list[str]:
@@ -166,8 +184,23 @@ def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it
     until(made_up_for, "the window computed by the other worker", BEFORE_A_RUN)
 
 
-def test_a_run_can_be_canceled_on_its_worker(stack: Stack):
-    with stack.silver_locked():
+def test_a_canceled_run_ends_on_its_worker(stack: Stack):
+    with stack.silver_locked() as connection:
         [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
+        until(lambda: waiting(connection), "the lock is waited for", 30)
         assert stack.instance.run_launcher.terminate(held.run_id)
+        until(lambda: not waiting(connection), "the end of what it does", 30)
         until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 60)
+
+
+def test_a_run_survives_the_end_of_redis_and_those_after_it_are_launched(stack: Stack, redis: Redis):
+    with stack.silver_locked() as connection:
+        [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
+        until(lambda: waiting(connection), "the lock is waited for", 30)
+        redis.kill()
+        redis.start()
+        time.sleep(PATIENCE_SECONDS + 20)  # until run monitoring would have failed it
+        assert stack.status(held) == DagsterRunStatus.STARTED
+    until(lambda: stack.status(held) == DagsterRunStatus.SUCCESS, "the end of the run", 60)
+    before = len(stack.runs("collect", DagsterRunStatus.SUCCESS))
+    until(lambda: len(stack.runs("collect", DagsterRunStatus.SUCCESS)) > before, "another run", BEFORE_A_RUN)
