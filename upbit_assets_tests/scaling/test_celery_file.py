@@ -7,24 +7,22 @@ import pytest
 import yaml
 
 from upbit_assets.postgres.embedded import PROJECT
-from upbit_assets.workers.launcher import celery_options
-from upbit_assets_tests.scaling.workers import worker
+from upbit_assets.workers.launcher import WorkerRunLauncher, celery_options
+from upbit_assets_tests.scaling.workers import instance_of_the_image, worker
 
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.celery.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ASKS_REDIS = ("worker", "code", "webserver", "daemon")
 
 
-def test_the_instance_is_the_projects_but_for_what_workers_need():
-    here = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
-    there = yaml.safe_load((PROJECT / "deploy" / "celery" / "dagster.yaml").read_text())
-    differing = {"run_launcher", "compute_logs", "local_artifact_storage"}
-    assert {name: value for name, value in there.items() if name not in differing} == here
-    assert differing <= there.keys()
+def test_the_instance_is_the_images_but_for_who_launches_runs():
+    image = yaml.safe_load("".join((PROJECT / path).read_text() for path in ("dagster.yaml", "deploy/instance.yaml")))
+    launcher = {"module": WorkerRunLauncher.__module__, "class": WorkerRunLauncher.__name__}
+    assert yaml.safe_load(instance_of_the_image()) == image | {"run_launcher": launcher}
 
 
 def test_there_are_as_many_places_as_runs_go_at_once():
-    dagster = yaml.safe_load((PROJECT / "deploy" / "celery" / "dagster.yaml").read_text())
+    dagster = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     [places] = re.findall(r"--concurrency=([0-9]+)", " ".join(SERVICES["worker"]["command"]))
     assert SERVICES["worker"]["scale"] == 2
     assert 2 * int(places) == dagster["concurrency"]["runs"]["max_concurrent_runs"]

@@ -4,6 +4,7 @@ It takes minutes, as a worker is given a minute to answer, and needs redis-serve
 """
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -123,7 +124,7 @@ def stack(
     redis: Redis, server: EmbeddedPostgres, market_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("home")
-    settings = (PROJECT / "deploy" / "celery" / "dagster.yaml").read_text()
+    settings = instance_of_the_image()
     settings = settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5\n  cancel_timeout_seconds: 10")
     (home / "dagster.yaml").write_text(settings.replace("base_dir: /tmp/dagster", f"base_dir: {home}"))
     (home / "redis").write_text(PASSWORD)
@@ -146,6 +147,13 @@ def stack(
         yield stack
         for name in list(stack.processes):
             stack.kill(name)
+
+
+def instance_of_the_image() -> str:
+    """The dagster.yaml of the workers' image, made as its Dockerfile makes it."""
+    image = "".join((PROJECT / path).read_text() for path in ("dagster.yaml", "deploy/instance.yaml"))
+    [script] = re.findall(r"sed -i '(.+)' /opt/dagster", (PROJECT / "deploy" / "celery" / "Dockerfile").read_text())
+    return subprocess.run(["sed", script], input=image, capture_output=True, text=True, check=True).stdout
 
 
 def waiting(connection: psycopg.Connection[Any]) -> bool:
