@@ -58,12 +58,25 @@ class WorkerRunLauncher(CeleryRunLauncher):
         return cls(**celery_options(), inst_data=inst_data)
 
     def terminate(self, run_id: str) -> bool:
-        if run := self._instance.get_run_by_id(run_id):
-            self._instance.report_run_canceling(run)
-        return super().terminate(run_id)
+        """Kill the run's process, whose transaction goes with it: Dagster tries an interrupted step again."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None:
+            return False
+        self._instance.report_run_canceling(run)
+        task = self._task_of(run)
+        task.revoke(terminate=True, signal="SIGKILL")
+        for _ in range(ANSWER_SECONDS):
+            if task.ready():
+                self._instance.report_run_canceled(run)
+                break
+            time.sleep(1)  # where no worker answers, run monitoring cancels it in a while
+        return True
+
+    def _task_of(self, run: DagsterRun) -> Any:
+        return self.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        task = self.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])
+        task = self._task_of(run)
         if task.ready():  # the run is looked at once more before it is failed
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker is done with the run, which did not end.")
         if self._is_held(task):
