@@ -41,8 +41,7 @@ def celery_options() -> dict[str, Any]:
 class WorkerRunLauncher(CeleryRunLauncher):
     """Launches runs to the workers, and tells run monitoring of those that died with theirs.
 
-    Dagster's own asks Redis only, where a run whose worker was killed stays started for ever, and one that goes on
-    is unknown once Redis was restarted.
+    Dagster's own asks Redis only, where a run whose worker was killed stays started for ever.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -89,7 +88,8 @@ class WorkerRunLauncher(CeleryRunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, "No worker has the run: its own was killed or restarted.")
 
     def _is_held(self, task: Any) -> bool:
-        """Whether a worker says that it has the task: the one that started it, as far as Redis knows, else any."""
-        worker = task.info["hostname"] if task.state == "STARTED" else None
-        asked = self.celery.control.inspect(destination=[worker] if worker else None, timeout=ANSWER_SECONDS)
-        return any(task.id in tasks for tasks in (asked.query_task(task.id) or {}).values())
+        """Whether the worker that began with the task says that it has it; one that lost Redis forgets its tasks."""
+        if task.state != "STARTED":
+            return False
+        worker = self.celery.control.inspect(destination=[task.info["hostname"]], timeout=ANSWER_SECONDS)
+        return any(task.id in tasks for tasks in (worker.query_task(task.id) or {}).values())
