@@ -83,6 +83,11 @@ class Stack:
         [pid] = re.findall(r"Started process for run \(pid: ([0-9]+)\)", said)
         return Path("/proc", pid).exists()
 
+    def wait_for_another(self, job: str) -> None:
+        """Wait until one more run of the job has succeeded."""
+        before = len(self.runs(job, DagsterRunStatus.SUCCESS))
+        until(lambda: len(self.runs(job, DagsterRunStatus.SUCCESS)) > before, f"a run of {job}", BEFORE_A_RUN)
+
     @contextmanager
     def silver_locked(self) -> Iterator[psycopg.Connection[Any]]:
         """Holds up the runs that refresh silver, in the middle of it."""
@@ -215,5 +220,4 @@ def test_when_redis_dies_what_was_running_fails_and_runs_are_launched_again(stac
         redis.start()
         until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the run", UNTIL_FAILED)
     for job in ("collect", "refresh"):
-        before = len(stack.runs(job, DagsterRunStatus.SUCCESS))
-        until(lambda: len(stack.runs(job, DagsterRunStatus.SUCCESS)) > before, f"a run of {job}", BEFORE_A_RUN)  # noqa: B023
+        stack.wait_for_another(job)
