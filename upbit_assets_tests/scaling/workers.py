@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ PASSWORD = secrets.token_urlsafe()
 WORKERS = ("one", "two")
 BEFORE_A_RUN = 150  # a schedule's minute, and the daemon's and the code's start
 UNTIL_FAILED = 120  # a minute of silence, and run monitoring's turn
-HELD = (DagsterRunStatus.STARTED,)
 
 
 def until(true: Callable[[], Any], what: str, seconds: int) -> Any:
@@ -61,7 +60,8 @@ class Stack:
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """End a process and its children at once, as a container's end does."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, how)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
         process.wait()
 
     def runs(self, job: str, *statuses: DagsterRunStatus) -> list[DagsterRun]:
@@ -83,17 +83,34 @@ class Stack:
         [pid] = re.findall(r"Started process for run \(pid: ([0-9]+)\)", said)
         return Path("/proc", pid).exists()
 
+    def held_up(self) -> DagsterRun:
+        """A run of refresh that the lock holds up: one that was past silver before would end by itself."""
+
+        def still_there() -> list[DagsterRun]:
+            before = {run.run_id for run in self.runs("refresh", DagsterRunStatus.STARTED)}
+            time.sleep(5)
+            return [run for run in self.runs("refresh", DagsterRunStatus.STARTED) if run.run_id in before]
+
+        return until(still_there, "a run that waits for the lock", BEFORE_A_RUN)[0]
+
+    def start_again(self) -> None:
+        """The workers that ended, as compose does."""
+        for name in WORKERS:
+            if name in self.processes and self.processes[name].poll() is not None:
+                self.kill(name)
+                self.start(name, *worker(name))
+
     def wait_for_another(self, job: str) -> None:
         """Wait until one more run of the job has succeeded."""
         before = len(self.runs(job, DagsterRunStatus.SUCCESS))
         until(lambda: len(self.runs(job, DagsterRunStatus.SUCCESS)) > before, f"a run of {job}", BEFORE_A_RUN)
 
     @contextmanager
-    def silver_locked(self) -> Iterator[psycopg.Connection[Any]]:
+    def silver_locked(self) -> Iterator[None]:
         """Holds up the runs that refresh silver, in the middle of it."""
         with psycopg.connect(self.market_url) as connection:
             connection.execute("LOCK TABLE silver.ticker IN ACCESS EXCLUSIVE MODE")
-            yield connection
+            yield
 
 
 class Redis:
@@ -166,12 +183,6 @@ def instance_of_the_image() -> str:
     return subprocess.run(["sed", script], input=image, capture_output=True, text=True, check=True).stdout
 
 
-def waiting(connection: psycopg.Connection[Any]) -> bool:
-    """Whether somebody waits for the lock on silver."""
-    query = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'silver.ticker'::regclass AND NOT granted"
-    return bool(connection.execute(query).fetchone() == (True,))
-
-
 def worker(name: str) -> list[str]:
     """The command of docker-compose.celery.yml, with a name to know the worker by."""
     return [
@@ -189,7 +200,7 @@ def test_scheduled_runs_succeed_on_the_workers_and_gold_follows(stack: Stack):
 
 def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it(stack: Stack):
     with stack.silver_locked():
-        [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
+        held = stack.held_up()
         until(lambda: stack.instance.run_launcher.check_run_worker_health(held).status.name == "RUNNING", "health", 10)
         stack.kill(stack.worker_of(held))
         killed_at = time.time()
@@ -203,9 +214,8 @@ def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it
 
 
 def test_a_canceled_run_ends_on_its_worker(stack: Stack):
-    with stack.silver_locked() as connection:
-        [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
-        until(lambda: waiting(connection), "the lock is waited for", 30)
+    with stack.silver_locked():
+        held = stack.held_up()
         assert stack.lives(held)
         assert stack.instance.run_launcher.terminate(held.run_id)
         until(lambda: not stack.lives(held), "the end of its process", 10)
@@ -213,11 +223,11 @@ def test_a_canceled_run_ends_on_its_worker(stack: Stack):
 
 
 def test_when_redis_dies_what_was_running_fails_and_runs_are_launched_again(stack: Stack, redis: Redis):
-    with stack.silver_locked() as connection:
-        [held, *_] = until(lambda: stack.runs("refresh", *HELD), "a run that waits for the lock", BEFORE_A_RUN)
-        until(lambda: waiting(connection), "the lock is waited for", 30)
+    with stack.silver_locked():
+        held = stack.held_up()
         redis.kill()
         redis.start()
         until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the run", UNTIL_FAILED)
+    stack.start_again()
     for job in ("collect", "refresh"):
         stack.wait_for_another(job)
