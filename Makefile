@@ -4,7 +4,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-compose lint bench screenshots vendor secrets backup restore install install-dev lock clean
+.PHONY: help demo up down test test-compose test-celery lint bench screenshots vendor secrets backup restore install \
+  install-dev lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +24,9 @@ test: install-dev ## the whole test suite, on a real PostgreSQL that it starts i
 
 test-compose: install-dev ## docker compose, for real: every service brought up, killed and healed; needs Docker
 	@$(BIN)/python -m pytest upbit_assets_tests/compose.py --numprocesses=0 --timeout=1200 $(ARGS)
+
+test-celery: install-dev ## runs on workers, for real, and a worker killed; needs redis-server
+	@$(BIN)/python -m pytest upbit_assets_tests/scaling/workers.py --numprocesses=0 --timeout=600 $(ARGS)
 
 lint: install-dev ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -73,8 +77,9 @@ install-dev: .venv/.dev
 	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
-lock: install-dev ## renew both lock files from pyproject.toml
-	@for lock in "requirements.lock --extra build" "requirements-dev.lock --extra build --extra dev"; do \
+lock: install-dev ## renew the lock files from pyproject.toml
+	@for lock in "requirements.lock --extra build" "deploy/celery/requirements.lock --extra build --extra celery" \
+	  "requirements-dev.lock --extra build --extra dev --extra celery"; do \
 	  set -- $$lock; file=$$1; shift; \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate --upgrade pyproject.toml $$@ -o $$file; done

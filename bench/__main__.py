@@ -1,4 +1,4 @@
-"""Measures what people wait for, and writes docs/bench.md: python -m bench [--quick] [NAME ...]."""
+"""Measures what people wait for, and writes docs/bench.md: python -m bench [--quick] [NAME ... | capacity]."""
 
 import logging
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import board, calls, candles, copying, history, layers, project
+from bench import board, calls, candles, capacity, copying, history, layers, project
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 
-REPORT = Path(__file__).parents[1] / "docs" / "bench.md"
+DOCS = Path(__file__).parents[1] / "docs"
 ROWS = {
     each.__name__: each
     for each in (
@@ -37,10 +37,15 @@ HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(list(ROWS)))
+@click.argument("names", nargs=-1, type=click.Choice([*ROWS, "capacity"]))
 @click.option("--quick", is_flag=True, help="A twentieth of the data.")
 def main(names: tuple[str, ...], quick: bool) -> None:
-    """Measure what people wait for; docs/bench.md is written when all of it was measured in full."""
+    """Measure what people wait for; docs/bench.md is written when all of it was measured in full.
+
+    `capacity`, alone, measures how much a day of data is, and writes docs/capacity.md.
+    """
+    if "capacity" in names and len(names) > 1:
+        raise click.UsageError("capacity is measured alone")
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="upbit-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "server")
@@ -48,12 +53,17 @@ def main(names: tuple[str, ...], quick: bool) -> None:
         try:
             machine = about(server)
             click.echo(machine)
-            lines = list(measured(Stage(server, Path(folder), 0.05 if quick else 1), names or tuple(ROWS)))
+            stage = Stage(server, Path(folder), 0.05 if quick else 1)
+            if names == ("capacity",):
+                lines = list(capacity.report(stage))
+                click.echo("\n".join(lines))
+            else:
+                lines = list(measured(stage, names or tuple(ROWS)))
         finally:
             server.stop()
-    if not names and not quick:
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(REPORT_TEXT.format(machine=machine, table="\n".join(lines)))
+    if not quick and names in ((), ("capacity",)):
+        name, report = ("capacity", capacity.TEXT) if names else ("bench", REPORT_TEXT)
+        (DOCS / f"{name}.md").write_text(report.format(machine=machine, table="\n".join(lines)))
 
 
 def measured(stage: Stage, names: Iterable[str]) -> Iterator[str]:

@@ -68,6 +68,20 @@ def migrate() -> None:
 
 
 @main.command()
+def distribute() -> None:
+    """Spread the market data over the machines of a Citus cluster, by market; safe to repeat. See docs/scaling.md."""
+    from upbit_assets.postgres.citus import CitusError
+    from upbit_assets.postgres.citus import distribute as distribute_tables
+
+    try:
+        distribute_tables(market_url(), click.echo)
+    except CitusError as error:
+        raise click.ClickException(str(error)) from None
+    except sa.exc.DBAPIError as error:
+        raise click.ClickException(f"What is said above is done; then it stopped, run it again: {error.orig}") from None
+
+
+@main.command()
 def metabase() -> None:
     """Make the dashboard in the Metabase at METABASE_URL, or bring it up to date; safe to repeat.
 

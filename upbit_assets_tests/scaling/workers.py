@@ -1,0 +1,233 @@
+"""Runs on workers, for real: `make test-celery` starts Redis, two workers and Dagster's daemon, and kills a worker.
+
+It takes minutes, as a worker is given a minute to answer, and needs redis-server; it fails where there is none.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
+from upbit_assets.sandbox.server import running
+
+PASSWORD = secrets.token_urlsafe()
+WORKERS = ("one", "two")
+BEFORE_A_RUN = 150  # a schedule's minute, and the daemon's and the code's start
+UNTIL_FAILED = 120  # a minute of silence, and run monitoring's turn
+
+
+def until(true: Callable[[], Any], what: str, seconds: int) -> Any:
+    """Wait for something; returns what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+class Stack:
+    """The daemon, which launches runs and watches over them, and the workers."""
+
+    def __init__(self, home: Path, market_url: str, instance: DagsterInstance) -> None:
+        self.home, self.market_url, self.instance = home, market_url, instance
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        with (self.home / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [Path(sys.executable).parent / command[0], *command[1:]],
+                cwd=PROJECT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End a process and its children at once, as a container's end does."""
+        process = self.processes.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        process.wait()
+
+    def runs(self, job: str, *statuses: DagsterRunStatus) -> list[DagsterRun]:
+        found = self.instance.get_runs(RunsFilter(job_name=job, statuses=list(statuses)))
+        return [run for run in found if DAGSTER_CELERY_TASK_ID_TAG in run.tags]
+
+    def status(self, run: DagsterRun) -> DagsterRunStatus:
+        found = self.instance.get_run_by_id(run.run_id)
+        assert found
+        return found.status
+
+    def worker_of(self, run: DagsterRun) -> str:
+        task = self.instance.run_launcher.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])  # type: ignore[attr-defined]
+        return str(task.info["hostname"]).partition("@")[0]
+
+    def lives(self, run: DagsterRun) -> bool:
+        """Whether the run's process is there."""
+        said = " ".join(str(entry.dagster_event) for entry in self.instance.all_logs(run.run_id))
+        [pid] = re.findall(r"Started process for run \(pid: ([0-9]+)\)", said)
+        return Path("/proc", pid).exists()
+
+    def held_up(self) -> DagsterRun:
+        """A run of refresh that the lock holds up: one that was past silver before would end by itself."""
+
+        def still_there() -> list[DagsterRun]:
+            before = {run.run_id for run in self.runs("refresh", DagsterRunStatus.STARTED)}
+            time.sleep(5)
+            return [run for run in self.runs("refresh", DagsterRunStatus.STARTED) if run.run_id in before]
+
+        return until(still_there, "a run that waits for the lock", BEFORE_A_RUN)[0]
+
+    def start_again(self) -> None:
+        """The workers that ended, as compose does."""
+        for name in WORKERS:
+            if name in self.processes and self.processes[name].poll() is not None:
+                self.kill(name)
+                self.start(name, *worker(name))
+
+    def wait_for_another(self, job: str) -> None:
+        """Wait until one more run of the job has succeeded."""
+        before = len(self.runs(job, DagsterRunStatus.SUCCESS))
+        until(lambda: len(self.runs(job, DagsterRunStatus.SUCCESS)) > before, f"a run of {job}", BEFORE_A_RUN)
+
+    @contextmanager
+    def silver_locked(self) -> Iterator[None]:
+        """Holds up the runs that refresh silver, in the middle of it."""
+        with psycopg.connect(self.market_url) as connection:
+            connection.execute("LOCK TABLE silver.ticker IN ACCESS EXCLUSIVE MODE")
+            yield
+
+
+class Redis:
+    """A Redis of its own on loopback, with a password."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-server")
+        assert program, "redis-server is missing; on Debian and Ubuntu: apt-get install redis-server"
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        self.folder, self.url = folder, f"redis://127.0.0.1:{port}/0"
+        self.command = [program, "-", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdin
+        self.process.stdin.write(f'requirepass "{PASSWORD}"\n')
+        self.process.stdin.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    yield redis
+    redis.kill()
+
+
+@pytest.fixture(scope="module")
+def stack(
+    redis: Redis, server: EmbeddedPostgres, market_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("home")
+    settings = instance_of_the_image()
+    settings = settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5")
+    (home / "dagster.yaml").write_text(settings.replace("base_dir: /tmp/dagster", f"base_dir: {home}"))
+    (home / "redis").write_text(PASSWORD)
+    with ExitStack() as started:
+        environment = started.enter_context(pytest.MonkeyPatch.context())
+        for name, value in {
+            "DAGSTER_HOME": str(home),
+            "DAGSTER_POSTGRES_URL": server.url("dagster"),
+            "UPBIT_POSTGRES_URL": market_database,
+            "UPBIT_API_URL": started.enter_context(running(market_count=30)).url,
+            "UPBIT_REDIS_URL": redis.url,
+            "UPBIT_REDIS_PASSWORD_FILE": str(home / "redis"),
+        }.items():
+            environment.setenv(name, value)
+        instance = started.enter_context(DagsterInstance.from_config(str(home)))
+        stack = Stack(home, market_database, instance)
+        for name in WORKERS:
+            stack.start(name, *worker(name))
+        stack.start("daemon", "dagster-daemon", "run", "--module-name", "upbit_assets.definitions")
+        yield stack
+        for name in list(stack.processes):
+            stack.kill(name)
+
+
+def instance_of_the_image() -> str:
+    """The dagster.yaml of the workers' image, made as its Dockerfile makes it."""
+    image = "".join((PROJECT / path).read_text() for path in ("dagster.yaml", "deploy/instance.yaml"))
+    [script] = re.findall(r"sed -i '(.+)' /opt/dagster", (PROJECT / "deploy" / "celery" / "Dockerfile").read_text())
+    return subprocess.run(["sed", script], input=image, capture_output=True, text=True, check=True).stdout
+
+
+def worker(name: str) -> list[str]:
+    """The command of docker-compose.celery.yml, with a name to know the worker by."""
+    return [
+        *("celery", "--app=upbit_assets.workers.app", "worker", "--concurrency=3", "--max-tasks-per-child=1"),
+        *("--include=upbit_assets.definitions", "--loglevel=WARNING", f"--hostname={name}@%h"),
+    ]
+
+
+def test_scheduled_runs_succeed_on_the_workers_and_gold_follows(stack: Stack):
+    until(lambda: stack.runs("collect", DagsterRunStatus.SUCCESS), "a run of collect", BEFORE_A_RUN)
+    until(lambda: stack.runs("refresh", DagsterRunStatus.SUCCESS), "a run of refresh", BEFORE_A_RUN)
+    with psycopg.connect(stack.market_url) as connection:
+        assert connection.execute("SELECT count(*) FROM gold.turnover_top10").fetchone() == (10,)
+
+
+def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it(stack: Stack):
+    with stack.silver_locked():
+        held = stack.held_up()
+        until(lambda: stack.instance.run_launcher.check_run_worker_health(held).status.name == "RUNNING", "health", 10)
+        stack.kill(stack.worker_of(held))
+        killed_at = time.time()
+    until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the killed run", UNTIL_FAILED)
+
+    def made_up_for() -> bool:
+        records = stack.instance.get_run_records(RunsFilter(job_name="refresh", statuses=[DagsterRunStatus.SUCCESS]))
+        return any((record.start_time or 0) > killed_at for record in records)
+
+    until(made_up_for, "the window computed by the other worker", BEFORE_A_RUN)
+
+
+def test_a_canceled_run_ends_on_its_worker(stack: Stack):
+    with stack.silver_locked():
+        held = stack.held_up()
+        assert stack.lives(held)
+        assert stack.instance.run_launcher.terminate(held.run_id)
+        until(lambda: not stack.lives(held), "the end of its process", 10)
+        until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 10)
+
+
+def test_when_redis_dies_what_was_running_fails_and_runs_are_launched_again(stack: Stack, redis: Redis):
+    with stack.silver_locked():
+        held = stack.held_up()
+        redis.kill()
+        redis.start()
+        until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the run", UNTIL_FAILED)
+    stack.start_again()
+    for job in ("collect", "refresh"):
+        stack.wait_for_another(job)
