@@ -210,7 +210,10 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
     click.echo(f"Board:      {addresses['board']}")
     wait_for(dagster, addresses["ui"] + "/server_info")
     click.echo(f"Dagster:    {addresses['ui']}  (schedule and sensor are on; logs: {home / 'dagster.log'})")
-    tell_first_run(first, addresses["ui"])
+    if tell_first_run(first, addresses["ui"]):
+        # which need the ranking, and which the schedule would bring in up to ten minutes
+        today = materialize("bronze_candle_raw,silver_candle", days.key_of(days.at(datetime.now(UTC)).start))
+        start(started, "The candles of today", today, home)
     click.echo("Collecting every minute. Ctrl-C stops everything.")
     watch(processes)
 
@@ -228,7 +231,11 @@ def first_run() -> list[str]:
     if left < 10:
         time.sleep(left)
         window = windows.at(datetime.now(UTC))
-    return ["dagster", "asset", "materialize", "--select", "group:ticker", "--partition", windows.key_of(window.start)]
+    return materialize("group:ticker", windows.key_of(window.start))
+
+
+def materialize(assets: str, partition: str) -> list[str]:
+    return ["dagster", "asset", "materialize", "--select", assets, "--partition", partition]
 
 
 def wait_for(process: Process, address: str) -> None:
@@ -243,14 +250,16 @@ def wait_for(process: Process, address: str) -> None:
     raise StackError(f"{process.name} does not answer at {address} after {READY_WITHIN} s; its log is {process.log}")
 
 
-def tell_first_run(first: Process, ui: str) -> None:
+def tell_first_run(first: Process, ui: str) -> bool:
+    """Show what the first run brought, or why it failed; whether it succeeded."""
     if first.child.wait() == 0:
         print_top10()
-        return
+        return True
     said = re.findall(r"(?:Failure|Error): (.+)", first.log.read_text(errors="replace"))
     reason = said[0] if said else first.last_words()
     click.secho(f"The first collection failed: {reason}", fg="red")
     click.echo(f"It is tried again every minute; the failed runs say why at {ui}/runs")
+    return False
 
 
 def print_top10() -> None:
