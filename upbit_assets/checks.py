@@ -25,6 +25,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
 )
 
+from upbit_assets.assets.refine import Refinement
+from upbit_assets.assets.silver import TICKER
 from upbit_assets.partitions import WINDOW, Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -116,26 +118,25 @@ def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -
     }
 
 
-@window_check("silver_ticker")
-def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
-    built = tables.silver_ticker_build
-    raw, silver, rejected = (
-        counts(connection, table, span)
-        for table in (tables.bronze_ticker_raw, tables.silver_ticker, tables.silver_ticker_rejected)
-    )
-    superfluous = sa.select(built.c.window_start, built.c.duplicate_rows).where(within(built, span))
-    duplicates = dict(connection.execute(superfluous).tuples().all())
-    books = {
-        start: {
-            "raw": raw.get(start, 0),
-            "silver": silver.get(start, 0),
-            "rejected": rejected.get(start, 0),
-            "duplicates": duplicates.get(start, 0),
+def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
+    @window_check(asset, axis=refinement.axis)
+    def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+        """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
+        built = refinement.build
+        superfluous = sa.select(built.c.window_start, built.c.duplicate_rows).where(within(built, span))
+        counted = {
+            "raw": counts(connection, refinement.bronze, span, refinement.axis),
+            "silver": counts(connection, refinement.silver, span, refinement.axis),
+            "rejected": counts(connection, refinement.rejected, span, refinement.axis),
+            "duplicates": dict(connection.execute(superfluous).tuples().all()),
         }
-        for start in windows.starts_in(span)
-    }
-    return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
+        books = {
+            start: {name: rows.get(start, 0) for name, rows in counted.items()}
+            for start in refinement.axis.starts_in(span)
+        }
+        return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
+
+    return every_bronze_row_is_accounted_for
 
 
 @window_check("silver_ticker", AssetCheckSeverity.WARN)
@@ -155,40 +156,38 @@ def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Verdicts
     }
 
 
-@window_check("gold_market_stats")
-def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Ranks start at 1, follow their figures, and every market of silver has one."""
-    gold = tables.gold_market_stats
-    rows = (
-        sa.select(
-            gold.c.window_start.label("window"),
-            *(gold.c.market, gold.c.rank_volume, gold.c.rank_volatility),
-            rank_by(gold.c.turnover_krw).label("by_turnover"),
-            rank_by(gold.c.volatility).label("by_volatility"),
-        )
-        .where(within(gold, span))
-        .subquery("rows")
-    )
-    ranked = sa.select(rows.c.window, rows.c.market)
-    differs = (rows.c.rank_volume != rows.c.by_turnover) | (rows.c.rank_volatility != rows.c.by_volatility)
-    wrong = by_window(connection, ranked.where(differs))
-    unranked = by_window(connection, sa.except_(markets_of(tables.silver_ticker, span), ranked))
-    return {
-        start: Verdict(
-            not wrong[start] and not unranked[start],
-            {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
-        )
-        for start in windows.starts_in(span)
-    }
+def ranked(
+    asset: str, axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[str, str]
+) -> AssetChecksDefinition:
+    """`start`: gold's column that names the window; `ranks`: {rank: the figure that it follows}."""
+    gold = start.table
+
+    @window_check(asset, axis=axis)
+    def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+        """Ranks start at 1, follow their figures, and every market of silver has one."""
+        in_place = [
+            gold.c[rank] == sa.func.rank().over(partition_by=start, order_by=gold.c[figure].desc().nulls_last())
+            for rank, figure in ranks.items()
+        ]
+        rows = sa.select(start.label("window"), gold.c.market, sa.and_(*in_place).label("right"))
+        row = rows.where(within(gold, span)).subquery("row")
+        there = sa.select(row.c.window, row.c.market)
+        wrong = by_window(connection, there.where(~row.c.right))
+        unranked = by_window(connection, sa.except_(markets_of(silver, span, axis), there))
+        return {
+            start: Verdict(
+                not wrong[start] and not unranked[start],
+                {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
+            )
+            for start in axis.starts_in(span)
+        }
+
+    return ranks_are_complete
 
 
-def rank_by(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-    start = tables.gold_market_stats.c.window_start
-    return sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
-
-
-def markets_of(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
-    return sa.select(windows.floor(table.c.ingested_at).label("window"), table.c.market).where(within(table, span))
+def markets_of(table: sa.Table, span: TimeWindow, axis: Axis = windows) -> sa.Select[Any]:
+    start = axis.floor(table.c[table.info["window"]]).label("window")
+    return sa.select(start, table.c.market).where(within(table, span))
 
 
 def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow, axis: Axis = windows) -> dict[datetime, int]:
@@ -230,8 +229,14 @@ def newest_window_is_fresh(database: Database) -> AssetCheckResult:
 
 all_checks = [
     markets_match_the_market_list,
-    every_bronze_row_is_accounted_for,
+    accounted_for("silver_ticker", TICKER),
     no_price_is_missing,
-    ranks_are_complete,
+    ranked(
+        "gold_market_stats",
+        windows,
+        tables.gold_market_stats.c.window_start,
+        tables.silver_ticker,
+        {"rank_volume": "turnover_krw", "rank_volatility": "volatility"},
+    ),
     newest_window_is_fresh,
 ]

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets.assets.figures import PRICE_DIGITS
-from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
-from upbit_assets.checks import Verdict, Verdicts, by_window, counts, named, window_check
+from upbit_assets.checks import Verdict, Verdicts, accounted_for, by_window, named, ranked, window_check
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -19,27 +18,6 @@ from upbit_assets.postgres.io_manager import within
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")
 LAST_DIGIT = Decimal(10) ** -PRICE_DIGITS
-
-
-def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
-    @window_check(asset, axis=refinement.axis)
-    def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-        """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table."""
-        built = refinement.build
-        superfluous = sa.select(built.c.window_start, built.c.duplicate_rows).where(within(built, span))
-        counted = {
-            "raw": counts(connection, refinement.bronze, span, refinement.axis),
-            "silver": counts(connection, refinement.silver, span, refinement.axis),
-            "rejected": counts(connection, refinement.rejected, span, refinement.axis),
-            "duplicates": dict(connection.execute(superfluous).tuples().all()),
-        }
-        books = {
-            start: {name: rows.get(start, 0) for name, rows in counted.items()}
-            for start in refinement.axis.starts_in(span)
-        }
-        return {start: Verdict(2 * book["raw"] == sum(book.values()), book) for start, book in books.items()}
-
-    return every_bronze_row_is_accounted_for
 
 
 @window_check("gold_orderbook_stats")
@@ -70,36 +48,6 @@ def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> V
             start + DAY > now or not missing[start],
             {"not whole": named(missing[start])},
             "The day is not over." if start + DAY > now else None,
-        )
-        for start in days.starts_in(span)
-    }
-
-
-@window_check("gold_market_daily", axis=days)
-def days_are_ranked(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Ranks start at 1, follow their figures, and every market that has candles has one."""
-    gold, candle = tables.gold_market_daily, tables.silver_candle
-
-    def rank_by(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        return sa.func.rank().over(partition_by=gold.c.day, order_by=figure.desc().nulls_last())
-
-    rows = (
-        sa.select(
-            *(gold.c.day, gold.c.market, gold.c.rank_turnover, gold.c.rank_volatility),
-            rank_by(gold.c.turnover_krw).label("by_turnover"),
-            rank_by(gold.c.realized_volatility).label("by_volatility"),
-        )
-        .where(within(gold, span))
-        .subquery("rows")
-    )
-    ranked = sa.select(rows.c.day, rows.c.market)
-    differs = (rows.c.rank_turnover != rows.c.by_turnover) | (rows.c.rank_volatility != rows.c.by_volatility)
-    traded = sa.select(days.floor(candle.c.started_at), candle.c.market).where(within(candle, span))
-    wrong, unranked = by_window(connection, ranked.where(differs)), by_window(connection, sa.except_(traded, ranked))
-    return {
-        start: Verdict(
-            not wrong[start] and not unranked[start],
-            {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
         )
         for start in days.starts_in(span)
     }
@@ -195,7 +143,13 @@ all_checks: Sequence[AssetChecksDefinition] = [
     accounted_for("silver_trade", TRADE),
     every_two_sided_book_has_figures,
     every_minute_was_collected,
-    days_are_ranked,
+    ranked(
+        "gold_market_daily",
+        days,
+        tables.gold_market_daily.c.day,
+        tables.silver_candle,
+        {"rank_turnover": "turnover_krw", "rank_volatility": "realized_volatility"},
+    ),
     trades_and_candles_agree,
     candles_and_tickers_agree,
 ]

@@ -94,7 +94,7 @@ def candles(trades: list[Trade]) -> list[Candle]:
 
 DAILY, COVERAGE = "gold_market_daily", ("silver_candle", "every_minute_was_collected")
 RANKS, TRADES, TICKERS = (
-    (DAILY, name) for name in ("days_are_ranked", "trades_and_candles_agree", "candles_and_tickers_agree")
+    (DAILY, name) for name in ("ranks_are_complete", "trades_and_candles_agree", "candles_and_tickers_agree")
 )
 ACCOUNTS = "every_bronze_row_is_accounted_for"
 

@@ -14,7 +14,8 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 from psycopg import sql
 
-from upbit_assets.checks import every_bronze_row_is_accounted_for
+from upbit_assets.assets.silver import TICKER
+from upbit_assets.checks import accounted_for
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -106,8 +107,8 @@ class TestTheRowAtTheLastMoment:
         silver, whole = derived(self.database)[0], self.whole[0]
         assert len(whole) - len(silver) == 1
 
-        assert evaluate(every_bronze_row_is_accounted_for, PAST).passed
-        assert not evaluate(every_bronze_row_is_accounted_for, NEXT).passed
+        assert evaluate(accounted_for("silver_ticker", TICKER), PAST).passed
+        assert not evaluate(accounted_for("silver_ticker", TICKER), NEXT).passed
         assert materialize(*REPAIR, first=NEXT).success
         assert derived(self.database) == self.whole
 
