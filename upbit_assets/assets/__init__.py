@@ -3,13 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dagster import AssetKey, Backoff, RetryPolicy, TableColumnDep, TableColumnLineage
+from dagster import AssetKey, BackfillPolicy, Backoff, RetryPolicy, TableColumnDep, TableColumnLineage
 
-# what every asset here shares
-HOUSE: dict[str, Any] = {"owners": ["team:upbit_assets"], "io_manager_key": "postgres"}
+from upbit_assets.partitions import Axis
 
 # for a database that restarts; each try is a whole transaction, so trying again is safe
-retry = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
+RETRY = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
+
+
+def house(axis: Axis, source: str, kinds: set[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What every asset here shares."""
+    return {
+        "owners": ["team:upbit_assets"],
+        "io_manager_key": "postgres",
+        "group_name": source,
+        "kinds": {"postgres", *kinds},
+        "partitions_def": axis.partitions,
+        "backfill_policy": BackfillPolicy.single_run(),
+        "retry_policy": RETRY,
+        "metadata": metadata,
+    }
 
 
 def lineage(upstream: str, columns: Mapping[str, str]) -> TableColumnLineage:

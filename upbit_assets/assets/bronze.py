@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, BackfillPolicy, Failure, TimeWindow, asset
+from dagster import AssetExecutionContext, Failure, TimeWindow, asset
 
-from upbit_assets.assets import HOUSE, choice, retry, snapshots
+from upbit_assets.assets import choice, house, snapshots
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import History
 from upbit_assets.assets.pages import MILLISECOND, candle_pages, trade_pages
@@ -21,15 +21,7 @@ from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 
 def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
     """What the bronze assets share."""
-    return {
-        **HOUSE,
-        "group_name": source,
-        "kinds": {"upbit", "postgres", "bronze"},
-        "partitions_def": axis.partitions,
-        "backfill_policy": BackfillPolicy.single_run(),
-        "retry_policy": retry,
-        "metadata": stored_in(table, write="append"),
-    }
+    return house(axis, source, {"upbit", "bronze"}, stored_in(table, write="append"))
 
 
 @asset(**bronze(windows, "ticker", tables.bronze_ticker_raw))

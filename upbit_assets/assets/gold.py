@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, BackfillPolicy, asset
+from dagster import AssetExecutionContext, asset
 
-from upbit_assets.assets import HOUSE, lineage, retry
+from upbit_assets.assets import house, lineage
 from upbit_assets.assets.market_daily import market_daily, market_daily_build
 from upbit_assets.assets.market_stats import day_before, market_stats, market_stats_build
 from upbit_assets.assets.orderbook_stats import DEPTHS, orderbook_stats, orderbook_stats_build
@@ -18,15 +18,7 @@ from upbit_assets.postgres.io_manager import Load, stored_in
 
 def gold(axis: Axis, source: str, table: sa.Table, upstream: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """What the gold assets share. `columns`: each one's origin in the upstream asset."""
-    return {
-        **HOUSE,
-        "group_name": source,
-        "kinds": {"postgres", "sql", "gold"},
-        "partitions_def": axis.partitions,
-        "backfill_policy": BackfillPolicy.single_run(),
-        "retry_policy": retry,
-        "metadata": stored_in(table, write="replace", lineage=lineage(upstream, columns)),
-    }
+    return house(axis, source, {"sql", "gold"}, stored_in(table, write="replace", lineage=lineage(upstream, columns)))
 
 
 @asset(

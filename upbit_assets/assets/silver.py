@@ -3,10 +3,10 @@
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, BackfillPolicy, asset
+from dagster import AssetExecutionContext, asset
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
-from upbit_assets.assets import HOUSE, lineage, retry
+from upbit_assets.assets import house, lineage
 from upbit_assets.assets.coverage import candle_coverage
 from upbit_assets.assets.refine import (
     LARGEST,
@@ -33,15 +33,8 @@ HH_MM = "([01][0-9]|2[0-3]):[0-5][0-9]"
 def silver(axis: Axis, source: str, table: sa.Table, raw: str, **columns: str) -> dict[str, Any]:
     """What the silver assets share. `raw`: columns that come out of the raw row; `columns`: where others come from."""
     origin = {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(raw.split(), "raw_data"), **columns}
-    return {
-        **HOUSE,
-        "group_name": source,
-        "kinds": {"postgres", "sql", "silver"},
-        "partitions_def": axis.partitions,
-        "backfill_policy": BackfillPolicy.single_run(),
-        "retry_policy": retry,
-        "metadata": stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin)),
-    }
+    stored = stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin))
+    return house(axis, source, {"sql", "silver"}, stored)
 
 
 TICKER = Refinement(
