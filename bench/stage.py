@@ -89,7 +89,7 @@ class MarketData:
         self.run("SELECT bronze.make_partitions(%(first)s, %(last)s)", first=first, last=last)
 
     def write(
-        self, asset: AssetsDefinition, window: TimeWindow, rows: Loads | Load | Rows, axis: Axis = windows
+        self, asset: AssetsDefinition, window: TimeWindow, rows: "Loads | Load | Rows", axis: Axis = windows
     ) -> float:
         """What the IO manager does with an asset's output; returns the seconds that it says the database took."""
         self.use()

@@ -12,15 +12,15 @@ one, and runs on the same window queue up, whoever started them.
 
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
-import pandas as pd
 import sqlalchemy as sa
 from dagster import (
     ConfigurableIOManager,
@@ -37,11 +37,14 @@ from dagster import (
 )
 from sqlalchemy.dialects import postgresql
 
-from upbit_assets.postgres.copy import Records, copy_frame, copy_records, known
+from upbit_assets.postgres.copy import Records, copy_records, known
 from upbit_assets.postgres.resource import Database
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Write = Literal["append", "replace"]
-Rows = sa.Select[Any] | pd.DataFrame | Records
+Rows: TypeAlias = "sa.Select[Any] | pd.DataFrame | Records"
 Metadata = Mapping[str, Any]
 
 # Tables filled a moment ago have no statistics and pass for tiny, and nested loops over a day of them take minutes.
@@ -119,7 +122,7 @@ class PostgresIOManager(ConfigurableIOManager):
     tables: ClassVar[sa.MetaData]
     database: ResourceDependency[Database]
 
-    def handle_output(self, context: OutputContext, obj: Loads | Load | Rows | None) -> None:
+    def handle_output(self, context: OutputContext, obj: "Loads | Load | Rows | None") -> None:
         """Write what the asset returned; `None` means that the asset has nothing to write.
 
         Raises:
@@ -179,9 +182,9 @@ class PostgresIOManager(ConfigurableIOManager):
         window = time_window(context)
         select = sa.select(table) if window is None else sa.select(table).where(within(table, window))
         kind = context.dagster_type.typing_type
-        if kind is pd.DataFrame:
+        if (pandas := sys.modules.get("pandas")) and kind is pandas.DataFrame:
             with self.database.connect() as connection:
-                return pd.read_sql(select, connection, coerce_float=False)
+                return pandas.read_sql(select, connection, coerce_float=False)
         if kind is sa.Select or getattr(kind, "__origin__", None) is sa.Select:
             return select
         raise TypeError(f"{table.fullname} can be read as sqlalchemy.Select or pandas.DataFrame, not as {kind}")
@@ -285,7 +288,9 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
     match rows:
         case sa.Select():
             return insert_select(connection, table, rows, window)
-        case pd.DataFrame():
+        case _ if is_frame(rows):
+            from upbit_assets.postgres.frames import copy_frame
+
             if moment.name in rows and not rows.empty:
                 require_within(rows[moment.name].min(), rows[moment.name].max(), table, window)
             return copy_frame(connection, table, rows)
@@ -300,6 +305,12 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
                 f"{table.fullname} can be written from sqlalchemy.Select, pandas.DataFrame or Records, "
                 f"not from {type(rows).__name__}"
             )
+
+
+def is_frame(rows: object) -> TypeGuard["pd.DataFrame"]:
+    """Whether it is a pandas DataFrame, without loading pandas: who made one has."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(rows, pandas.DataFrame)
 
 
 def insert_select(connection: sa.Connection, table: sa.Table, rows: sa.Select[Any], window: TimeWindow | None) -> int:

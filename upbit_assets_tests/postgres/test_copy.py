@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.postgres.copy import Records, copy_frame, copy_records, storable
+from upbit_assets.postgres.copy import Records, copy_records, storable
+from upbit_assets.postgres.frames import copy_frame
 from upbit_assets.postgres.resource import engine_for
 from upbit_assets_tests.postgres.lab import T0, figures
 
@@ -116,7 +117,7 @@ class TestFrames:
         assert arrived(connection, column) == values
 
     def test_a_frame_of_several_blocks_arrives_whole(self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("upbit_assets.postgres.copy.ROWS_A_BLOCK", 3)
+        monkeypatch.setattr("upbit_assets.postgres.frames.ROWS_A_BLOCK", 3)
         values = [Decimal(number) for number in range(10)]
 
         assert copy_frame(connection, figures, frame_of("price", values)) == 10

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import io_manager
-from upbit_assets.postgres.copy import ROWS_A_BLOCK, Records
+from upbit_assets.postgres.copy import Records
+from upbit_assets.postgres.frames import ROWS_A_BLOCK
 from upbit_assets.postgres.io_manager import Load, lock_key, locks, stored_in
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets_tests.pipeline import said
