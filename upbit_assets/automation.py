@@ -230,9 +230,10 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> li
     On a database not seen before, the past is looked through too, a stretch a tick and the newest first.
     """
     database, settled = horizon(connection)
-    if cursor.get("database") != database:
-        ends = {chain.gold: chain.axis.at(now).end.isoformat() for chain in CHAINS}
-        cursor.update(database=database, seen=settled, past=ends)
+    ends = {chain.gold: chain.axis.at(now).end.isoformat() for chain in CHAINS}
+    # a version that knew other chains left another cursor
+    if cursor.get("database") != database or cursor.get("chains") != list(ends):
+        cursor.update(database=database, chains=list(ends), seen=settled, past=ends, waiting={})
     found = []
     for chain in CHAINS:
         candidates = changed_since(connection, chain, cursor["seen"])

@@ -297,6 +297,12 @@ class TestAnUnknownDatabase:
         assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
         assert len(rows(database, tables.gold_market_stats)) == 3
 
+    def test_the_cursor_of_a_version_that_knew_tickers_only_is_begun_anew(self, daemon: Daemon, database: Database):
+        starts, here = self.past_of(database), json.loads(daemon.cursor or "{}")["database"]
+        old = {"database": here, "seen": 2**60, "past": None, "waiting": {"2026-01-29-14:00": ["1", 1, 9e9]}}
+        daemon.cursor = json.dumps(old)
+        assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
+
     def test_another_database_looks_through_its_own(
         self, daemon: Daemon, database: Database, another_url: str, monkeypatch: pytest.MonkeyPatch
     ):
