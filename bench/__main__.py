@@ -24,13 +24,14 @@ ROWS = {
         copying.frame,
         copying.snapshot,
         layers.silver,
-        history.replace_window,
-        history.top10,
-        project.chain,
         layers.backfill,
+        project.chain,
         candles.candle_day,
         calls.calls,
         board.board,
+        # last, as tens of millions of rows keep the server busy for a while after they are gone
+        history.replace_window,
+        history.top10,
     )
 }
 HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
