@@ -15,6 +15,7 @@ WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
 START = "2026-01-01-00:00"
 UPBIT_OPENED = "2017-09-25"  # no trade is older
+MOST_NAMED = 5
 DAY_BEGINS = 9  # o'clock in Seoul, which is midnight UTC
 
 
@@ -42,6 +43,11 @@ class Axis:
     def key_of(self, start: datetime) -> str:
         """The partition key of the window that starts at `start`, e.g. 2026-01-29-14:00."""
         return start.astimezone(SEOUL).strftime(self.partitions.fmt)
+
+    def named(self, starts: Sequence[datetime]) -> str:
+        """The windows in words, the first few of many."""
+        more = len(starts) - MOST_NAMED
+        return ", ".join(map(self.key_of, starts[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
     def start_of(self, key: str) -> datetime:
         """The start of the window with this partition key."""

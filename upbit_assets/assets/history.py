@@ -107,10 +107,9 @@ class History:
             return missing
         oldest = days.at(now).start - self.kept * DAY
         if gone := sorted({gap.day for gap in missing if gap.day < oldest} - {day for day, _ in found}):
-            names = ", ".join(map(days.key_of, gone[:5])) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
             raise Failure(
-                f"Nothing was collected of {names}, and it can't be collected any more: the exchange tells the last "
-                f"{self.kept} days only, back to {days.key_of(oldest)}.",
+                f"Nothing was collected of {days.named(gone)}, and it can't be collected any more: the exchange tells "
+                f"the last {self.kept} days only, back to {days.key_of(oldest)}.",
                 allow_retries=False,
             )
         return [gap for gap in missing if gap.day >= oldest]

@@ -112,7 +112,6 @@ def no_history(empty: Sequence[datetime], span: TimeWindow) -> str:
     """What to tell a person who asks for windows that nobody collected."""
     gaps = set(empty)
     filled = [start for start in windows.starts_in(span) if start not in gaps]
-    names = ", ".join(map(windows.key_of, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
     advice = (
         f" {len(filled)} of the {len(filled) + len(gaps)} windows asked for do hold rows: select those, or select "
         "silver and gold alone to rebuild what there is."
@@ -120,6 +119,6 @@ def no_history(empty: Sequence[datetime], span: TimeWindow) -> str:
         else ""
     )
     return (
-        f"Nothing was collected in {names}, and it can't be collected any more: what the exchange says of the present "
-        f"has no history.{advice}"
+        f"Nothing was collected in {windows.named(empty)}, and it can't be collected any more: what the exchange "
+        f"says of the present has no history.{advice}"
     )
