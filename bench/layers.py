@@ -18,7 +18,7 @@ from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import PLANNER, Load, within
+from upbit_assets.postgres.io_manager import PLANNER, CreateStage, Load, within
 
 BUILT = ("silver.ticker", "silver.ticker_rejected", "silver.ticker_build")
 NUMBERS = ("trade_price", "acc_trade_volume_24h", "acc_trade_price_24h", "signed_change_rate")
@@ -117,11 +117,15 @@ def by_hand(market_data: MarketData, loads: list[Load], window: TimeWindow) -> I
     """The IO manager's statements as text."""
     with psycopg.connect(market_data.url) as connection:
         for load in loads:
-            for table, rows in load.tables.items():
-                select: Any = rows
-                into = sa.insert(table).from_select(
-                    list(select.selected_columns.keys()), select, include_defaults=False
-                )
-                for statement in (sa.delete(table).where(within(table, window)), into):
-                    compiled = statement.compile(market_data.engine)
-                    yield psycopg.ClientCursor(connection).mogrify(str(compiled), compiled.params) + ";"
+            for statement in statements(load, window):
+                compiled: Any = statement.compile(market_data.engine)
+                yield psycopg.ClientCursor(connection).mogrify(str(compiled), compiled.params) + ";"
+
+
+def statements(load: Load, window: TimeWindow) -> Iterator[sa.ClauseElement]:
+    for stage, rows in load.staged.items():
+        yield CreateStage(stage, rows)
+    for table, rows in load.tables.items():
+        select: Any = rows
+        yield sa.delete(table).where(within(table, window))
+        yield sa.insert(table).from_select(list(select.selected_columns.keys()), select, include_defaults=False)

@@ -146,8 +146,8 @@ def span(first: datetime, snapshots: int) -> TimeWindow:
 def output_of(asset: AssetsDefinition, window: TimeWindow, *sources: sa.Table) -> Load:
     """What the asset returns for the windows of its sources."""
     function: Any = asset.op.compute_fn
-    context = SimpleNamespace(partition_time_window=window)
-    return function.decorated_fn(context, *(sa.select(source).where(within(source, window)) for source in sources))
+    context = [SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []
+    return function.decorated_fn(*context, *(sa.select(source).where(within(source, window)) for source in sources))
 
 
 def psql(stage: Stage, market_data: MarketData, file: Path) -> None:

@@ -41,6 +41,14 @@ def _own_limits(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path_factory.mktemp("limits")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _never_the_projects_own_database() -> Iterator[None]:
+    """For a thread that outlives its test, which would start it."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+        yield
+
+
 @contextmanager
 def a_server() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL with a migrated market database."""

@@ -75,7 +75,7 @@ def compute(database: Database, asset: AssetsDefinition, first: datetime, last: 
     sources = [tables.metadata.tables[key.path[-1].replace("_", ".", 1)] for key in asset.dependency_keys]
     function: Any = asset.op.compute_fn
     load = function.decorated_fn(
-        SimpleNamespace(partition_time_window=window),
+        *([SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []),
         **{table.fullname.replace(".", "_"): sa.select(table).where(within(table, window)) for table in sources},
     )
     context = dagster.build_output_context(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.partitions import UPBIT_OPENED, Axis, days
-from upbit_assets.postgres.io_manager import Load, Metadata, Rows, within
+from upbit_assets.postgres.io_manager import Load, Metadata, Rows, stage, within
 
 # Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400
 SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")
@@ -28,7 +28,6 @@ class Refinement:
         axis: the windows by which they are refined, each for itself.
         bronze, silver, rejected, build: the tables.
         identity: columns of bronze that are equal where two rows are of the same thing; the last one counts.
-        taken: those columns as silver tells them.
         texts, numbers, documents: fields of the raw row, taken out as what they are: {column: field}.
         reasons: why silver can't take a row, the first that holds.
         columns: of silver, from a row that it can take.
@@ -41,7 +40,6 @@ class Refinement:
     rejected: sa.Table
     build: sa.Table
     identity: tuple[str, ...]
-    taken: Callable[[sa.Table], Sequence[Column]]
     reasons: Callable[[Any], Cases]
     columns: Callable[[Any], Sequence[Column]]
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -49,98 +47,68 @@ class Refinement:
     documents: tuple[str, ...] = ()
     join: Callable[[sa.Subquery], sa.FromClause] | None = None
 
-    def load(self, bronze: sa.Select[Any], window: TimeWindow, further: Mapping[sa.Table, Rows] | None = None) -> Load:
+    def load(self, bronze: sa.Select[Any], further: Mapping[sa.Table, Rows] | None = None) -> Load:
         """Silver of the window, what it rejected, its books, and what further tables are written with it."""
-        raw = bronze.subquery("bronze")
+        judged = self.judged(bronze.subquery("bronze"))
+        row = stage("judged", judged)
         return Load(
             {
-                self.silver: self.accepted(raw),
-                self.rejected: self.refused(raw, window),
-                self.build: self.books(raw, window),
+                self.silver: self.accepted(row),
+                self.rejected: self.refused(row),
+                self.build: self.books(row),
                 **(further or {}),
             },
             describe=self.describe,
+            staged={row: judged},
         )
 
-    def judged(self, bronze: sa.Subquery) -> sa.Subquery:
-        """Every raw row with its figures typed, and the reason why silver can't take it, if there is one."""
+    def judged(self, bronze: sa.Subquery) -> sa.Select[Any]:
+        """Every raw row with its figures typed, the reason why silver can't take it if there is one, and its place
+        among the good rows of the same thing, or the bad ones, from the last said."""
         raw = bronze.c.raw_data
-        kept = [column for column in bronze.c if column.name != "written_in"]
-        # OFFSET 0 keeps the planner from taking each field out of the JSON once a use
-        fields = (
+        fields = fenced(
             sa.select(
-                *kept,
+                *(column for column in bronze.c if column.name != "written_in"),
                 raw["market"].astext.label("code"),
                 *(raw[name].astext.label(label) for label, name in self.texts.items()),
                 *(raw[name].label(name) for name in (*self.numbers, *self.documents)),
             )
-            .offset(0)
-            .subquery("fields")
         )
-        typed = sa.select(*(number(c).label(c.name) if c.name in self.numbers else c for c in fields.c))
+        figures = sa.select(*(number(c).label(c.name) if c.name in self.numbers else c for c in fields.c))
         if self.join is not None:
             joined = self.join(fields)
-            typed = typed.add_columns(*joined.c).join_from(fields, joined, sa.true())
-        row = typed.offset(0).subquery("typed")
-        reason = sa.case(*unreadable(row.c), *self.reasons(row.c))
-        return sa.select(row, reason.label("reason")).subquery("judged")
-
-    def placed(self, bronze: sa.Subquery) -> sa.Subquery:
-        """The good rows, numbered within each thing from the last said."""
-        row = self.judged(bronze)
+            figures = figures.add_columns(*joined.c).join_from(fields, joined, sa.true())
+        typed = fenced(figures)
+        reason = sa.case(*unreadable(typed.c), *self.reasons(typed.c)).label("reason")
+        row = fenced(sa.select(typed, reason))
+        bad = row.c.reason.is_not(None)
         same = [row.c[name] for name in self.identity]
-        place = sa.func.row_number().over(partition_by=same, order_by=row.c.id.desc())
-        return sa.select(row, place.label("place")).where(row.c.reason.is_(None)).subquery("good")
+        return sa.select(
+            *(column for column in row.c if column.name not in ("raw_data", "code", *self.documents)),
+            sa.case((bad, row.c.raw_data)).label("raw_data"),
+            sa.func.row_number().over(partition_by=[*same, bad], order_by=row.c.id.desc()).label("place"),
+        )
 
-    def accepted(self, bronze: sa.Subquery) -> sa.Select[Any]:
-        good = self.placed(bronze)
-        return sa.select(*self.columns(good.c)).where(good.c.place == 1)
+    def accepted(self, row: sa.TableClause) -> sa.Select[Any]:
+        return sa.select(*self.columns(row.c)).where(row.c.reason.is_(None), row.c.place == 1)
 
-    def refused(self, bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
-        """The raw rows that have a reason."""
-        row = self.judged(self.doubtful(bronze, window))
+    def refused(self, row: sa.TableClause) -> sa.Select[Any]:
         moment = row.c[self.bronze.info["window"]]
         return sa.select(row.c.market, row.c.raw_data, row.c.reason, moment, row.c.id.label("bronze_id")).where(
             row.c.reason.is_not(None)
         )
 
-    def doubtful(self, bronze: sa.Subquery, window: TimeWindow) -> sa.Subquery:
-        """The raw rows of everything that has more of them than silver took: few to judge again."""
-        same = [bronze.c[name] for name in self.identity]
-        taken = sa.select(*self.taken(self.silver)).where(within(self.silver, window))
-        surplus = sa.except_all(sa.select(*same), taken).subquery("surplus")
-        return sa.select(bronze).where(sa.tuple_(*same).in_(sa.select(surplus))).subquery("doubtful")
-
-    def books(self, bronze: sa.Subquery, window: TimeWindow) -> sa.Select[Any]:
-        """What became of each window's raw rows, counted in the tables that were just written."""
-        moment = self.bronze.info["window"]
-        raw = self.count(sa.select(bronze.c[moment].label("moment")), "raw")
-        taken = self.count(self.moments(self.silver, window), "taken")
-        refused = self.count(self.moments(self.rejected, window), "refused")
-        good = self.placed(self.doubtful(bronze, window))
-        further = self.count(sa.select(good.c[moment].label("moment")).where(good.c.place > 1), "further")
-        return (
-            sa.select(
-                raw.c.window_start,
-                raw.c.rows.label("bronze_rows"),
-                *(
-                    sa.func.coalesce(each.c.rows, 0).label(name)
-                    for each, name in ((taken, "silver_rows"), (refused, "rejected_rows"), (further, "duplicate_rows"))
-                ),
-            )
-            .outerjoin_from(raw, taken, taken.c.window_start == raw.c.window_start)
-            .outerjoin(refused, refused.c.window_start == raw.c.window_start)
-            .outerjoin(further, further.c.window_start == raw.c.window_start)
-        )
-
-    def moments(self, table: sa.Table, window: TimeWindow) -> sa.Select[Any]:
-        return sa.select(table.c[table.info["window"]].label("moment")).where(within(table, window))
-
-    def count(self, moments: sa.Select[Any], name: str) -> sa.Subquery:
-        """The rows of each window."""
-        rows = moments.subquery(f"{name}_rows")
-        start = self.axis.floor(rows.c.moment).label("window_start")
-        return sa.select(start, sa.func.count().label("rows")).group_by(start).subquery(name)
+    def books(self, row: sa.TableClause) -> sa.Select[Any]:
+        """What became of each window's raw rows."""
+        start = self.axis.floor(row.c[self.bronze.info["window"]]).label("window_start")
+        good, rows = row.c.reason.is_(None), sa.func.count()
+        return sa.select(
+            start,
+            rows.label("bronze_rows"),
+            rows.filter(good, row.c.place == 1).label("silver_rows"),
+            rows.filter(~good).label("rejected_rows"),
+            rows.filter(good, row.c.place > 1).label("duplicate_rows"),
+        ).group_by(start)
 
     def describe(self, connection: sa.Connection, window: TimeWindow) -> Metadata:
         """The books of the windows just written, and the commonest reasons for a rejection."""
@@ -161,6 +129,12 @@ class Refinement:
         )
         lines = [f"| {reason} | {rows} | {market} |" for reason, rows, market in reasons]
         return books | {"rejected": MetadataValue.md("\n".join(["| reason | rows | e.g. |", "|---|---|---|", *lines]))}
+
+
+def fenced(rows: sa.Select[Any]) -> sa.Subquery:
+    """Rows computed before whatever is made of them: without OFFSET, the planner would take each field out of the
+    JSON once a use. With OFFSET 0, other than with NULL, it would not do that in parallel."""
+    return rows.offset(sa.literal_column("NULL")).subquery()
 
 
 def number(document: Column) -> sa.ColumnElement[Decimal]:

@@ -44,7 +44,6 @@ TICKER = Refinement(
     rejected=tables.silver_ticker_rejected,
     build=tables.silver_ticker_build,
     identity=("ingested_at", "market"),
-    taken=lambda silver: [silver.c.ingested_at, silver.c.market],
     texts={"trade_date": "trade_date_kst", "trade_time": "trade_time_kst"},
     numbers=(
         "trade_price",
@@ -90,13 +89,13 @@ TICKER = Refinement(
         "day_volume day_turnover",
     )
 )
-def silver_ticker(context: AssetExecutionContext, bronze_ticker_raw: sa.Select[Any]) -> Load:
+def silver_ticker(bronze_ticker_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the ticker's figures as exact numerics, its last trade's time in KST.
 
     A market that a snapshot names twice counts once, the last time. What can't be typed or is impossible goes to
     `silver.ticker_rejected` with its reason, and what was built from how much to `silver.ticker_build`.
     """
-    return TICKER.load(bronze_ticker_raw, context.partition_time_window)
+    return TICKER.load(bronze_ticker_raw)
 
 
 SIDES = {"ask": 1, "bid": -1}  # asks rise from the best, bids fall
@@ -139,7 +138,6 @@ ORDERBOOK = Refinement(
     rejected=tables.silver_orderbook_rejected,
     build=tables.silver_orderbook_build,
     identity=("ingested_at", "market"),
-    taken=lambda silver: [silver.c.ingested_at, silver.c.market],
     numbers=("total_ask_size", "total_bid_size", "timestamp"),
     documents=("orderbook_units",),
     join=levels,
@@ -167,12 +165,12 @@ ORDERBOOK = Refinement(
         "total_ask_size total_bid_size ask_prices ask_sizes bid_prices bid_sizes changed_at",
     )
 )
-def silver_orderbook(context: AssetExecutionContext, bronze_orderbook_raw: sa.Select[Any]) -> Load:
+def silver_orderbook(bronze_orderbook_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the order book's levels, the best first, without the exchange's padding.
 
     A crossed book, or one whose levels are no levels, goes to `silver.orderbook_rejected` with its reason.
     """
-    return ORDERBOOK.load(bronze_orderbook_raw, context.partition_time_window)
+    return ORDERBOOK.load(bronze_orderbook_raw)
 
 
 def minute_of(row: Any) -> Column:
@@ -207,7 +205,6 @@ CANDLE = Refinement(
     rejected=tables.silver_candle_rejected,
     build=tables.silver_candle_build,
     identity=("market", "key"),
-    taken=lambda silver: [silver.c.market, utc_text(silver.c.started_at)],
     texts={"started": "candle_date_time_utc", "started_kst": "candle_date_time_kst"},
     numbers=(
         *("opening_price", "high_price", "low_price", "trade_price"),
@@ -256,8 +253,8 @@ def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[A
     A candle that was collected twice counts once, as it was last. How many minutes of a market's day traded, were
     silent, or were not collected, is in `silver.candle_coverage`.
     """
-    window = context.partition_time_window
-    return CANDLE.load(bronze_candle_raw, window, {tables.silver_candle_coverage: candle_coverage(window)})
+    further = {tables.silver_candle_coverage: candle_coverage(context.partition_time_window)}
+    return CANDLE.load(bronze_candle_raw, further)
 
 
 TRADE = Refinement(
@@ -267,7 +264,6 @@ TRADE = Refinement(
     rejected=tables.silver_trade_rejected,
     build=tables.silver_trade_build,
     identity=("day", "market", "key"),
-    taken=lambda silver: [days.floor(silver.c.traded_at), silver.c.market, sa.cast(silver.c.trade_id, sa.Text)],
     texts={"taker": "ask_bid", "date": "trade_date_utc", "time": "trade_time_utc"},
     numbers=("sequential_id", "trade_price", "trade_volume", "timestamp"),
     reasons=lambda row: [
@@ -310,9 +306,9 @@ def of_its_day(row: Any) -> sa.ColumnElement[bool]:
         trade_id="key raw_data",
     )
 )
-def silver_trade(context: AssetExecutionContext, bronze_trade_raw: sa.Select[Any]) -> Load:
+def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
     """One row per trade: its time to the millisecond, price, volume, and which side the taker was on.
 
     The exchange's id alone tells trades apart: time, price and volume may be those of another one too.
     """
-    return TRADE.load(bronze_trade_raw, context.partition_time_window)
+    return TRADE.load(bronze_trade_raw)

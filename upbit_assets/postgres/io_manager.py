@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
@@ -36,6 +36,7 @@ from dagster import (
     TimeWindow,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
 
 from upbit_assets.postgres.copy import Records, copy_records, known
 from upbit_assets.postgres.resource import Database
@@ -67,10 +68,32 @@ class Load:
     Args:
         tables: each table with its rows.
         describe: metadata for the materialization, read after the write in its transaction.
+        staged: what several of the tables are made from, computed once: temporary tables of the transaction.
     """
 
     tables: Mapping[sa.Table, Rows]
     describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
+    staged: Mapping[sa.TableClause, sa.Select[Any]] = field(default_factory=dict)
+
+
+def stage(name: str, rows: sa.Select[Any]) -> sa.TableClause:
+    """A temporary table of these rows, for `Load.staged`."""
+    return sa.table(name, *(sa.column(str(column.key), column.type) for column in rows.selected_columns))
+
+
+class CreateStage(sa.Executable, sa.ClauseElement):
+    """CREATE TABLE … AS, which PostgreSQL, other than an INSERT, can compute in parallel."""
+
+    inherit_cache = False
+
+    def __init__(self, table: sa.TableClause, rows: sa.Select[Any]) -> None:
+        self.table, self.rows = table, rows
+
+
+@compiles(CreateStage, "postgresql")
+def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
+    name = compiler.preparer.format_table(element.table)
+    return f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {compiler.process(element.rows, **options)}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +190,8 @@ class PostgresIOManager(ConfigurableIOManager):
         self, connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None
     ) -> dict[sa.Table, int]:
         connection.execute(PLANNER)
+        for staged, select in load.staged.items():
+            connection.execute(CreateStage(staged, select))
         counts = {}
         for target, rows in load.tables.items():
             if write == "replace":

@@ -11,14 +11,6 @@ from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets_tests.postgres.lab import lab, make_tables
 
 
-@pytest.fixture(scope="package", autouse=True)
-def never_the_projects_own_database() -> Iterator[None]:
-    """For a thread that a failed test left behind, which would start it."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
-        yield
-
-
 @pytest.fixture(scope="session")
 def lab_in_place(server: EmbeddedPostgres) -> Iterator[str]:
     url = server.url("lab")

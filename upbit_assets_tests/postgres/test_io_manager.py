@@ -18,7 +18,7 @@ from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import io_manager
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.frames import ROWS_A_BLOCK
-from upbit_assets.postgres.io_manager import Load, lock_key, locks, stored_in
+from upbit_assets.postgres.io_manager import Load, lock_key, locks, stage, stored_in
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets_tests.pipeline import said
 from upbit_assets_tests.postgres.lab import (
@@ -291,6 +291,21 @@ class TestSeveralTables:
         assert prices(lab_database, further) == [2, 3]
         told = metadata_of(result)
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
+
+    def test_what_several_tables_are_made_from_is_computed_once_and_gone_after_the_write(self, lab_database: Database):
+        rolled = sa.select(
+            sa.literal(T0).label("at"),
+            sa.literal("KRW-BTC").label("market"),
+            sa.cast(sa.func.random(), sa.Numeric).label("price"),
+        )
+        dice = stage('a "staged" table', rolled)
+        load = Load({figures: sa.select(dice), further: sa.select(dice)}, staged={dice: rolled})
+
+        for _ in range(2):
+            assert materialize(returning(lambda _: load)).success
+            assert prices(lab_database, further) == prices(lab_database)
+        with lab_database.connect() as connection, pytest.raises(sa.exc.ProgrammingError, match="does not exist"):
+            connection.execute(sa.select(dice))
 
     @pytest.mark.parametrize(
         "broken",
