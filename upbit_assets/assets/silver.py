@@ -184,10 +184,9 @@ def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = 
 
 def misdated(row: Any) -> Cases:
     """The exchange spells times without a zone; what it calls UTC must not be KST."""
-    is_minute = sa.func.coalesce(row.started, "").regexp_match(f"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{HH_MM}:00$")
-    start = sa.case((is_minute, minute_of(row)))
+    time, start = sa.func.coalesce(sa.func.substr(row.started, 11), ""), minute_of(row)
     return [
-        (~is_minute, "candle_date_time_utc: not the start of a minute"),
+        (~time.regexp_match(f"^T{HH_MM}:00$"), "candle_date_time_utc: not the start of a minute"),
         (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
         (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (

@@ -90,7 +90,7 @@ class CreateStage(sa.Executable, sa.ClauseElement):
         self.table, self.rows = table, rows
 
 
-@compiles(CreateStage, "postgresql")
+@compiles(CreateStage)
 def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
     name = compiler.preparer.format_table(element.table)
     return f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {compiler.process(element.rows, **options)}"
@@ -189,14 +189,15 @@ class PostgresIOManager(ConfigurableIOManager):
     def _write(
         self, connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None
     ) -> dict[sa.Table, int]:
-        connection.execute(PLANNER)
+        if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
+            connection.execute(PLANNER)
         for staged, select in load.staged.items():
             connection.execute(CreateStage(staged, select))
-        counts = {}
+        counts, replaced = {}, write == "replace"
         for target, rows in load.tables.items():
-            if write == "replace":
+            if replaced:
                 connection.execute(sa.delete(target).where(within(target, window)))
-            counts[target] = insert(connection, target, rows, window)
+            counts[target] = insert(connection, target, rows, window, emptied=replaced)
         # whoever shows the data need not ask again and again
         connection.execute(sa.select(sa.func.pg_notify(WRITTEN, written(next(iter(load.tables)), window))))
         return counts
@@ -302,8 +303,10 @@ def within(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bool]
     return sa.and_(column >= window.start, column < window.end)
 
 
-def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeWindow | None) -> int:
-    """Add rows to a table in the connection's transaction; returns how many.
+def insert(
+    connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeWindow | None, *, emptied: bool = False
+) -> int:
+    """Add rows to a table in the connection's transaction; returns how many. `emptied`: the window has no rows yet.
 
     Raises:
         TypeError: a kind of rows that can't be written.
@@ -312,7 +315,7 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeW
     moment = table.c[table.info["window"]]
     match rows:
         case sa.Select():
-            return insert_select(connection, table, rows, window)
+            return insert_select(connection, table, rows, window, emptied)
         case _ if is_frame(rows):
             from upbit_assets.postgres.frames import copy_frame
 
@@ -338,7 +341,9 @@ def is_frame(rows: object) -> TypeGuard["pd.DataFrame"]:
     return pandas is not None and isinstance(rows, pandas.DataFrame)
 
 
-def insert_select(connection: sa.Connection, table: sa.Table, rows: sa.Select[Any], window: TimeWindow | None) -> int:
+def insert_select(
+    connection: sa.Connection, table: sa.Table, rows: sa.Select[Any], window: TimeWindow | None, emptied: bool
+) -> int:
     """INSERT … SELECT; returns the number of rows, and raises as `insert` does.
 
     In one snapshot, the window holds as many rows more as were written unless some lie outside of it. To count is a
@@ -347,7 +352,7 @@ def insert_select(connection: sa.Connection, table: sa.Table, rows: sa.Select[An
     names = known(table, rows.selected_columns.keys())
     statement = sa.insert(table).from_select(names, rows, include_defaults=False)
     held = sa.select(sa.func.count()).select_from(table).where(within(table, window))
-    before = connection.execute(held).scalar_one() if window else 0
+    before = connection.execute(held).scalar_one() if window and not emptied else 0
     count = connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
     if window and connection.execute(held).scalar_one() != before + count:
         moment = rows.subquery().c[table.info["window"]]
