@@ -1,4 +1,4 @@
-"""Rows on their way from bronze to silver are staged in a temporary table."""
+"""A temporary table on the way from bronze to silver, and a top 10 that reads ten rows."""
 
 from pathlib import Path
 
