@@ -123,10 +123,21 @@ class TestFrames:
         assert copy_frame(connection, figures, frame_of("price", values)) == 10
         assert arrived(connection, "price") == values
 
-    def test_floats_that_only_mean_missing_are_null_in_an_exact_column(self, connection: sa.Connection):
-        copy_frame(connection, figures, frame_of("price", [Decimal("0.1"), float("nan")]))
+    def test_whatever_means_missing_is_null_in_an_exact_column(self, connection: sa.Connection):
+        for missing in (float("nan"), Decimal("NaN"), pd.NA):
+            copy_frame(connection, figures, frame_of("price", [Decimal("0.1"), missing]))
 
-        assert arrived(connection, "price") == [Decimal("0.1"), None]
+            assert arrived(connection, "price") == [Decimal("0.1"), None]
+
+    def test_floats_in_a_later_block_leave_nothing_behind(
+        self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("upbit_assets.postgres.frames.ROWS_A_BLOCK", 3)
+        rows = frame_of("price", [Decimal(number) for number in range(9)] + [0.1])
+
+        with pytest.raises(ValueError, match="price is exact"), connection.begin_nested():
+            copy_frame(connection, figures, rows)
+        assert arrived(connection, "price") == []
 
 
 class TestRecords:
