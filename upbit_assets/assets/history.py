@@ -22,7 +22,7 @@ from psycopg.types.range import Range
 
 from upbit_assets.assets.choice import Choice, ChoiceError
 from upbit_assets.assets.coverage import Gap, begun, gaps
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, Page, Said
+from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, Said
 from upbit_assets.assets.snapshots import claim_origin, storable_market
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
@@ -71,11 +71,11 @@ class History:
             progress.begin(missing := self.missing(connection, span))
             if not missing:
                 return
-            claimed = False
+            claimed, stuck = False, list[NoProgress]()
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
             with exchange.client(patient=span.end <= datetime.now(UTC)) as client:
                 try:
-                    for page in side_by_side((self.pages(client, gap) for gap in missing), AT_ONCE):
+                    for page in side_by_side((self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE):
                         if page.reply and not claimed:
                             claim_origin(database, page.reply)
                             claimed = True
@@ -84,6 +84,15 @@ class History:
                         progress.add(page, len(new))
                 except UpbitError as error:  # the client has already tried again where that could help
                     raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
+            if stuck:
+                raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
+
+    def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgress]) -> Iterator[Page]:
+        """A gap's pages as far as they lead: one that leads nowhere must not keep the other markets waiting."""
+        try:
+            yield from self.pages(client, gap)
+        except NoProgress as error:
+            stuck.append(error)
 
     def settled(self, now: datetime) -> datetime:
         """Until when there will be no other rows than those of now."""

@@ -272,6 +272,19 @@ class TestBadPages:
         assert collected(kind)["pages"] == len(told(exchange, kind)) // A_PAGE
         assert_whole(market_url, exchange, kind)
 
+    @BOTH
+    def test_a_market_whose_pages_lead_nowhere_costs_no_other_market(
+        self, market_url: str, exchange: Handle, kind: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        choose(monkeypatch, MARKET, OTHER)
+        again = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
+        exchange.faults.add(rf"{PATH[kind]}\?market={MARKET}", "body", body=again, skip=1)
+        assert f"market={MARKET}" in failed(kind)
+        assert_whole(market_url, exchange, kind, OTHER)
+        exchange.faults.clear()
+        collected(kind)
+        assert_whole(market_url, exchange, kind)
+
     @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
     def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
         exchange.faults.add("candles", "body", body=instead, content_type="text/html", skip=1, times=1)
