@@ -39,7 +39,7 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 
 @window_check("silver_candle", AssetCheckSeverity.WARN, axis=days)
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Of each market of a day that is over, the exchange was asked for every minute."""
+    """Of each market of a day that is over, the exchange was asked for every minute, and no candle was rejected."""
     coverage = tables.silver_candle_coverage
     lacking = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span), coverage.c.minutes_missing > 0)
     missing, now = by_window(connection, lacking), datetime.now(UTC)

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
+from upbit_assets.assets.refine import utc_text
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -95,30 +96,46 @@ def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
 
 
 def candle_coverage(window: TimeWindow) -> sa.Select[Any]:
-    """How many minutes of each market's day traded, were silent, or were not collected."""
-    candle, page = tables.silver_candle, covered(tables.bronze_candle_page, window)
-    day = days.floor(candle.c.started_at).label("day")
-    traded = (
-        sa.select(day, candle.c.market, sa.func.count().label("minutes"))
-        .where(within(candle, window))
-        .group_by(day, candle.c.market)
-        .subquery("traded")
-    )
+    """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
+    page, traded, rejected = covered(tables.bronze_candle_page, window), minutes_taken(window), minutes_rejected(window)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
-    minutes_traded = sa.cast(sa.func.coalesce(traded.c.minutes, 0), sa.Integer)
-    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - minutes_traded, 0)
-    not_collected = DAY // MINUTE - minutes_traded - silent
+    minutes_traded, without_use = (
+        sa.cast(sa.func.coalesce(each.c.minutes, 0), sa.Integer) for each in (traded, rejected)
+    )
+    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - minutes_traded - without_use, 0)
+    missing = DAY // MINUTE - minutes_traded - silent
     return (
         sa.select(
             page.c.day,
             page.c.market,
             minutes_traded.label("minutes_traded"),
             silent.label("minutes_silent"),
-            not_collected.label("minutes_missing"),
-            sa.case((not_collected > 0, page.c.problem)).label("problem"),
+            missing.label("minutes_missing"),
+            sa.case((missing > 0, page.c.problem)).label("problem"),
         )
         .join_from(page, asked, sa.true())
         .outerjoin(traded, (traded.c.day == page.c.day) & (traded.c.market == page.c.market))
+        .outerjoin(rejected, (rejected.c.day == page.c.day) & (rejected.c.market == page.c.market))
     )
+
+
+def minutes_taken(window: TimeWindow) -> sa.Subquery:
+    """The minutes of each market's day that have a candle."""
+    candle = tables.silver_candle
+    day = days.floor(candle.c.started_at).label("day")
+    minutes = sa.select(day, candle.c.market, sa.func.count().label("minutes")).where(within(candle, window))
+    return minutes.group_by(day, candle.c.market).subquery("traded")
+
+
+def minutes_rejected(window: TimeWindow) -> sa.Subquery:
+    """The minutes of each market's day whose candles were all rejected: somebody traded, and nothing sound is known."""
+    candle, row = tables.silver_candle, tables.silver_candle_rejected
+    minute = row.c.raw_data["candle_date_time_utc"].astext
+    taken = sa.exists().where(
+        within(candle, window), candle.c.market == row.c.market, utc_text(candle.c.started_at) == minute
+    )
+    each = sa.func.count(sa.distinct(sa.func.coalesce(minute, sa.cast(row.c.bronze_id, sa.Text))))
+    minutes = sa.select(row.c.day, row.c.market, each.label("minutes")).where(within(row, window), ~taken)
+    return minutes.group_by(row.c.day, row.c.market).subquery("rejected")

@@ -184,3 +184,8 @@ def milliseconds(figure: Column, ingested_at: Column) -> Cases:
 
 def moment_of(milliseconds: Column) -> Column:
     return sa.func.to_timestamp(milliseconds / 1000)
+
+
+def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
+    """A time as the exchange spells it."""
+    return sa.func.to_char(sa.func.timezone(zone, moment), form)

@@ -20,6 +20,7 @@ from upbit_assets.assets.refine import (
     number,
     plausible,
     positive,
+    utc_text,
 )
 from upbit_assets.partitions import DAY, Axis, days, windows
 from upbit_assets.postgres import tables
@@ -176,10 +177,6 @@ def silver_orderbook(bronze_orderbook_raw: sa.Select[Any]) -> Load:
 def minute_of(row: Any) -> Column:
     """The start of a candle, from its time of day: that it is of the row's day is judged by the date beside it."""
     return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
-
-
-def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
-    return sa.func.to_char(sa.func.timezone(zone, moment), form)
 
 
 def misdated(row: Any) -> Cases:

@@ -370,7 +370,11 @@ silver_candle_coverage = table(
     market(),
     column("minutes_traded", sa.Integer, "Minutes of the day that have a candle"),
     column("minutes_silent", sa.Integer, "Minutes of which the exchange was asked and that have none: nobody traded"),
-    column("minutes_missing", sa.Integer, "Minutes of the day that were not collected, those to come included"),
+    column(
+        "minutes_missing",
+        sa.Integer,
+        "Minutes of the day that were not collected, those to come included, or whose candle was rejected",
+    ),
     column("problem", sa.Text, "Why they can't be collected, where that is so", nullable=True),
     computed_at(),
     sa.PrimaryKeyConstraint("day", "market"),
@@ -433,7 +437,9 @@ gold_market_daily = table(
     column("rank_volatility", sa.Integer, "변동성 순위: RANK() by realized_volatility, the largest first"),
     column("minutes_traded", sa.Integer, "Minutes that have a candle"),
     column("minutes_silent", sa.Integer, "Minutes in which nobody traded"),
-    column("minutes_missing", sa.Integer, "Minutes that were not collected: while there are any, all else is partial"),
+    column(
+        "minutes_missing", sa.Integer, "Minutes not collected or rejected: while there are any, all else is partial"
+    ),
     computed_at(),
     sa.PrimaryKeyConstraint("day", "market"),
     sa.Index("ix_market_daily_market_day", "market", "day"),

@@ -416,6 +416,21 @@ class TestCoverage:
         traded = len(told(exchange, "candle", day=TODAY))
         assert self.coverage_of(market_url, TODAY) == {MARKET: (traded, 719 - traded, 721, None)}
 
+    def test_a_minute_whose_candle_was_rejected_is_missing_until_a_good_one_comes(
+        self, market_url: str, exchange: Handle
+    ):
+        wrong = [{"index": index, "set": {"trade_price": "-1"}} for index in (0, 7)]
+        exchange.faults.add("candles", "rows", rows=wrong, times=1)
+        collected("candle", silver=True)
+        traded = len(told(exchange, "candle")) - 2
+        assert self.coverage_of(market_url) == {MARKET: (traded, 1438 - traded, 2, None)}
+        exchange.faults.clear()
+        ask(
+            market_url, "DELETE FROM bronze.candle_page WHERE day = %s RETURNING id", YESTERDAY
+        )  # by hand, as the owner
+        collected("candle", silver=True)
+        assert self.coverage_of(market_url) == {MARKET: (traded + 2, 1438 - traded, 0, None)}
+
     def test_a_market_that_disappeared_says_why_until_it_is_whole(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
