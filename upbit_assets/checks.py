@@ -25,7 +25,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.silver import TICKER
-from upbit_assets.partitions import WINDOW, Axis, windows
+from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
@@ -152,14 +152,8 @@ def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
 @window_check("silver_ticker", AssetCheckSeverity.WARN)
 def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Verdicts:
     """Every market that the window's raw rows name has a price in silver."""
-    raw, silver = (counts(connection, table, span) for table in (tables.bronze_ticker_raw, tables.silver_ticker))
-    # as many rows in silver as in bronze are the same rows; only the other windows need naming
-    doubtful = [start for start in windows.starts_in(span) if raw.get(start) != silver.get(start)]
-    missing: defaultdict[datetime, list[str]] = defaultdict(list)
-    if doubtful:
-        part = TimeWindow(doubtful[0], doubtful[-1] + WINDOW)
-        collected, priced = markets_of(tables.bronze_ticker_raw, part), markets_of(tables.silver_ticker, part)
-        missing = by_window(connection, sa.except_(collected, priced))
+    collected, priced = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.silver_ticker, span)
+    missing = by_window(connection, sa.except_(collected, priced))
     return {
         start: Verdict(not missing[start], {"without a price": named(missing[start])})
         for start in windows.starts_in(span)
