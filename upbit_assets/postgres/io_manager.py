@@ -52,7 +52,8 @@ Metadata = Mapping[str, Any]
 # Where there is no other way than a nested loop, its price must not make PostgreSQL compile the plan, as 15 would.
 PLANNER = sa.text("SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)")
 
-# the channel on which each write is told, when it is committed: {"table": …, "start": …, "end": …}
+# the channel on which each write is told, when it is committed: {"table": …, "start": …, "end": …}. Not that of
+# `Loads`, of which there may be many a second.
 WRITTEN = "asset_written"
 
 LINEAGE = "dagster/column_lineage"  # the UI looks for it on materializations
@@ -171,6 +172,9 @@ class PostgresIOManager(ConfigurableIOManager):
                 with connection.begin():
                     counts.update(self._write(connection, load, write, window))
                     described |= load.describe(connection, window) if window else {}
+                    if not isinstance(obj, Loads):
+                        # whoever shows the data need not ask again and again
+                        connection.execute(sa.select(sa.func.pg_notify(WRITTEN, written(table, window))))
                 seconds += time.perf_counter() - started
         for target, count in counts.items():
             context.log.info(f"{write} {target.fullname}: {count:,} rows")
@@ -198,8 +202,6 @@ class PostgresIOManager(ConfigurableIOManager):
             if replaced:
                 connection.execute(sa.delete(target).where(within(target, window)))
             counts[target] = insert(connection, target, rows, window, emptied=replaced)
-        # whoever shows the data need not ask again and again
-        connection.execute(sa.select(sa.func.pg_notify(WRITTEN, written(next(iter(load.tables)), window))))
         return counts
 
     def load_input(self, context: InputContext) -> Any:

@@ -1,5 +1,6 @@
 """How assets land in tables and are read from them."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -18,7 +19,7 @@ from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import io_manager
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.frames import ROWS_A_BLOCK
-from upbit_assets.postgres.io_manager import Load, lock_key, locks, stage, stored_in
+from upbit_assets.postgres.io_manager import Load, Loads, lock_key, locks, stage, stored_in
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets_tests.pipeline import said
 from upbit_assets_tests.postgres.lab import (
@@ -291,6 +292,23 @@ class TestSeveralTables:
         assert prices(lab_database, further) == [2, 3]
         told = metadata_of(result)
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
+
+    @pytest.mark.parametrize(("several", "times"), [(False, 1), (True, 0)])
+    def test_a_write_is_told_once_and_the_many_of_loads_are_not(self, lab_url: str, several: bool, times: int):
+        def rows(_: Any) -> Loads | Load:
+            each = [
+                Load({figures: frame(1, at=T0 + timedelta(minutes=number)), further: frame(1, 2)})
+                for number in range(3)
+            ]
+            return Loads(Load({figures: load.tables[figures]}) for load in each) if several else each[0]
+
+        with psycopg.connect(lab_url, autocommit=True) as listening:
+            listening.execute("LISTEN asset_written")
+            assert materialize(returning(rows, write="append")).success
+            heard = [json.loads(each.payload) for each in listening.notifies(timeout=0.1)]
+
+        window = {"start": T0.isoformat(), "end": (T0 + WINDOW).isoformat()}
+        assert heard == [{"table": "lab.figures", **window}] * times
 
     def test_what_several_tables_are_made_from_is_computed_once_and_gone_after_the_write(self, lab_database: Database):
         rolled = sa.select(
