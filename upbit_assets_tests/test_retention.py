@@ -26,6 +26,7 @@ from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
+from upbit_assets.stale import TICKER, stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
 from upbit_assets_tests.pipeline import ask, materialize, put_bronze, rows, said, ticker
@@ -193,6 +194,12 @@ class TestAfterwards:
     def test_rows_that_came_back_are_computed(self, dropped: str):
         put(OLD)
         assert materialize("silver_ticker", "gold_market_stats", first=OLD).success
+
+    def test_the_sensor_does_not_ask_for_a_window_of_which_a_stray_row_came_back(self, dropped: str):
+        put(OLD, MIDNIGHT)
+        with Database().connect() as connection:
+            asked = stale(connection, TICKER, {OLD, MIDNIGHT})
+        assert [each.start for each in asked] == [MIDNIGHT]
 
     def test_a_window_that_nobody_collected_is_computed_as_ever_where_nothing_was_dropped(self, market: str):
         assert materialize("silver_ticker", first=OLD).success
