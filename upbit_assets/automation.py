@@ -37,7 +37,7 @@ from upbit_assets.assets.bronze import CANDLES, TRADES
 from upbit_assets.assets.coverage import begun, gaps, touched
 from upbit_assets.assets.history import SETTLED, History
 from upbit_assets.checks import newest_window_is_fresh
-from upbit_assets.partitions import DAY, SEOUL, Axis, days, windows
+from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import CHAINS, Chain, Stale, changed_since, collected, horizon, stale
@@ -51,6 +51,7 @@ UNFINISHED = [
 ]
 LATE = timedelta(minutes=1)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(hours=1)
+MOST_A_RUN = DAY // WINDOW
 DAYS_BACK = 7  # as many as the exchange tells trades of
 
 collect = define_asset_job(
@@ -265,7 +266,7 @@ def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
 
 
 def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[RunRequest]:
-    """A run for each row of neighbouring windows that need the same, at most 144 of them; newest first."""
+    """A run for each row of neighbouring windows that need the same, at most MOST_A_RUN of them; newest first."""
     for axis, refresher in REFRESHES.items():
         needed: dict[datetime, frozenset[str]] = {}
         for of, window in due:
@@ -274,7 +275,7 @@ def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[R
         runs: list[list[datetime]] = []
         for start in sorted(needed):
             last = runs[-1][-1] if runs else None
-            if last and last + axis.length == start and needed[last] == needed[start] and len(runs[-1]) < 144:
+            if last and last + axis.length == start and needed[last] == needed[start] and len(runs[-1]) < MOST_A_RUN:
                 runs[-1].append(start)
             else:
                 runs.append([start])
