@@ -181,8 +181,11 @@ class Progress:
 
 
 def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
-    """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread."""
-    waiting = iter(iterators)
+    """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread.
+
+    What one of them raises is raised when the items are given that were under way.
+    """
+    waiting, problem = iter(iterators), None
     with ThreadPoolExecutor(at_once) as pool:
         running: dict[Future[T | None], Iterator[T]] = {}
 
@@ -193,13 +196,15 @@ def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
             advance(iterator)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                iterator = running.pop(future)
-                item = future.result()
+                iterator, error = running.pop(future), future.exception()
+                problem = problem or error
+                item = None if error else future.result()
+                if not problem and (following := next(waiting, None) if item is None else iterator) is not None:
+                    advance(following)
                 if item is not None:
-                    advance(iterator)
                     yield item
-                elif (another := next(waiting, None)) is not None:
-                    advance(another)
+        if problem:
+            raise problem
 
 
 def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:

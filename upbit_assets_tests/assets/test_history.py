@@ -1,5 +1,6 @@
 """The past, collected from a real exchange into a real PostgreSQL: whole, once, and going on where it was left."""
 
+import itertools
 import json
 import os
 import threading
@@ -565,6 +566,25 @@ class TestSideBySide:
         time.sleep(0.02)
         assert len(advanced) == after
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+    def test_what_was_under_way_when_one_raised_is_given_before(self):
+        raised = threading.Event()
+
+        def broken() -> Iterator[int]:
+            yield 0
+            raised.set()
+            raise LookupError
+
+        def slow() -> Iterator[int]:
+            for nth in itertools.count(1):
+                assert raised.wait(PATIENCE)
+                time.sleep(0.02)
+                yield nth
+
+        given: list[int] = []
+        with pytest.raises(LookupError):
+            given.extend(side_by_side([broken(), slow(), slow()], 3))
+        assert sorted(given) == [0, 1, 1]
 
     def test_no_more_pages_are_held_than_are_under_way(self):
         class Thing:
