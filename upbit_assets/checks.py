@@ -217,7 +217,7 @@ def named(markets: list[str]) -> str:
 FRESHNESS = AssetCheckSpec(
     "newest_window_is_fresh",
     asset="gold_market_stats",
-    description="The newest figures are at most five minutes old; looked at every five minutes, though nothing runs.",
+    description="The newest figures are at most five minutes old; asked every five minutes, even when nothing runs.",
 )
 
 
