@@ -222,7 +222,7 @@ FRESHNESS = AssetCheckSpec(
 
 
 # not Dagster's own @asset_check, which looks most of a second for what a backfill of a day has materialized
-@multi_asset_check(specs=[FRESHNESS])
+@multi_asset_check(name="gold_market_stats_newest_window_is_fresh", specs=[FRESHNESS])
 def newest_window_is_fresh(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
     with database.connect() as connection:
         verdict = freshness(connection)

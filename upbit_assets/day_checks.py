@@ -39,9 +39,13 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 
 @window_check("silver_candle", AssetCheckSeverity.WARN, axis=days)
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Verdicts:
-    """Of each market of a day that is over, the exchange was asked for every minute, and no candle was rejected."""
-    coverage = tables.silver_candle_coverage
-    lacking = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span), coverage.c.minutes_missing > 0)
+    """Of each market of a day that is over, the exchange was asked for every minute, and no minute was rejected."""
+    coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
+    known = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span))
+    # a candle that doesn't say of which market it is may be missing in any of them
+    said = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
+    unknown = sa.except_(sa.select(rejected.c.day, said).where(within(rejected, span)), known)
+    lacking = sa.union(known.where(coverage.c.minutes_missing > 0), unknown)
     missing, now = by_window(connection, lacking), datetime.now(UTC)
     return {
         start: Verdict(

@@ -43,6 +43,7 @@ def materialize(
     last: datetime | None = None,
     instance: DagsterInstance | None = None,
     axis: Axis = windows,
+    config: Mapping[str, Any] | None = None,
 ) -> ExecuteInProcessResult:
     """One run of the named assets, with their checks, over the windows that hold `first` to `last`."""
     start, end = axis.key_of(axis.at(first).start), axis.key_of(axis.at(last or first).start)
@@ -50,6 +51,7 @@ def materialize(
     assert job is not None
     with instance or DagsterInstance.ephemeral() as used:
         return job.execute_in_process(
+            run_config=config,
             instance=used,
             asset_selection=[AssetKey(name) for name in assets],
             tags={RANGE_START: start, RANGE_END: end} if last else {"dagster/partition": start},

@@ -14,6 +14,7 @@ from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, now, put_bronze, ticker
+from upbit_assets_tests.pipeline import checks as judged
 
 MARKETS = [f"KRW-{n:02}" for n in range(15)]
 OF_A_WINDOW = {check.check_key.name: check for check in checks.all_checks if check is not checks.newest_window_is_fresh}
@@ -111,6 +112,13 @@ def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
     evaluation = evaluate(checks.newest_window_is_fresh)
     assert evaluation.passed
     assert shown(evaluation)["age in seconds"] < 60
+
+
+def test_freshness_is_said_of_the_newest_materialization(database: Database, exchange: Handle):
+    result = materialize(*CHAIN, first=now())
+    target = judged(result)["newest_window_is_fresh"].target_materialization_data
+    assert target
+    assert target.run_id == result.run_id
 
 
 def test_figures_that_are_old_are_not_fresh_and_their_time_is_told(url: str):

@@ -19,8 +19,8 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.assets import test_orderbook as books
-from upbit_assets_tests.assets.test_candles_and_trades import TODAY, milliseconds
-from upbit_assets_tests.assets.test_market_daily import Candle, Trade, cover, put_candles, put_trades
+from upbit_assets_tests.assets.test_candles_and_trades import TODAY, cover, milliseconds
+from upbit_assets_tests.assets.test_market_daily import Candle, Trade, put_candles, put_trades
 from upbit_assets_tests.pipeline import (
     PAST,
     RANGE_END,
@@ -164,6 +164,15 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
     assert (today.passed, shown(today)) == (False, culprits)
     assert tomorrow.passed
     assert (today.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
+
+
+def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: str):
+    values = f"('', '{{}}', 'market: missing', '{TODAY.isoformat()}', 1)"
+    ask(two_days, f"INSERT INTO silver.candle_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")
+
+    today, tomorrow = judged(COVERAGE, TODAY, days)
+    assert (today.passed, shown(today)) == (False, {"not whole": "(none)"})
+    assert tomorrow.passed
 
 
 def test_what_was_not_collected_is_not_compared(two_days: str, database: Database):

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, Failure, TimeWindow, asset
+from dagster import AssetExecutionContext, Config, Failure, TimeWindow, asset
+from pydantic import Field
 
 from upbit_assets.assets import choice, house, snapshots
 from upbit_assets.assets.coverage import MINUTE
@@ -89,22 +90,36 @@ TRADES = History(
 )
 
 
+class WhatToAskFor(Config):
+    """How a run of candles or trades is configured."""
+
+    again: bool = Field(
+        default=False,
+        description="Ask for the whole days once more, whatever of them is there. What the exchange says otherwise "
+        "than before is added, and is what counts then.",
+    )
+
+
 @asset(**bronze(days, "candle", tables.bronze_candle_raw))
-def bronze_candle_raw(context: AssetExecutionContext, exchange: Exchange, database: Database) -> Loads:
+def bronze_candle_raw(
+    context: AssetExecutionContext, config: WhatToAskFor, exchange: Exchange, database: Database
+) -> Loads:
     """One row per market and minute in which something was traded: the candle (분봉) as the exchange sent it.
 
     By the exchange's day, which begins at 09:00 KST, of the markets that UPBIT_CANDLE_MARKETS says (unset: the 10
     largest turnovers of the day). Any past day can be materialized; what it has is not asked for again. A candle still
     forming is not stored. `bronze.candle_page` notes what was asked for.
     """
-    return CANDLES.collect(context, exchange, database)
+    return CANDLES.collect(context, exchange, database, again=config.again)
 
 
 @asset(**bronze(days, "trade", tables.bronze_trade_raw))
-def bronze_trade_raw(context: AssetExecutionContext, exchange: Exchange, database: Database) -> Loads:
+def bronze_trade_raw(
+    context: AssetExecutionContext, config: WhatToAskFor, exchange: Exchange, database: Database
+) -> Loads:
     """One row per trade (체결) as the exchange sent it, by the exchange's day, which begins at 09:00 KST.
 
     Of the markets that UPBIT_TRADE_MARKETS says (unset: the 10 largest turnovers of the day). The exchange tells the
     last seven days; today gets what is new. `bronze.trade_page` notes what was asked for.
     """
-    return TRADES.collect(context, exchange, database)
+    return TRADES.collect(context, exchange, database, again=config.again)

@@ -1,4 +1,4 @@
-"""What was asked of the exchange, and so what a missing row means: nobody traded, or nobody collected."""
+"""What was asked of the exchange, and so what a missing row means: nobody traded, or nothing sound was collected."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.assets.refine import utc_text
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -34,7 +33,7 @@ FROM (SELECT day, market, min(nth) AS nth
       GROUP BY day, market) AS wanted
 CROSS JOIN LATERAL (
   SELECT coalesce(range_agg(covered), '{{}}') AS covered, bool_or(problem IS NOT NULL) AS hopeless
-  FROM {page} WHERE day = wanted.day AND market = wanted.market
+  FROM {page} WHERE NOT :again AND day = wanted.day AND market = wanted.market
 ) AS pages
 CROSS JOIN LATERAL unnest(
   tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
@@ -51,10 +50,11 @@ def gaps(
     until: datetime,
     *,
     hopeless: bool,
+    again: bool = False,
 ) -> list[Gap]:
     """What is not collected of the wanted (day, market)s until a moment, newest day first.
 
-    `hopeless`: those too that the exchange has said it doesn't have.
+    `hopeless`: those too that the exchange has said it doesn't have. `again`: whatever was collected already.
     """
     found = connection.execute(
         sa.text(GAPS.format(page=page.fullname)),
@@ -64,6 +64,7 @@ def gaps(
             "length": DAY,
             "until": until,
             "hopeless": hopeless,
+            "again": again,
         },
     )
     return [Gap(*row) for row in found]
@@ -95,9 +96,9 @@ def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
     )
 
 
-def candle_coverage(window: TimeWindow) -> sa.Select[Any]:
+def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
     """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
-    page, traded, rejected = covered(tables.bronze_candle_page, window), minutes_taken(window), minutes_rejected(window)
+    page, traded, rejected = covered(tables.bronze_candle_page, window), minutes_taken(window), minutes_rejected(judged)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
@@ -129,13 +130,18 @@ def minutes_taken(window: TimeWindow) -> sa.Subquery:
     return minutes.group_by(day, candle.c.market).subquery("traded")
 
 
-def minutes_rejected(window: TimeWindow) -> sa.Subquery:
-    """The minutes of each market's day whose candles were all rejected: somebody traded, and nothing sound is known."""
-    candle, row = tables.silver_candle, tables.silver_candle_rejected
-    minute = row.c.raw_data["candle_date_time_utc"].astext
-    taken = sa.exists().where(
-        within(candle, window), candle.c.market == row.c.market, utc_text(candle.c.started_at) == minute
+def minutes_rejected(judged: sa.TableClause) -> sa.Subquery:
+    """The minutes of each market's day whose candles were all rejected: somebody traded, and nothing sound is known.
+
+    One whose time is what is wrong with it may be of any minute, and so is one of its own.
+    """
+    row, itself = judged.c, sa.cast(judged.c.id, sa.Text)
+    minute = sa.case((row.reason.startswith("candle_date_time"), itself), else_=sa.func.coalesce(row.started, itself))
+    each = (
+        sa.select(row.day, row.market)
+        .group_by(row.day, row.market, minute)
+        .having(sa.func.bool_and(row.reason.is_not(None)))
+        .subquery("each")
     )
-    each = sa.func.count(sa.distinct(sa.func.coalesce(minute, sa.cast(row.c.bronze_id, sa.Text))))
-    minutes = sa.select(row.c.day, row.c.market, each.label("minutes")).where(within(row, window), ~taken)
-    return minutes.group_by(row.c.day, row.c.market).subquery("rejected")
+    minutes = sa.select(each.c.day, each.c.market, sa.func.count().label("minutes"))
+    return minutes.group_by(each.c.day, each.c.market).subquery("rejected")

@@ -35,6 +35,7 @@ from upbit_assets.upbit import UpbitClient, UpbitError
 SETTLED = timedelta(seconds=10)  # the last trades of a minute are stored a moment after its end
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
 TELL_EVERY = 10  # seconds
+MOST_STUCK = 5
 
 T = TypeVar("T")
 Loading = Generator[Load, None, None]
@@ -61,14 +62,18 @@ class History:
     grain: timedelta
     kept: int | None = None
 
-    def collect(self, context: AssetExecutionContext, exchange: Exchange, database: Database) -> Loads:
-        """All that the days lack; what that is, is asked when they are locked."""
+    def collect(
+        self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, again: bool = False
+    ) -> Loads:
+        """All that the days lack, or `again` all of the days; what that is, is asked when they are locked."""
         progress = Progress(context)
-        return Loads(self.loads(progress, context.partition_time_window, exchange, database), progress.metadata)
+        return Loads(self.loads(progress, context.partition_time_window, exchange, database, again), progress.metadata)
 
-    def loads(self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database) -> Loading:
+    def loads(
+        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, again: bool
+    ) -> Loading:
         with database.connect() as connection:
-            progress.begin(missing := self.missing(connection, span))
+            progress.begin(missing := self.missing(connection, span, again))
             if not missing:
                 return
             claimed, stuck = False, list[NoProgress]()
@@ -88,18 +93,20 @@ class History:
                 raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
     def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgress]) -> Iterator[Page]:
-        """A gap's pages as far as they lead: one that leads nowhere must not keep the other markets waiting."""
+        """A gap's pages as far as they lead. One that leads nowhere keeps no other market waiting; many end the run."""
         try:
             yield from self.pages(client, gap)
         except NoProgress as error:
             stuck.append(error)
+            if len(stuck) == MOST_STUCK:
+                raise
 
     def settled(self, now: datetime) -> datetime:
         """Until when there will be no other rows than those of now."""
         return now - SETTLED - (now - SETTLED - EPOCH) % self.grain
 
-    def missing(self, connection: sa.Connection, span: TimeWindow) -> list[Gap]:
-        """What of the days was not collected, newest first.
+    def missing(self, connection: sa.Connection, span: TimeWindow, again: bool) -> list[Gap]:
+        """What of the days was not collected, or `again` all of it, newest first.
 
         Raises:
             Failure: there is nothing to choose markets by, or the exchange doesn't tell a day any more of which
@@ -111,7 +118,7 @@ class History:
         except ChoiceError as error:
             raise Failure(str(error), allow_retries=False) from error
         found = begun(connection, self.page, starts)
-        missing = gaps(connection, self.page, [*wanted, *found], self.settled(now), hopeless=True)
+        missing = gaps(connection, self.page, [*wanted, *found], self.settled(now), hopeless=True, again=again)
         if self.kept is None:
             return missing
         oldest = days.at(now).start - self.kept * DAY
@@ -166,9 +173,7 @@ class Progress:
 
     @property
     def kept(self) -> str:
-        return (
-            f"{self.rows:,} rows in {self.pages:,} pages were collected before it and stay; the next run goes on there."
-        )
+        return f"{self.rows:,} rows in {self.pages:,} pages were collected and stay; the next run goes on there."
 
     def metadata(self) -> Metadata:
         seconds = max(time.monotonic() - self.started, 0.001)

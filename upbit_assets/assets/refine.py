@@ -18,6 +18,7 @@ CLOCK_TOLERANCE_MS = 600_000
 
 Column = sa.ColumnElement[Any]
 Cases = Sequence[tuple[sa.ColumnElement[bool], str]]
+Further = Callable[[sa.TableClause], Mapping[sa.Table, Rows]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Refinement:
     documents: tuple[str, ...] = ()
     join: Callable[[sa.Subquery], sa.FromClause] | None = None
 
-    def load(self, bronze: sa.Select[Any], further: Mapping[sa.Table, Rows] | None = None) -> Load:
-        """Silver of the window, what it rejected, its books, and what further tables are written with it."""
+    def load(self, bronze: sa.Select[Any], further: Further = lambda _judged: {}) -> Load:
+        """Silver of the window, what it rejected, its books, and further tables that are made from the judged rows."""
         judged = self.judged(bronze.subquery("bronze"))
         row = stage("judged", judged)
         return Load(
@@ -56,7 +57,7 @@ class Refinement:
                 self.silver: self.accepted(row),
                 self.rejected: self.refused(row),
                 self.build: self.books(row),
-                **(further or {}),
+                **further(row),
             },
             describe=self.describe,
             staged={row: judged},
@@ -80,14 +81,12 @@ class Refinement:
             figures = figures.add_columns(*joined.c).join_from(fields, joined, sa.true())
         typed = fenced(figures)
         reason = sa.case(*unreadable(typed.c), *self.reasons(typed.c)).label("reason")
-        row = fenced(sa.select(typed, reason))
-        bad = row.c.reason.is_not(None)
-        same = [row.c[name] for name in self.identity]
-        return sa.select(
-            *(column for column in row.c if column.name not in ("raw_data", "code", *self.documents)),
-            sa.case((bad, row.c.raw_data)).label("raw_data"),
-            sa.func.row_number().over(partition_by=[*same, bad], order_by=row.c.id.desc()).label("place"),
-        )
+        said = fenced(sa.select(typed, reason))
+        # what no good row needs any more is not carried through the sort
+        light = [column for column in said.c if column.name not in ("raw_data", "code", *self.documents)]
+        row = fenced(sa.select(*light, sa.case((said.c.reason.is_not(None), said.c.raw_data)).label("raw_data")))
+        same = [*(row.c[name] for name in self.identity), row.c.reason.is_not(None)]
+        return sa.select(row, sa.func.row_number().over(partition_by=same, order_by=row.c.id.desc()).label("place"))
 
     def accepted(self, row: sa.TableClause) -> sa.Select[Any]:
         return sa.select(*self.columns(row.c)).where(row.c.reason.is_(None), row.c.place == 1)
@@ -184,8 +183,3 @@ def milliseconds(figure: Column, ingested_at: Column) -> Cases:
 
 def moment_of(milliseconds: Column) -> Column:
     return sa.func.to_timestamp(milliseconds / 1000)
-
-
-def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
-    """A time as the exchange spells it."""
-    return sa.func.to_char(sa.func.timezone(zone, moment), form)

@@ -20,11 +20,10 @@ from upbit_assets.assets.refine import (
     number,
     plausible,
     positive,
-    utc_text,
 )
 from upbit_assets.partitions import DAY, Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, stored_in
+from upbit_assets.postgres.io_manager import Load, Rows, stored_in
 
 YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
 HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
@@ -179,6 +178,11 @@ def minute_of(row: Any) -> Column:
     return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
 
 
+def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
+    """A time as the exchange spells it."""
+    return sa.func.to_char(sa.func.timezone(zone, moment), form)
+
+
 def misdated(row: Any) -> Cases:
     """The exchange spells times without a zone; what it calls UTC must not be KST."""
     time, start = sa.func.coalesce(sa.func.substr(row.started, 11), ""), minute_of(row)
@@ -247,10 +251,14 @@ def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[A
     """One row per market and minute in which something was traded: a candle's figures as exact numerics.
 
     A candle that was collected twice counts once, as it was last. How many minutes of a market's day traded, were
-    silent, or were not collected, is in `silver.candle_coverage`.
+    silent, or are missing, is in `silver.candle_coverage`.
     """
-    further = {tables.silver_candle_coverage: candle_coverage(context.partition_time_window)}
-    return CANDLE.load(bronze_candle_raw, further)
+    window = context.partition_time_window
+
+    def coverage(judged: sa.TableClause) -> dict[sa.Table, Rows]:
+        return {tables.silver_candle_coverage: candle_coverage(judged, window)}
+
+    return CANDLE.load(bronze_candle_raw, coverage)
 
 
 TRADE = Refinement(

@@ -17,7 +17,7 @@ ABOUT = (
 )
 EVENTS = (
     'Server-sent events. `database` says whether the database is there ({"up": true}), at first and when it changes; '
-    f"`{CHANNEL}` says, right after a commit, which table was written and for what time "
+    f"`{CHANNEL}` says, right after a commit, which table of silver or gold was written and for what time "
     '({"table": "gold.market_stats", "start": "…", "end": "…"}).'
 )
 Json = dict[str, Any]

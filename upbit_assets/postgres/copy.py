@@ -40,7 +40,7 @@ class Document(Dumper):
 
 def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -> int:
     """Binary COPY; returns the number of rows."""
-    if not any(isinstance(table.c[name].type, JSONB) for name in known(table, records.columns)):
+    if not any(isinstance(table.c[name].type, JSONB) for name in known(table, records.columns)):  # nothing to refuse
         write_rows(connection, table, records.columns, records.rows)
         return len(records.rows)
     # without a RELEASE, as the transaction's end does that and each round trip counts in a snapshot

@@ -79,7 +79,8 @@ class Load:
 
 def stage(name: str, rows: sa.Select[Any]) -> sa.TableClause:
     """A temporary table of these rows, for `Load.staged`."""
-    return sa.table(name, *(sa.column(str(column.key), column.type) for column in rows.selected_columns))
+    columns = (sa.column(str(column.key), column.type) for column in rows.selected_columns)
+    return sa.table(name, *columns, schema="pg_temp")  # found there only, whatever the search path is
 
 
 class CreateStage(sa.Executable, sa.ClauseElement):

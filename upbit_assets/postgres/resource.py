@@ -105,7 +105,10 @@ def explain(error: BaseException | None, url: sa.URL) -> str:
         case psycopg.errors.DiskFull():
             advice = "The database's disk is full. Free some space, then run this again."
         case psycopg.errors.InsufficientPrivilege():
-            advice = "The database refuses this to the pipeline; bronze may only be added to."
+            advice = (
+                "The database refuses this to the pipeline: bronze may only be added to. If that is not it, the "
+                "schema is not up to date. Run: upbit-assets migrate"
+            )
         case (
             psycopg.errors.LockNotAvailable()
             | psycopg.errors.DeadlockDetected()

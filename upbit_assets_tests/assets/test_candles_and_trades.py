@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 import sqlalchemy as sa
 from dagster import AssetsDefinition
+from psycopg.types.range import Range
 
 from upbit_assets.assets import pages
 from upbit_assets.assets.coverage import MINUTE
@@ -238,15 +240,45 @@ def test_a_trades_time_is_kept_to_the_millisecond_up_to_the_edges_of_the_day(mar
     assert ask(market_url, "SELECT traded_at FROM silver.trade ORDER BY trade_id") == [(at,) for at in moments]
 
 
+def cover(database: Database, kind: str, market: str, start: datetime, end: datetime) -> None:
+    """A note that this part of a day was collected."""
+    page = (market, days.at(start).start, Range(start, end), 0, None, COLLECTED - DAY)
+    table = tables.metadata.tables[f"bronze.{kind}_page"]
+    put(database, table, "market day covered rows problem ingested_at", [page])
+
+
+@pytest.mark.parametrize(
+    ("rejected", "minutes_missing"),
+    [
+        ([{"trade_price": "0"}], 1),
+        ([{"trade_price": "0"}, {"trade_price": "-1"}], 1),
+        ([{"candle_date_time_utc": None}, {"candle_date_time_utc": None, "trade_price": "0"}], 2),
+        ([{"candle_date_time_utc": quoted(TODAY), "candle_date_time_kst": quoted(TODAY)}], 1),
+    ],
+)
+def test_a_minute_that_was_rejected_is_missing_once(
+    market_url: str, database: Database, rejected: list[Fields], minutes_missing: int
+):
+    put_candles(database, candle(TODAY), *(candle(HALF_PAST, **fields) for fields in rejected))
+    cover(database, "candle", "KRW-BTC", TODAY, TODAY + DAY)
+    compute(database, silver_candle, TODAY)
+
+    minutes = ask(market_url, "SELECT minutes_traded, minutes_silent, minutes_missing FROM silver.candle_coverage")
+    assert minutes == [(1, 1439 - minutes_missing, minutes_missing)]
+
+
 def test_days_refined_together_are_as_each_is_alone(market_url: str, database: Database):
     for nth in range(3):
         day = TODAY + nth * DAY
-        put_candles(database, candle(day), candle(day), candle(day + MINUTE, trade_price="0"), day=day)
+        of_the_next = candle(day + DAY)  # where that minute is fine
+        put_candles(database, candle(day), candle(day), candle(day + MINUTE, trade_price="0"), of_the_next, day=day)
+        cover(database, "candle", "KRW-BTC", day, day + DAY)
         # the same id on each day, and a trade of the day before
         put_trades(database, trade(7, day), trade(8, day, ask_bid="1"), trade(9, day - MINUTE), day=day)
     kinds: list[tuple[AssetsDefinition, str]] = [(silver_candle, "candle"), (silver_trade, "trade")]
     for asset, kind in kinds:
         built = [tables.metadata.tables[f"silver.{kind}{part}"] for part in ("", "_rejected", "_build")]
+        built += [tables.silver_candle_coverage] if kind == "candle" else []
         compute(database, asset, TODAY, TODAY + 2 * DAY)
         together = [rows(database, table) for table in built]
         for nth in (1, 2, 0):

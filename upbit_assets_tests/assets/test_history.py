@@ -80,16 +80,29 @@ def choose(patch: pytest.MonkeyPatch, *markets: str) -> None:
 
 
 def collect(
-    kind: str, day: datetime = YESTERDAY, last: datetime | None = None, *, silver: bool = False
+    kind: str,
+    day: datetime = YESTERDAY,
+    last: datetime | None = None,
+    *,
+    silver: bool = False,
+    again: bool = False,
 ) -> ExecuteInProcessResult:
     names = [f"bronze_{kind}_raw", *([f"silver_{kind}"] if silver else [])]
+    config = {"ops": {f"bronze_{kind}_raw": {"config": {"again": again}}}}
     with DagsterInstance.ephemeral() as instance:
-        return materialize(*names, first=day, last=last, instance=instance, axis=days)
+        return materialize(*names, first=day, last=last, instance=instance, axis=days, config=config)
 
 
-def collected(kind: str, day: datetime = YESTERDAY, last: datetime | None = None, *, silver: bool = False) -> Any:
+def collected(
+    kind: str,
+    day: datetime = YESTERDAY,
+    last: datetime | None = None,
+    *,
+    silver: bool = False,
+    again: bool = False,
+) -> Any:
     """What a person sees on the materialization of a run that succeeds."""
-    result = collect(kind, day, last, silver=silver)
+    result = collect(kind, day, last, silver=silver, again=again)
     assert result.success, said(result)
     return metadata_of(result, f"bronze_{kind}_raw")
 
@@ -268,7 +281,7 @@ class TestBadPages:
         answer(exchange, kind, rows_told(exchange, kind)[:A_PAGE], nth=1)
         failure = failed(kind)
         assert "gave a full page with nothing older than what is known: asking on would lead nowhere." in failure
-        assert f"{A_PAGE} rows in 1 pages were collected before it and stay; the next run goes on there." in failure
+        assert f"{A_PAGE} rows in 1 pages were collected and stay; the next run goes on there." in failure
         exchange.faults.clear()
         assert collected(kind)["pages"] == len(told(exchange, kind)) // A_PAGE
         assert_whole(market_url, exchange, kind)
@@ -278,13 +291,20 @@ class TestBadPages:
         self, market_url: str, exchange: Handle, kind: str, monkeypatch: pytest.MonkeyPatch
     ):
         choose(monkeypatch, MARKET, OTHER)
-        again = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
-        exchange.faults.add(rf"{PATH[kind]}\?market={MARKET}", "body", body=again, skip=1)
+        monkeypatch.setattr(history, "AT_ONCE", 1)
+        same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
+        exchange.faults.add(rf"{PATH[kind]}\?market={MARKET}", "body", body=same, skip=1)
         assert f"market={MARKET}" in failed(kind)
         assert_whole(market_url, exchange, kind, OTHER)
         exchange.faults.clear()
         collected(kind)
         assert_whole(market_url, exchange, kind)
+
+    def test_an_exchange_whose_pages_all_lead_nowhere_is_not_asked_for_long(self, market_url: str, exchange: Handle):
+        same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
+        exchange.faults.add("candles", "body", body=same)
+        assert "asking on would lead nowhere." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
+        assert history.MOST_STUCK < exchange.faults.show()[0]["seen"] <= history.MOST_STUCK + 1 + history.AT_ONCE
 
     @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
     def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
@@ -308,7 +328,7 @@ class TestBadPages:
         exchange.faults.add("candles", "status", status=418, body=body, skip=2)
         with_block = failed("candle")
         assert "The exchange has blocked this address until 2099-01-02 03:04:05 UTC" in with_block
-        assert "100 rows in 2 pages were collected before it and stay; the next run goes on there." in with_block
+        assert "100 rows in 2 pages were collected and stay; the next run goes on there." in with_block
         with Counter(exchange) as counter:
             assert "blocked this address until 2099-01-02" in failed("candle")
         assert counter.calls == 0
@@ -417,7 +437,7 @@ class TestCoverage:
         traded = len(told(exchange, "candle", day=TODAY))
         assert self.coverage_of(market_url, TODAY) == {MARKET: (traded, 719 - traded, 721, None)}
 
-    def test_a_minute_whose_candle_was_rejected_is_missing_until_a_good_one_comes(
+    def test_a_minute_whose_candle_was_rejected_is_missing_until_a_good_one_is_asked_for(
         self, market_url: str, exchange: Handle
     ):
         wrong = [{"index": index, "set": {"trade_price": "-1"}} for index in (0, 7)]
@@ -426,11 +446,11 @@ class TestCoverage:
         traded = len(told(exchange, "candle")) - 2
         assert self.coverage_of(market_url) == {MARKET: (traded, 1438 - traded, 2, None)}
         exchange.faults.clear()
-        ask(
-            market_url, "DELETE FROM bronze.candle_page WHERE day = %s RETURNING id", YESTERDAY
-        )  # by hand, as the owner
         collected("candle", silver=True)
+        assert self.coverage_of(market_url) == {MARKET: (traded, 1438 - traded, 2, None)}
+        collected("candle", silver=True, again=True)
         assert self.coverage_of(market_url) == {MARKET: (traded + 2, 1438 - traded, 0, None)}
+        assert stored(market_url, "candle")[-1] == told(exchange, "candle")[-1]
 
     def test_a_market_that_disappeared_says_why_until_it_is_whole(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch

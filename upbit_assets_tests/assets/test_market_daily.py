@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg.types.range import Range
 
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_market_daily
@@ -16,7 +15,7 @@ from upbit_assets.assets.silver import silver_candle, silver_trade
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.assets.test_candles_and_trades import COLLECTED, TODAY, candle, trade
+from upbit_assets_tests.assets.test_candles_and_trades import COLLECTED, TODAY, candle, cover, trade
 from upbit_assets_tests.pipeline import ask, compute, put, rows
 
 TOMORROW = TODAY + DAY
@@ -56,13 +55,6 @@ def put_trades(database: Database, trades: Iterable[Trade]) -> None:
         text = trade(nth, at, market=f'"{market}"', trade_price=price, trade_volume=volume)
         raws.append((market, text, COLLECTED, day_of(at), str(nth)))
     put(database, tables.bronze_trade_raw, "market raw_data ingested_at day key", raws)
-
-
-def cover(database: Database, kind: str, market: str, start: datetime, end: datetime) -> None:
-    """A note that this part of a day was collected."""
-    page = (market, day_of(start), Range(start, end), 0, None, COLLECTED - DAY)
-    table = tables.metadata.tables[f"bronze.{kind}_page"]
-    put(database, table, "market day covered rows problem ingested_at", [page])
 
 
 def day_of(moment: datetime) -> datetime:

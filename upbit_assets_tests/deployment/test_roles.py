@@ -87,8 +87,11 @@ class TestPipeline:
             with pytest.raises(REFUSED):
                 attempt(deployed, "pipeline", statement)
 
+    def test_stages_rows_in_temporary_tables(self, deployed: EmbeddedPostgres):
+        attempt(deployed, "pipeline", "CREATE TEMPORARY TABLE staged (a int)")
+
     @pytest.mark.parametrize("statement", ["CREATE TABLE public.more (a int)", "CREATE SCHEMA more"])
-    def test_makes_nothing(self, deployed: EmbeddedPostgres, statement: str):
+    def test_makes_nothing_that_stays(self, deployed: EmbeddedPostgres, statement: str):
         with pytest.raises(REFUSED):
             attempt(deployed, "pipeline", statement)
 

@@ -15,7 +15,6 @@ from psycopg import sql
 
 from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import DAYS_AHEAD, migrate
 from upbit_assets_tests.postgres.lab import until
 
@@ -256,16 +255,6 @@ class TestPrivileges:
 
         with pytest.raises(REFUSED):
             pipeline.execute("DELETE FROM bronze.ticker_raw")
-
-    def test_the_pipeline_may_stage_rows_in_a_database_that_gives_nobody_that_by_itself(self, server: EmbeddedPostgres):
-        with psycopg.connect(server.url("upbit")) as connection:  # a copy would not have its rights
-            granted = column(
-                connection,
-                "SELECT grantee::regrole::text FROM pg_database CROSS JOIN aclexplode(datacl) "
-                "WHERE datname = 'upbit' AND privilege_type = 'TEMPORARY' AND grantee <> 0",
-            )
-        assert "upbit_pipeline" in granted
-        assert "upbit_reader" not in granted
 
     def test_the_pipeline_makes_partitions_ahead(self, another_owner: psycopg.Connection[Any]):
         another_owner.execute("SET ROLE upbit_pipeline")
