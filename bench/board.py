@@ -94,7 +94,7 @@ def parameters(endpoint: Endpoint) -> dict[str, str]:
 def served(url: str) -> Iterator[str]:
     """`upbit-assets board` on one core, on a port that was free a moment ago; its address."""
     port = free_port(18500)
-    command = [Path(sys.executable).parent / "upbit-assets", "board", "--port", str(port)]
+    command = [str(Path(sys.executable).parent / "upbit-assets"), "board", "--port", str(port)]
     environment = os.environ | {"UPBIT_POSTGRES_URL": url}
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -68,7 +68,7 @@ def fetch(url: str, last: float) -> list[tuple[float, float]]:
     with UpbitClient(url, patient=True, attempts=1) as client, ThreadPoolExecutor(THREADS) as threads:
 
         def pages(number: int) -> list[tuple[float, float]]:
-            calls = []
+            calls: list[tuple[float, float]] = []
             while time.monotonic() < last:
                 calls.append(timed(client, number * THREADS + len(calls)))
             return calls

@@ -123,8 +123,8 @@ def by_hand(market_data: MarketData, loads: list[Load], window: TimeWindow) -> I
 
 
 def statements(load: Load, window: TimeWindow) -> Iterator[sa.ClauseElement]:
-    for stage, rows in load.staged.items():
-        yield CreateStage(stage, rows)
+    for stage, staged in load.staged.items():
+        yield CreateStage(stage, staged)
     for table, rows in load.tables.items():
         select: Any = rows
         yield sa.delete(table).where(within(table, window))

@@ -102,7 +102,8 @@ class MarketData:
             ),
         )
         MarketDataIOManager(database=Database()).handle_output(context, rows)
-        return float(context.get_logged_metadata()["seconds"].value)
+        seconds: Any = context.get_logged_metadata()["seconds"]
+        return float(seconds.value)
 
     def fill_bronze(self, first: datetime, snapshots: int, *, bad: bool = False) -> None:
         """A snapshot a minute of the offline exchange's tickers, with other prices each.
