@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -347,12 +348,15 @@ def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
 def run_of_its_own() -> Iterator[subprocess.Popen[bytes]]:
     """The same run in a process of its own."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "upbit_assets.definitions"]
-    with subprocess.Popen(
-        [*command, "--select", "silver_ticker,gold_market_stats", "--partition", windows.key_of(PAST)],
-        env={name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as run:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        subprocess.Popen(
+            [*command, "--select", "silver_ticker,gold_market_stats", "--partition", windows.key_of(PAST)],
+            env=os.environ | {"DAGSTER_HOME": home},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as run,
+    ):
         try:
             yield run
         finally:
