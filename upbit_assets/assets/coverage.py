@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.tables import Moment, written_since
@@ -98,50 +98,47 @@ def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
 
 def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
     """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
-    page, traded, rejected = covered(tables.bronze_candle_page, window), minutes_taken(window), minutes_rejected(judged)
+    page, minutes = covered(tables.bronze_candle_page, window), minutes_told(judged)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
-    minutes_traded, without_use = (
-        sa.cast(sa.func.coalesce(each.c.minutes, 0), sa.Integer) for each in (traded, rejected)
+    traded, rejected = (
+        sa.cast(sa.func.coalesce(each, 0), sa.Integer) for each in (minutes.c.traded, minutes.c.rejected)
     )
-    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - minutes_traded - without_use, 0)
-    missing = DAY // MINUTE - minutes_traded - silent
+    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - traded - rejected, 0)
+    missing = DAY // MINUTE - traded - silent
     return (
         sa.select(
             page.c.day,
             page.c.market,
-            minutes_traded.label("minutes_traded"),
+            traded.label("minutes_traded"),
             silent.label("minutes_silent"),
             missing.label("minutes_missing"),
             sa.case((missing > 0, page.c.problem)).label("problem"),
         )
         .join_from(page, asked, sa.true())
-        .outerjoin(traded, (traded.c.day == page.c.day) & (traded.c.market == page.c.market))
-        .outerjoin(rejected, (rejected.c.day == page.c.day) & (rejected.c.market == page.c.market))
+        .outerjoin(minutes, (minutes.c.day == page.c.day) & (minutes.c.market == page.c.market))
     )
 
 
-def minutes_taken(window: TimeWindow) -> sa.Subquery:
-    """The minutes of each market's day that have a candle."""
-    candle = tables.silver_candle
-    day = days.floor(candle.c.started_at).label("day")
-    minutes = sa.select(day, candle.c.market, sa.func.count().label("minutes")).where(within(candle, window))
-    return minutes.group_by(day, candle.c.market).subquery("traded")
+def minutes_told(judged: sa.TableClause) -> sa.Subquery:
+    """The minutes of each market's day that have a candle, and those whose candles were all rejected: somebody traded,
+    and nothing sound is known.
 
-
-def minutes_rejected(judged: sa.TableClause) -> sa.Subquery:
-    """The minutes of each market's day whose candles were all rejected: somebody traded, and nothing sound is known.
-
-    One whose time is what is wrong with it may be of any minute, and so is one of its own.
+    A candle whose time is what is wrong with it may be of any minute, and so is one of its own.
     """
     row, itself = judged.c, sa.cast(judged.c.id, sa.Text)
     minute = sa.case((row.reason.startswith("candle_date_time"), itself), else_=sa.func.coalesce(row.started, itself))
-    each = (
-        sa.select(row.day, row.market)
-        .group_by(row.day, row.market, minute)
-        .having(sa.func.bool_and(row.reason.is_not(None)))
-        .subquery("each")
+    rejected = sa.func.bool_and(row.reason.is_not(None)).label("rejected")
+    each = sa.select(row.day, row.market, rejected).group_by(row.day, row.market, minute).subquery("each")
+    minutes = sa.func.count()
+    return (
+        sa.select(
+            each.c.day,
+            each.c.market,
+            minutes.filter(~each.c.rejected).label("traded"),
+            minutes.filter(each.c.rejected).label("rejected"),
+        )
+        .group_by(each.c.day, each.c.market)
+        .subquery("minutes")
     )
-    minutes = sa.select(each.c.day, each.c.market, sa.func.count().label("minutes"))
-    return minutes.group_by(each.c.day, each.c.market).subquery("rejected")

@@ -35,7 +35,7 @@ from upbit_assets.upbit import UpbitClient, UpbitError
 SETTLED = timedelta(seconds=10)  # the last trades of a minute are stored a moment after its end
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
 TELL_EVERY = 10  # seconds
-MOST_STUCK = 5
+MOST_STUCK = 5  # then it is the exchange, not a market
 
 T = TypeVar("T")
 Loading = Generator[Load, None, None]
