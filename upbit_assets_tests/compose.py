@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import requests
 
 from upbit_assets.postgres.embedded import PROJECT
+from upbit_assets_tests.postgres import lab
 
 OURS = ("code", "webserver", "daemon", "board", "exchange")
 PORTS = """
@@ -29,12 +29,8 @@ PATIENCE = 180
 
 
 def until(true: Callable[[], Any], what: str, seconds: int = PATIENCE) -> Any:
-    """Wait for something; returns what was waited for."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(1)
-    return found
+    """Wait for what takes containers minutes."""
+    return lab.until(true, what, seconds, pause=1)
 
 
 class Stack:

@@ -218,12 +218,13 @@ def advisory_locks(url: str) -> list[tuple[str, bool, int]]:
         return connection.execute(ADVISORY).fetchall()
 
 
-def until(true: Callable[[], object], what: str) -> None:
-    """Wait for what another session or process does."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
-        time.sleep(0.01)
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, *, pause: float = 0.01) -> Any:
+    """Wait for what another session or process does; returns what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(pause)
+    return found
 
 
 def waits_for_a_lock(url: str) -> bool:

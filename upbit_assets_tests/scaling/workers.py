@@ -24,6 +24,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
 from upbit_assets.sandbox.server import running
+from upbit_assets_tests.postgres import lab
 
 PASSWORD = secrets.token_urlsafe()
 WORKERS = ("one", "two")
@@ -32,12 +33,7 @@ UNTIL_FAILED = 120  # a minute of silence, and run monitoring's turn
 
 
 def until(true: Callable[[], Any], what: str, seconds: int) -> Any:
-    """Wait for something; returns what was waited for."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
-    return found
+    return lab.until(true, what, seconds, pause=0.5)
 
 
 class Stack:
