@@ -138,8 +138,10 @@ class Calls:
             near = round(before - self.edge[1])
             known = [self._edge(seconds) for seconds in range(near - 1, near + 2)]
         both = [(max(after, low), min(before, high)) for low, high in known if high >= after and low <= before]
-        if len(both) < 2:
-            self.edge = both[0] if both else (after, before)
+        if len(both) == 1:
+            self.edge = both[0]
+        elif not both or before - after < known[1][1] - known[1][0]:  # where either may be meant, the narrower
+            self.edge = (after, before)
 
 
 def _pair(values: list[float]) -> tuple[float, float]:

@@ -164,11 +164,12 @@ def test_whatever_the_interleaving_no_second_of_the_exchange_sees_more_than_ten_
 
 @settings(max_examples=8, deadline=None)
 @given(phases, drifts, st.floats(0.001, 0.2), seeds)
+@example(0.34718567846124326, 0.0002654686720081584, 0.2, 1218610004)  # the first edge seen tells almost nothing
 def test_history_takes_95_per_cent_of_what_is_permitted(phase, drift, latency, seed):
     world = World(phase, drift, latency, seed)
-    world.run(8, live_every=0, seconds=20)
+    world.run(8, live_every=0, seconds=100)
     assert max(world.counted.values()) <= 10
-    assert sum(world.counted.values()) >= 0.95 * 200
+    assert sum(world.counted.values()) >= 0.95 * 1000
 
 
 @settings(max_examples=8, deadline=None)
