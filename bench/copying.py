@@ -75,12 +75,13 @@ def snapshot(stage: Stage) -> list[Result]:
     at = (DAY + MINUTE).astimezone(UTC)  # as the client has it
     columns = "market, raw_data, ingested_at"
 
-    def ours() -> None:
-        rows = as_records(Reply(text, split(text), at, True, "", 0))
-        with market_data.engine.begin() as connection:
-            insert(connection, tables.bronze_ticker_raw, rows, span(DAY, 10))
+    with stage.database() as market_data, market_data.engine.connect() as connection:
 
-    with stage.database() as market_data:
+        def ours() -> None:
+            rows = as_records(Reply(text, split(text), at, True, "", 0))
+            with connection.begin():
+                insert(connection, tables.bronze_ticker_raw, rows, span(DAY, 10))
+
         market_data.partitions(DAY, DAY)
         # as the text came: jsonb's own output would be another
         lines = [f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs]

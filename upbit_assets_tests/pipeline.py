@@ -26,7 +26,7 @@ from dagster import (
 from upbit_assets.definitions import MarketDataIOManager, defs
 from upbit_assets.partitions import SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, storable
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
 
@@ -158,8 +158,17 @@ def put_bronze(database: Database, at: datetime, rows: Mapping[str, str] | Itera
     """Raw rows as another process would write them: (market, text) pairs, collected at `at`."""
     pairs = rows.items() if isinstance(rows, Mapping) else rows
     records = Records(("market", "raw_data", "ingested_at"), [(market, text, at) for market, text in pairs])
-    with database.engine.begin() as connection:
-        copy_records(connection, tables.bronze_ticker_raw, records)
+    put_records(database, tables.bronze_ticker_raw, records)
+
+
+def put_records(database: Database, table: sa.Table, records: Records) -> None:
+    """As the IO manager would: a document that jsonb refuses is kept as a text."""
+    try:
+        with database.engine.begin() as connection:
+            copy_records(connection, table, records)
+    except REFUSALS:
+        with database.engine.begin() as connection:
+            copy_records(connection, table, storable(connection, table, records))
 
 
 def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -178,8 +187,7 @@ def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def put(database: Database, table: sa.Table, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Rows of any table; a JSONB column's are the documents' texts."""
-    with database.engine.begin() as connection:
-        copy_records(connection, table, Records(tuple(columns.split()), list(rows)))
+    put_records(database, table, Records(tuple(columns.split()), list(rows)))
 
 
 def rows(database: Database, table: sa.Table, *, leave_out: Iterable[str] = ("id", "computed_at", "written_in")) -> Any:

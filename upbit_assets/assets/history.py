@@ -224,7 +224,7 @@ def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
     known = defaultdict(list)
     for key, text in found:
         known[key].append(exact(text))
-    return [said for said in page.rows if not any(is_of(document, said.row.text) for document in known[said.key])]
+    return [said for said in page.rows if not any(is_of(document, said.row) for document in known[said.key])]
 
 
 exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal, strict=False)
@@ -239,7 +239,7 @@ def as_records(page: Page, rows: Sequence[Said]) -> Records:
     received_at = page.reply.received_at if page.reply else None
     return Records(
         ("market", "raw_data", "ingested_at", "day", "key"),
-        [(storable_market(said.row.market), said.row.text, received_at, page.gap.day, said.key) for said in rows],
+        [(storable_market(said.row.market), said.row, received_at, page.gap.day, said.key) for said in rows],
     )
 
 

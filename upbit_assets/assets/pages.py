@@ -157,7 +157,7 @@ def moment(text: str, zone: tzinfo) -> datetime | None:
 def fields(row: Row, *names: str) -> list[str]:
     """Fields of a row as they are spelt; "" where there is none."""
     try:
-        said = json.loads(row.text, parse_int=str, parse_float=str, strict=False)
+        said = json.loads(row, parse_int=str, parse_float=str, strict=False)
     except (ValueError, RecursionError):
         said = None
     values = [said.get(name) if isinstance(said, dict) else None for name in names]

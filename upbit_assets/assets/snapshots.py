@@ -74,7 +74,7 @@ def snapshot(client: UpbitClient, ask: Ask, window: TimeWindow) -> Reply:
 def as_records(reply: Reply) -> Records:
     return Records(
         ("market", "raw_data", "ingested_at"),
-        [(storable_market(row.market), row.text, reply.received_at) for row in reply.rows],
+        [(storable_market(row.market), row, reply.received_at) for row in reply.rows],
     )
 
 

@@ -1,5 +1,6 @@
 """Rows from Python into a table through COPY, in the transaction of the connection at hand."""
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 # how jsonb refuses a text: not JSON, not storable, nested too deeply
@@ -39,47 +41,41 @@ class Document(Dumper):
 
 
 def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -> int:
-    """Binary COPY; returns the number of rows."""
-    if not any(isinstance(table.c[name].type, JSONB) for name in known(table, records.columns)):  # nothing to refuse
-        write_rows(connection, table, records.columns, records.rows)
-        return len(records.rows)
-    # without a RELEASE, as the transaction's end does that and each round trip counts in a snapshot
-    connection.exec_driver_sql("SAVEPOINT without_rows")
-    try:
-        write_rows(connection, table, records.columns, records.rows)
-    except REFUSALS:
-        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT without_rows")
-        # only now, because no cheaper test than jsonb's own is sure
-        write_rows(connection, table, records.columns, storable_rows(connection, table, records))
+    """Binary COPY; returns the number of rows.
+
+    Raises:
+        REFUSALS: jsonb refuses a document, and the transaction is lost; `storable` records go through in another.
+    """
+    with cursor(connection) as writer:
+        writer.adapters.register_dumper(str, Document)
+        with writer.copy(copy_statement(table, known(table, records.columns), "BINARY")) as copy:
+            copy.set_types(types_of(table, records.columns))
+            for row in records.rows:
+                copy.write_row(row)
     return len(records.rows)
 
 
-def write_rows(
-    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    types = [table.c[name].type.compile(connection.dialect) for name in known(table, columns)]
-    with cursor(connection) as writer:
-        writer.adapters.register_dumper(str, Document)
-        with writer.copy(copy_statement(table, columns, "BINARY")) as copy:
-            copy.set_types([name.partition("(")[0].lower() for name in types])
-            for row in rows:
-                copy.write_row(row)
+@functools.cache
+def types_of(table: sa.Table, columns: tuple[str, ...]) -> list[str]:
+    """Their types' names, without a length."""
+    names = (table.c[name].type.compile(postgresql.dialect()) for name in columns)
+    return [name.partition("(")[0].lower() for name in names]
 
 
-def storable_rows(connection: sa.Connection, table: sa.Table, records: Records) -> list[list[Any]]:
-    """Made before their COPY, which lets nothing else through the connection."""
+def storable(connection: sa.Connection, table: sa.Table, records: Records) -> Records:
+    """The records with each document that jsonb refuses as a JSON string of its text."""
     documents = [isinstance(table.c[name].type, JSONB) for name in records.columns]
-    return [
-        [
-            storable(connection, value) if document and value is not None else value
+    rows = [
+        tuple(
+            storable_text(connection, value) if document and value is not None else value
             for value, document in zip(row, documents, strict=True)
-        ]
+        )
         for row in records.rows
     ]
+    return Records(records.columns, rows)
 
 
-def storable(connection: sa.Connection, text: str) -> str:
-    """The document itself, or where jsonb refuses it, a JSON string of its text."""
+def storable_text(connection: sa.Connection, text: str) -> str:
     try:
         with connection.begin_nested():
             connection.execute(sa.text("SELECT CAST(:document AS jsonb)"), {"document": text})

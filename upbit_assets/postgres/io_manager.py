@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
@@ -38,7 +38,7 @@ from dagster import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 
-from upbit_assets.postgres.copy import Records, copy_records, known
+from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, known, storable
 from upbit_assets.postgres.resource import Database
 
 if TYPE_CHECKING:
@@ -75,6 +75,15 @@ class Load:
     tables: Mapping[sa.Table, Rows]
     describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
     staged: Mapping[sa.TableClause, sa.Select[Any]] = field(default_factory=dict)
+
+    def storable(self, connection: sa.Connection) -> "Load":
+        """The same with those documents as texts that jsonb refuses."""
+        with connection.begin():
+            tables = {
+                table: storable(connection, table, rows) if isinstance(rows, Records) else rows
+                for table, rows in self.tables.items()
+            }
+        return replace(self, tables=tables)
 
 
 def stage(name: str, rows: sa.Select[Any]) -> sa.TableClause:
@@ -170,12 +179,13 @@ class PostgresIOManager(ConfigurableIOManager):
         with self._locked(context, table) as connection, closing(loads.each) as each:
             for load in each:
                 started = time.perf_counter()
-                with connection.begin():
-                    counts.update(self._write(connection, load, write, window))
-                    described |= load.describe(connection, window) if window else {}
-                    if not isinstance(obj, Loads):
-                        # whoever shows the data need not ask again and again
-                        connection.execute(sa.select(sa.func.pg_notify(WRITTEN, written(table, window))))
+                tell = None if isinstance(obj, Loads) else written(table, window)
+                try:
+                    rows, said = write_load(connection, load, write, window, tell)
+                except REFUSALS:  # no cheaper test than jsonb's own is sure, and a savepoint costs every snapshot
+                    rows, said = write_load(connection, load.storable(connection), write, window, tell)
+                counts.update(rows)
+                described |= said
                 seconds += time.perf_counter() - started
         for target, count in counts.items():
             context.log.info(f"{write} {target.fullname}: {count:,} rows")
@@ -190,20 +200,6 @@ class PostgresIOManager(ConfigurableIOManager):
                 "rows per second": round(counts.total() / max(seconds, 0.001)),
             }
         )
-
-    def _write(
-        self, connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None
-    ) -> dict[sa.Table, int]:
-        if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
-            connection.execute(PLANNER)
-        for staged, select in load.staged.items():
-            connection.execute(CreateStage(staged, select))
-        counts, replaced = {}, write == "replace"
-        for target, rows in load.tables.items():
-            if replaced:
-                connection.execute(sa.delete(target).where(within(target, window)))
-            counts[target] = insert(connection, target, rows, window, emptied=replaced)
-        return counts
 
     def load_input(self, context: InputContext) -> Any:
         """The upstream asset's partitions, as the input's annotation says."""
@@ -257,6 +253,26 @@ class PostgresIOManager(ConfigurableIOManager):
                 yield connection.execution_options(isolation_level="REPEATABLE READ")
             finally:
                 release(connection)
+
+
+def write_load(
+    connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None, tell: str | None
+) -> tuple[dict[sa.Table, int], Metadata]:
+    """One transaction, at whose end listeners are told; returns how many rows each table got, and its description."""
+    counts, replaced = {}, write == "replace"
+    with connection.begin():
+        if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
+            connection.execute(PLANNER)
+        for staged, select in load.staged.items():
+            connection.execute(CreateStage(staged, select))
+        for target, rows in load.tables.items():
+            if replaced:
+                connection.execute(sa.delete(target).where(within(target, window)))
+            counts[target] = insert(connection, target, rows, window, emptied=replaced)
+        described = load.describe(connection, window) if window else {}
+        if tell:
+            connection.execute(sa.select(sa.func.pg_notify(WRITTEN, tell)))
+    return counts, described
 
 
 def release(connection: sa.Connection) -> None:

@@ -79,7 +79,7 @@ def collect(
     database: Database, table: sa.Table, said: Callable[[Row], pages.Said], texts: Iterable[str], day: datetime = TODAY
 ) -> None:
     """These rows in bronze, with the keys that collecting gives them."""
-    raws = [("KRW-BTC", text, COLLECTED, day, said(Row("KRW-BTC", text)).key) for text in texts]
+    raws = [("KRW-BTC", text, COLLECTED, day, said(Row(text)).key) for text in texts]
     put(database, table, "market raw_data ingested_at day key", raws)
 
 

@@ -172,7 +172,7 @@ def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
     """Yesterday's newest rows as the exchange spells them."""
     which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
     reply = requests.get(exchange.url + PATH[kind], {"market": MARKET, "count": count, **which}, timeout=5)
-    return [row.text for row in split(reply.text)]
+    return list(split(reply.text))
 
 
 def answer(exchange: Handle, kind: str, rows: list[str], nth: int = 0) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from upbit_assets.assets.snapshots import storable_market
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records, copy_records
+from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, ask, materialize, metadata_of, put_bronze, rows, said, ticker
+from upbit_assets_tests.pipeline import PAST, ask, materialize, metadata_of, put_bronze, put_records, rows, said, ticker
 
 on_real_database = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -82,8 +82,7 @@ def collect(database: Database, url: str, raws: Iterable[Raw]) -> None:
     """Exactly these rows in bronze, in this order."""
     ask(url, "DELETE FROM bronze.ticker_raw; DELETE FROM silver.ticker")
     records = [(storable_market(raw.market), raw.text, raw.at) for raw in raws]
-    with database.engine.begin() as connection:
-        copy_records(connection, tables.bronze_ticker_raw, Records(("market", "raw_data", "ingested_at"), records))
+    put_records(database, tables.bronze_ticker_raw, Records(("market", "raw_data", "ingested_at"), records))
 
 
 def build(*windows: int) -> None:

@@ -325,6 +325,17 @@ class TestSeveralTables:
         with lab_database.connect() as connection, pytest.raises(sa.exc.ProgrammingError, match="does not exist"):
             connection.execute(sa.select(dice))
 
+    def test_a_document_that_jsonb_refuses_sinks_nothing_and_nothing_lands_twice(self, lab_database: Database):
+        texts = Records(("at", "market", "document"), [(T0, "good", '{"a": 1}'), (T0, "odd", '{"a": NaN}')])
+        load = Load({further: frame(1, 2), figures: texts})
+
+        assert materialize(returning(lambda _: load, write="append")).success
+
+        with lab_database.connect() as connection:
+            found = connection.execute(sa.select(figures.c.document).order_by(figures.c.market)).scalars().all()
+        assert found == [{"a": 1}, '{"a": NaN}']
+        assert prices(lab_database, further) == [1, 2]
+
     @pytest.mark.parametrize(
         "broken",
         [

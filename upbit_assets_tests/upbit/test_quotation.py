@@ -28,7 +28,7 @@ def client(exchange: Handle) -> Iterator[UpbitClient]:
 
 
 def told(reply: Reply):
-    return [json.loads(row.text, parse_float=Decimal) for row in reply.rows]
+    return [json.loads(row, parse_float=Decimal) for row in reply.rows]
 
 
 def asked(reply: Reply):
