@@ -304,7 +304,9 @@ class TestBadPages:
         same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
         exchange.faults.add("candles", "body", body=same)
         assert "asking on would lead nowhere." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
-        assert history.MOST_STUCK < exchange.faults.show()[0]["seen"] <= history.MOST_STUCK + 1 + history.AT_ONCE
+        # some are under way when the last one ends the run, and some begin before that is noticed
+        most = history.MOST_STUCK + 1 + 2 * history.AT_ONCE
+        assert history.MOST_STUCK < exchange.faults.show()[0]["seen"] <= most
 
     @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
     def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
