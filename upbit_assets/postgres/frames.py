@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import sqlalchemy as sa
 from psycopg.copy import QueuedLibpqWriter
 
 from upbit_assets.postgres.copy import copy_statement, cursor, known
+
+join = pyarrow.compute.binary_join_element_wise
 
 ROWS_A_BLOCK = 8_192  # small enough that the server soon has work
 
@@ -26,7 +27,7 @@ class BinaryFloatsError(ValueError):
 
 
 def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) -> int:
-    """COPY of CSV blocks made by Arrow; returns the number of rows.
+    """COPY of blocks of text made by Arrow; returns the number of rows.
 
     Raises:
         ValueError: a column that the table hasn't, or binary floats for an exact column.
@@ -37,32 +38,47 @@ def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) 
     with cursor(connection) as writer:
         # sent by a thread of its own, so that the server is at work while the next block is made
         sender = QueuedLibpqWriter(writer)
-        with writer.copy(copy_statement(table, [column.name for column in columns], "CSV"), writer=sender) as copy:
-            for block in csv_blocks(frame, columns):
+        with writer.copy(copy_statement(table, [column.name for column in columns], "TEXT"), writer=sender) as copy:
+            for block in text_blocks(frame, columns):
                 copy.write(block)
     return len(frame)
 
 
-def csv_blocks(frame: pd.DataFrame, columns: Sequence[sa.Column[Any]]) -> Iterator[pa.Buffer]:
-    """The frame as CSV, a block of rows at a time, so that memory does not grow with the frame."""
-    options = pyarrow.csv.WriteOptions(include_header=False)
-    names = [column.name for column in columns]
+def text_blocks(frame: pd.DataFrame, columns: Sequence[sa.Column[Any]]) -> Iterator[pa.Buffer]:
+    """The frame as COPY's text, a block of rows at a time, so that memory does not grow with the frame.
+
+    No value is quoted, which makes it smaller than CSV, and faster for both sides.
+    """
     for start in range(0, len(frame), ROWS_A_BLOCK):
         block = frame.iloc[start : start + ROWS_A_BLOCK]
-        arrays = [arrow_array(block[name], column) for name, column in zip(frame.columns, columns, strict=True)]
-        sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(pa.Table.from_arrays(arrays, names), sink, options)
-        yield sink.getvalue()
+        *fields, last = (field(block[name], column) for name, column in zip(frame.columns, columns, strict=True))
+        lines = join(*fields, join(last, "\n", ""), "\t")
+        yield lines.buffers()[2]  # the lines' bytes, one after the other
+
+
+def field(series: "pd.Series[Any]", column: sa.Column[Any]) -> pa.Array:
+    """A column as COPY's text has it."""
+    return arrow_array(series, column).cast(pa.string()).fill_null(r"\N")
 
 
 def arrow_array(series: "pd.Series[Any]", column: sa.Column[Any]) -> pa.Array:
     if series.dtype == object:
         array = decimals(series)
-        return texts(series, column) if array is None else array
+        return escaped(texts(series, column)) if array is None else array
     if is_exact(column) and series.dtype.kind == "f":
         raise BinaryFloatsError(column)
     array = pa.array(series, from_pandas=True)
-    return utc_text(array) if pa.types.is_timestamp(array.type) and array.type.tz else array
+    if isinstance(array, pa.ChunkedArray):  # as of texts that Arrow holds already
+        array = array.combine_chunks()
+    if pa.types.is_timestamp(array.type) and array.type.tz:
+        return utc_text(array)
+    return escaped(array) if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) else array
+
+
+def escaped(texts: pa.Array) -> pa.Array:
+    for character, spelt in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
+        texts = pyarrow.compute.replace_substring(texts, character, spelt)
+    return texts
 
 
 def decimals(series: "pd.Series[Any]") -> pa.Array | None:
@@ -87,6 +103,6 @@ def is_exact(column: sa.Column[Any]) -> bool:
 
 
 def utc_text(moments: pa.Array) -> pa.Array:
-    """Twenty times faster than Arrow's CSV, which looks up the time zone for each moment."""
+    """Without its zone a moment is spelt twenty times faster, as Arrow looks that up for each."""
     naive = moments.cast(pa.timestamp(moments.type.unit))
-    return pyarrow.compute.binary_join_element_wise(naive.cast(pa.string()), "Z", "")
+    return join(naive.cast(pa.string()), "Z", "")
