@@ -19,7 +19,8 @@ from dagster import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 
-from upbit_assets.partitions import SEOUL
+from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TICKER, TRADE
+from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
 from upbit_assets.postgres.resource import Database, instance_url
 from upbit_assets.postgres.tables import bronze_retention
@@ -101,18 +102,24 @@ def prune(engine: sa.Engine, before: datetime) -> int:
 
 @op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")
 def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
-    now = datetime.now(UTC)
+    now, busy = datetime.now(UTC), list[str]()
     for layer in LAYERS:
         if kept := days(layer):
             with database.connect() as connection:  # each table on its own, so that none waits for another's locks
                 for table in partitioned(connection, layer):
-                    partitions, stray_rows = drop(connection, table, now - timedelta(days=kept))
+                    try:
+                        partitions, stray_rows = drop(connection, table, now - timedelta(days=kept))
+                    except sa.exc.OperationalError as error:  # a long write's lock
+                        busy.append(f"{table}: {error.orig}")
+                        continue
                     context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
     if kept := days("dagster"):
         engine = sa.create_engine(
             sa.make_url(instance_url()).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool
         )
         context.log.info(f"Dagster: {prune(engine, now - timedelta(days=kept))} runs pruned")
+    if busy:
+        raise Failure(f"The next night tries again what could not be dropped. {'; '.join(busy)}")
 
 
 @job(description="Drops data that are older than the configured number of days")
@@ -133,6 +140,14 @@ def drop_old_data_daily() -> RunRequest | SkipReason:
     return SkipReason("Everything is kept: no UPBIT_KEEP_…_DAYS is set.")
 
 
+# what was computed from each table's windows, by the books
+BOOKS: dict[sa.Table, tuple[Axis, sa.Table]] = {
+    table: (kind.axis, kind.build)
+    for kind in (TICKER, ORDERBOOK, CANDLE, TRADE)
+    for table in (kind.bronze, kind.silver)
+}
+
+
 class RetainingIOManager(PostgresIOManager):
     """Refuses to compute from what was dropped: its result would be empty, and replace what is still kept."""
 
@@ -144,17 +159,21 @@ class RetainingIOManager(PostgresIOManager):
         return super().load_input(context)
 
 
-def require_kept(connection: sa.Connection, table: sa.Table, window: TimeWindow) -> None:
-    """Raise Failure where the window's rows were dropped; those that have come back since will do."""
+def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> None:
+    """Raise Failure where a window's rows were dropped of which something was computed, unless all came back since."""
     noted = sa.select(bronze_retention.c.kept_from).where(bronze_retention.c.table_name == table.fullname)
     kept_from = connection.scalar(noted)
-    if kept_from is None or window.start >= kept_from:
+    if kept_from is None or span.start >= kept_from:
         return
-    dropped = TimeWindow(window.start, min(window.end, kept_from))
-    if not connection.scalar(sa.select(sa.exists().where(within(table, dropped)))):
+    axis, build, moment = *BOOKS[table], table.c[table.info["window"]]
+    had = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
+    start = build.c.window_start
+    held = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
+    dropped = sa.select(start).where(within(build, span), start < kept_from, held < had).order_by(start)
+    if lost := connection.scalars(dropped).all():
         raise Failure(
             f"{table.fullname} is kept from {kept_from.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "
-            f"[{dropped.start:%Y-%m-%d %H:%M}, {dropped.end:%Y-%m-%d %H:%M}) was dropped and can't be computed from "
-            "any more. What was computed from it before is left as it is.",
+            f"{axis.named(lost)} was dropped and can't be computed from any more. What was computed from it before is "
+            "left as it is.",
             allow_retries=False,
         )

@@ -19,7 +19,7 @@ from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import client
-from upbit_assets_tests.pipeline import Clock, ask, materialize
+from upbit_assets_tests.pipeline import Clock, ask, materialize, put_records
 from upbit_assets_tests.test_automation import Daemon
 
 NOON = datetime(2026, 7, 10, 12, tzinfo=UTC)
@@ -147,6 +147,17 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         assert daemon.skipped == "Nothing is missing"
 
+    def test_a_market_that_is_listed_later_in_the_day_is_collected(self, daemon: GapCloser, database: Database):
+        for kind, back in ORDER[1:]:
+            cover(database, TODAY - back * DAY, kind)
+        day = TODAY - DAY
+        unknown = (MARKET, day, Range(day, day), 0, "404", Clock.moment)
+        columns = ("market", "day", "covered", "rows", "problem", "ingested_at")
+        put_records(database, PAGE["candle"], Records(columns, [unknown]))
+        assert daemon.tick() == set()
+        cover(database, day, "candle", 5)
+        assert daemon.tick() == asked("candle", 1)
+
     def test_the_days_back_may_be_none(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
         assert daemon.tick() == set()
@@ -179,6 +190,28 @@ class TestCloseGaps:
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         assert daemon.tick() == asked("candle", 1)
         assert {key.partition("/")[0] for key in json.loads(daemon.cursor or "{}")["waiting"]} == set(PAGE)
+
+
+class TestDropped:
+    """Days whose raw rows retention dropped."""
+
+    def test_a_day_that_is_asked_for_again_is_collected_whole(
+        self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
+    ):
+        day = TODAY - DAY
+        names = ("bronze_candle_raw", "silver_candle", "gold_market_daily")
+        collect = lambda: materialize(*names, first=day, axis=days)  # noqa: E731
+        assert collect().success
+        whole = ask(market_url, "SELECT count(*) FROM silver.candle")
+        ask(market_url, "DELETE FROM bronze.candle_raw")
+        ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.candle_raw', %s, 'infinity')", day + DAY)
+        assert not materialize(*names[1:], first=day, axis=days).success
+        assert daemon.tick() != asked("candle", 1), "of itself a day that was whole is not asked for"
+        ask(market_url, "UPDATE bronze.retention SET dropped_at = %s", Clock.moment + timedelta(seconds=1))
+        Clock.moment += timedelta(minutes=1)
+        assert collect().success
+        assert ask(market_url, "SELECT count(*) FROM bronze.candle_raw") == whole
+        assert ask(market_url, "SELECT count(*) FROM silver.candle") == whole
 
 
 class TestCollectToday:

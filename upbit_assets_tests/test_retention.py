@@ -109,6 +109,8 @@ class TestDropping:
         assert drop_old_data().success
         first_kept = f"gold.market_stats_{EDGE:%Y%m}"
         assert min(partitions_of(market, "gold.market_stats") - {"gold.market_stats_default"}) == first_kept
+        noted = ask(market, "SELECT kept_from FROM bronze.retention WHERE table_name = 'gold.market_stats'")
+        assert noted in ([], [(EDGE.replace(day=1),)]), "what is still there is not noted as dropped"
 
     def test_unset_keeps_everything(self, market: str):
         put(OLD - 300 * DAY)
@@ -116,6 +118,20 @@ class TestDropping:
         assert drop_old_data().success
         assert partitions_of(market, "bronze.ticker_raw") == before
         assert moments(tables.bronze_ticker_raw) == [OLD - 300 * DAY]
+
+    def test_a_table_that_is_being_written_for_long_holds_up_no_other(self, market: str, monkeypatch):
+        put(OLD, MIDNIGHT)
+        ask(market, "ALTER FUNCTION bronze.drop_partitions SET lock_timeout = '100ms'")
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
+        with psycopg.connect(market) as writing:
+            columns = "market, raw_data, ingested_at, day, key"
+            one = f"INSERT INTO bronze.candle_raw ({columns}) VALUES ('KRW-BTC', '1', now(), %s, '')"
+            writing.execute(one.encode(), (OLD,))
+            result = drop_old_data()
+        ask(market, "ALTER FUNCTION bronze.drop_partitions SET lock_timeout = '30s'")
+        assert not result.success
+        assert "The next night tries again what could not be dropped. bronze." in said(result)
+        assert moments(tables.bronze_ticker_raw) == [MIDNIGHT]
 
     def test_the_simulated_or_real_mark_stays(self, market: str, monkeypatch: pytest.MonkeyPatch):
         ask(market, "INSERT INTO bronze.origin (simulated, first_seen) VALUES (true, %s)", OLD)
@@ -175,6 +191,21 @@ class TestAfterwards:
         result = materialize("silver_ticker", first=OLD)
         assert not result.success
         assert f"bronze.ticker_raw is kept from {EDGE:%Y-%m-%d %H:%M} on" in said(result)
+        assert rows(Database(), tables.silver_ticker) == before
+
+    def test_nor_is_it_replaced_by_some_of_its_rows_that_came_back(self, dropped: str):
+        put_bronze(Database(), OLD + DAY, {name: ticker(name) for name in ("KRW-BTC", "KRW-ETH")})
+        assert materialize("silver_ticker", first=OLD + DAY).success  # never computed before, so nothing can be lost
+        assert drop_old_data().success
+        put(OLD + DAY)
+        before = rows(Database(), tables.silver_ticker)
+        assert not materialize("silver_ticker", first=OLD + DAY).success
+        assert rows(Database(), tables.silver_ticker) == before
+
+    def test_nor_by_a_range_that_reaches_into_what_is_kept(self, dropped: str):
+        before = rows(Database(), tables.silver_ticker)
+        result = materialize("silver_ticker", "gold_market_stats", first=OLD, last=MIDNIGHT)
+        assert f"in {OLD:%Y-%m-%d-%H:%M} was dropped" in said(result)
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):

@@ -14,15 +14,19 @@ ALL = 2**31 - 1
 
 # the ranking that was the day's last; for a day from before the first ranking, the first one
 RANKED = sa.text("""
+WITH ranked AS NOT MATERIALIZED (
+  SELECT window_start FROM gold.market_stats_build
+  WHERE gold_rows > 0 AND window_start >= coalesce(
+    (SELECT kept_from FROM bronze.retention WHERE table_name = 'gold.market_stats'), '-infinity')
+)
 SELECT each.start, stats.market
 FROM unnest(CAST(:starts AS timestamptz[])) AS each (start)
 CROSS JOIN LATERAL (
   SELECT coalesce(
-    (SELECT max(window_start) FROM gold.market_stats_build
-     WHERE gold_rows > 0 AND window_start >= each.start AND window_start < each.start + :length),
-    (SELECT min(window_start) FROM gold.market_stats_build
-     WHERE gold_rows > 0 AND window_start >= each.start + :length),
-    (SELECT max(window_start) FROM gold.market_stats_build WHERE gold_rows > 0)) AS start
+    (SELECT max(window_start) FROM ranked
+     WHERE window_start >= each.start AND window_start < each.start + :length),
+    (SELECT min(window_start) FROM ranked WHERE window_start >= each.start + :length),
+    (SELECT max(window_start) FROM ranked)) AS start
 ) AS ranking
 JOIN gold.market_stats AS stats
   ON stats.window_start = ranking.start AND stats.rank_volume <= :most

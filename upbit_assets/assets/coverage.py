@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from dagster import TimeWindow
+from sqlalchemy.dialects import postgresql
 
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
@@ -32,8 +33,9 @@ FROM (SELECT day, market, min(nth) AS nth
       FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
       GROUP BY day, market) AS wanted
 CROSS JOIN LATERAL (
-  SELECT coalesce(range_agg(covered), '{{}}') AS covered, bool_or(problem IS NOT NULL) AS hopeless
-  FROM {page} WHERE NOT :again AND day = wanted.day AND market = wanted.market
+  SELECT coalesce(range_agg(covered), '{{}}') AS covered,
+         (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS hopeless
+  FROM {page} WHERE NOT :again AND day = wanted.day AND market = wanted.market AND {held}
 ) AS pages
 CROSS JOIN LATERAL unnest(
   tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
@@ -51,13 +53,15 @@ def gaps(
     *,
     hopeless: bool,
     again: bool = False,
+    raw: sa.Table | None = None,
 ) -> list[Gap]:
     """What is not collected of the wanted (day, market)s until a moment, newest day first.
 
-    `hopeless`: those too that the exchange has said it doesn't have. `again`: whatever was collected already.
+    `hopeless`: those too of which the exchange said last that it doesn't have them. `again`: whatever was collected
+    already. `raw`: where the rows must still be; what was dropped there is not collected any more.
     """
     found = connection.execute(
-        sa.text(GAPS.format(page=page.fullname)),
+        sa.text(GAPS.format(page=page.fullname, held=in_sql(held(page, raw)) if raw is not None else "true")),
         {
             "days": [day for day, _ in wanted],
             "markets": [market for _, market in wanted],
@@ -81,7 +85,18 @@ def touched(connection: sa.Connection, page: sa.Table, transaction: int) -> set[
     return set(connection.scalars(sa.select(page.c.day).where(written_since(page, transaction)).distinct()))
 
 
-def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
+def held(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether the rows that a page tells of were not dropped since."""
+    dropped = tables.bronze_retention.c
+    gone = (dropped.table_name == raw.fullname, page.c.day < dropped.kept_from, page.c.ingested_at < dropped.dropped_at)
+    return ~sa.exists().where(*gone)
+
+
+def in_sql(condition: sa.ColumnElement[bool]) -> str:
+    return str(condition.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+
+
+def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
     """Each market's day with the parts of it that were collected, as a multirange."""
     return (
         sa.select(
@@ -90,7 +105,7 @@ def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
             sa.func.range_agg(page.c.covered).label("covered"),
             sa.func.max(page.c.problem).label("problem"),
         )
-        .where(within(page, window))
+        .where(within(page, window), held(page, raw))
         .group_by(page.c.day, page.c.market)
         .subquery("covered")
     )
@@ -98,7 +113,7 @@ def covered(page: sa.Table, window: TimeWindow) -> sa.Subquery:
 
 def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
     """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
-    page, minutes = covered(tables.bronze_candle_page, window), minutes_told(judged)
+    page, minutes = covered(tables.bronze_candle_page, tables.bronze_candle_raw, window), minutes_told(judged)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")

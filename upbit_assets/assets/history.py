@@ -118,7 +118,9 @@ class History:
         except ChoiceError as error:
             raise Failure(str(error), allow_retries=False) from error
         found = begun(connection, self.page, starts)
-        missing = gaps(connection, self.page, [*wanted, *found], self.settled(now), hopeless=True, again=again)
+        missing = gaps(
+            connection, self.page, [*wanted, *found], self.settled(now), hopeless=True, again=again, raw=self.raw
+        )
         if self.kept is None:
             return missing
         oldest = days.at(now).start - self.kept * DAY
@@ -232,7 +234,12 @@ exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal, strict=False
 
 def is_of(document: Any, text: str) -> bool:
     """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
-    return bool(document == (text.replace("\0", r"\u0000") if isinstance(document, str) else exact(text)))
+    if isinstance(document, str):
+        return document == text.replace("\0", r"\u0000")
+    try:
+        return bool(document == exact(text))
+    except (ArithmeticError, ValueError, RecursionError):  # jsonb refuses it too
+        return False
 
 
 def as_records(page: Page, rows: Sequence[Said]) -> Records:

@@ -80,7 +80,8 @@ def day_candles(candle: sa.Subquery) -> sa.Subquery:
 
 def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
     """The VWAP of each market's day all of whose trades were collected and taken."""
-    day, whole = days.floor(trade.c.traded_at), covered(tables.bronze_trade_page, window)
+    day = days.floor(trade.c.traded_at)
+    whole = covered(tables.bronze_trade_page, tables.bronze_trade_raw, window)
     sums = (
         sa.select(
             day.label("day"),

@@ -122,7 +122,7 @@ def no_such_market(gap: Gap, error: Refused) -> Page:
     Raises:
         Refused: it is something else.
     """
-    if error.status != 404:
+    if (error.status, error.name) != (404, 404):  # a gateway's own 404 has another name
         raise error
     return Page(gap, None, [], gap.start, gap.start, problem=str(error))
 

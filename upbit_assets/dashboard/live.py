@@ -101,6 +101,6 @@ class Announcer:
 
 def written(payload: str) -> dict[str, str]:
     """Which table was written, and of what time; empty where a foreign notification says nothing of it."""
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
         return {name: str(value) for name, value in json.loads(payload).items() if name in ("table", "start", "end")}
     return {}

@@ -180,6 +180,7 @@ bronze_retention = table(
     "bronze.retention",
     column("table_name", sa.Text, "A table of any layer that old rows were dropped from"),
     column("kept_from", Moment, "The first moment whose rows were not dropped"),
+    column("dropped_at", Moment, "When rows were dropped last"),
     sa.PrimaryKeyConstraint("table_name"),
     comment="From when on tables are kept, where retention has dropped something",
     window="kept_from",

@@ -8,7 +8,7 @@ from upbit_assets.assets import choice
 from upbit_assets.assets.choice import Choice, ChoiceError, NoRankingYet
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, materialize, put_bronze, ticker
+from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, ticker
 
 VARIABLE = "UPBIT_TEST_MARKETS"
 TODAY = days.at(PAST).start
@@ -71,6 +71,14 @@ def test_each_day_has_its_own_last_ranking_and_days_before_the_first_have_that(
     assert found == [(day, market) for day in sorted(expected, reverse=True) for market in expected[day]]
     assert chosen("top1", monkeypatch, TODAY) == [(TODAY, "KRW-B")]
     assert chosen("all", monkeypatch, TODAY) == [(TODAY, f"KRW-{each}") for each in "BAC"]
+
+
+def test_a_ranking_that_retention_dropped_is_none(database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch):
+    rank(database, PAST, "KRW-A", "KRW-B")
+    rank(database, PAST + 40 * DAY, "KRW-C", "KRW-D")
+    ask(market_url, "DELETE FROM gold.market_stats WHERE window_start = %s", PAST)
+    ask(market_url, "INSERT INTO bronze.retention VALUES ('gold.market_stats', %s, now())", PAST + DAY)
+    assert chosen(None, monkeypatch, TODAY) == [(TODAY, "KRW-C"), (TODAY, "KRW-D")]
 
 
 def test_unset_they_are_the_largest_turnovers():

@@ -18,7 +18,7 @@ from upbit_assets.assets.coverage import MINUTE, Gap
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, candle_pages, trade_pages
 from upbit_assets.partitions import DAY, SEOUL, days
-from upbit_assets.upbit import Reply, Row, UpbitClient
+from upbit_assets.upbit import Refused, Reply, Row, UpbitClient
 from upbit_assets_tests.pipeline import Clock
 
 MIDNIGHT = datetime(2026, 7, 1, tzinfo=UTC)
@@ -282,6 +282,16 @@ class TestLies:
         false = trade(noon, 6).replace("2026-07-01", "2020-01-01")
         first = next(trade_pages(self.saying([trade(noon, 5), Row(false)]), self.GAP))
         assert (first.start, [said.row for said in first.rows]) == (noon + MILLISECOND, [trade(noon, 5), false])
+
+    def test_a_gateways_404_does_not_mean_that_there_is_no_such_market(self, monkeypatch: pytest.MonkeyPatch):
+        exchange = self.saying([])
+
+        def no_route(*_: Any, **__: Any) -> Reply:
+            raise Refused("url", 404, "not_found", "no Route matched with those values")
+
+        monkeypatch.setattr(exchange, "candles", no_route)
+        with pytest.raises(Refused, match="no Route matched"):
+            list(candle_pages(exchange, self.GAP))
 
     def test_what_is_answered_around_midnight_is_asked_again_when_the_day_is_certain(self):
         at = MIDNIGHT + timedelta(hours=3)

@@ -20,7 +20,7 @@ from upbit_assets_tests.dashboard.market_data import books_of, notify, put
 LISTENERS = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'upbit_assets board' AND datname = current_database()"
 )
-FOREIGN = ("", "no json", "[1, 2]", '{"table": {"deep": "x\\ny"}, "other": 1}', "\U0001f600" * 900)
+FOREIGN = ("", "no json", "[1, 2]", '{"table": {"deep": "x\\ny"}, "other": 1}', "\U0001f600" * 900, "[" * 7999)
 
 
 class OpenPage:
