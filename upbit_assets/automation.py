@@ -122,6 +122,9 @@ def collect_today(context: ScheduleEvaluationContext, database: Database) -> Run
     if not (markets_are_chosen(database, choice.candles, now) and markets_are_chosen(database, choice.trades, now)):
         return SkipReason("There is no turnover ranking yet to choose the markets by.")
     today = days.key_of(days.at(now).start)
+    same = RunsFilter(job_name=collect_days.name, tags={PARTITION: today}, statuses=UNFINISHED)
+    if context.instance.get_runs(same, limit=1):  # they would wait for one another in the places of the minutes' runs
+        return SkipReason("What was asked for before is still being collected.")
     return RunRequest(run_key=context.scheduled_execution_time.isoformat(), partition_key=today, tags={PRIORITY: "5"})
 
 

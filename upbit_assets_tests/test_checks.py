@@ -94,6 +94,16 @@ def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, na
     assert evaluate(OF_A_WINDOW[name], PAST + WINDOW).passed
 
 
+def test_raw_rows_that_came_after_silver_are_told_and_not_held_against_it(url: str, database: Database):
+    accounted = OF_A_WINDOW["every_bronze_row_is_accounted_for"]
+    put_bronze(database, PAST + WINDOW / 2, {"KRW-03": ticker("KRW-03")})
+    evaluation = evaluate(accounted, PAST)
+    assert evaluation.passed
+    assert evaluation.description == "1 raw rows came after silver was computed."
+    ask(url, "DELETE FROM silver.ticker WHERE market = 'KRW-03'")
+    assert not evaluate(accounted, PAST).passed
+
+
 def test_a_window_without_a_market_list_says_so(url: str):
     ask(url, "DELETE FROM bronze.market_raw")
     evaluation = evaluate(checks.markets_match_the_market_list, PAST)

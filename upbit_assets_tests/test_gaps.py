@@ -215,31 +215,51 @@ class TestDropped:
 
 
 class TestCollectToday:
+    @pytest.fixture
+    def instance(self) -> Iterator[DagsterInstance]:
+        """One that a schedule can be handed, which an ephemeral one can't."""
+        with DagsterInstance.local_temp() as instance:
+            yield instance
+
     @staticmethod
-    def tick() -> RunRequest | SkipReason:
-        context = build_schedule_context(scheduled_execution_time=Clock.moment, resources={"database": Database()})
+    def tick(instance: DagsterInstance) -> RunRequest | SkipReason:
+        context = build_schedule_context(
+            instance, scheduled_execution_time=Clock.moment, resources={"database": Database()}
+        )
         asked = collect_today(context)
         assert isinstance(asked, RunRequest | SkipReason)
         return asked
 
-    def test_today_alone_is_asked_for_and_collected(self, daemon: GapCloser, market_url: str, exchange: Handle):
-        asked = self.tick()
+    def test_today_alone_is_asked_for_and_collected(
+        self, daemon: GapCloser, instance: DagsterInstance, market_url: str, exchange: Handle
+    ):
+        asked = self.tick(instance)
         assert isinstance(asked, RunRequest)
         assert (asked.partition_key, asked.asset_selection) == (days.key_of(TODAY), None)
         assert defs.resolve_job_def("collect_days").execute_in_process(partition_key=asked.partition_key).success
         for table in ("bronze.candle_raw", "bronze.trade_raw", "silver.candle_coverage", "gold.market_daily"):
             assert ask(market_url, f"SELECT DISTINCT day FROM {table}") == [(TODAY,)]
 
+    def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser, instance: DagsterInstance):
+        job = defs.resolve_job_def("collect_days")
+        status, tags = DagsterRunStatus.STARTED, {"dagster/partition": days.key_of(TODAY)}
+        run = instance.create_run_for_job(job, tags=tags, status=status)
+        assert isinstance(self.tick(instance), SkipReason)
+        instance.report_run_failed(run)
+        assert isinstance(self.tick(instance), RunRequest)
+
     @pytest.mark.parametrize("second", [0, 1])
-    def test_at_nine_in_seoul_today_is_the_new_day(self, daemon: GapCloser, second: int):
+    def test_at_nine_in_seoul_today_is_the_new_day(self, daemon: GapCloser, instance: DagsterInstance, second: int):
         Clock.moment = TODAY + DAY + timedelta(seconds=second)
-        asked = self.tick()
+        asked = self.tick(instance)
         assert isinstance(asked, RunRequest)
         assert asked.partition_key == days.key_of(TODAY + DAY)
 
-    def test_without_a_ranking_it_waits_for_one(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
+    def test_without_a_ranking_it_waits_for_one(
+        self, daemon: GapCloser, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
         monkeypatch.delenv("UPBIT_CANDLE_MARKETS")
-        asked = self.tick()
+        asked = self.tick(instance)
         assert isinstance(asked, SkipReason)
         assert asked.skip_message == "There is no turnover ranking yet to choose the markets by."
 
