@@ -49,6 +49,7 @@ UNFINISHED = [
     for status in DagsterRunStatus
     if status not in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 ]
+STILL_COLLECTING = "What was asked for before is still being collected"
 LATE = timedelta(minutes=1)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(hours=1)
 MOST_A_RUN = DAY // WINDOW
@@ -122,10 +123,15 @@ def collect_today(context: ScheduleEvaluationContext, database: Database) -> Run
     if not (markets_are_chosen(database, choice.candles, now) and markets_are_chosen(database, choice.trades, now)):
         return SkipReason("There is no turnover ranking yet to choose the markets by.")
     today = days.key_of(days.at(now).start)
-    same = RunsFilter(job_name=collect_days.name, tags={PARTITION: today}, statuses=UNFINISHED)
-    if context.instance.get_runs(same, limit=1):  # they would wait for one another in the places of the minutes' runs
-        return SkipReason("What was asked for before is still being collected.")
+    # more than one would wait for one another, in the places of the minutes' runs
+    if unfinished(context.instance, job_name=collect_days.name, tags={PARTITION: today}):
+        return SkipReason(STILL_COLLECTING)
     return RunRequest(run_key=context.scheduled_execution_time.isoformat(), partition_key=today, tags={PRIORITY: "5"})
+
+
+def unfinished(instance: DagsterInstance, **which: Any) -> bool:
+    """Whether one of these runs has not ended."""
+    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED, **which), limit=1))
 
 
 def markets_are_chosen(database: Database, markets: choice.Choice, now: datetime) -> bool:
@@ -313,8 +319,8 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
     A day that stays as it is although it was asked for is asked for again at growing intervals.
     """
     now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
-    if context.instance.get_runs(RunsFilter(tags={HISTORY: "true"}, statuses=UNFINISHED), limit=1):
-        return SensorResult(skip_reason="What was asked for before is still being collected", cursor=context.cursor)
+    if unfinished(context.instance, tags={HISTORY: "true"}):
+        return SensorResult(skip_reason=STILL_COLLECTING, cursor=context.cursor)
     try:
         with database.connect("REPEATABLE READ") as connection:
             missing = missing_days(connection, cursor, now)

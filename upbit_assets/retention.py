@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from dagster import (
     DefaultScheduleStatus,
@@ -23,7 +24,7 @@ from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TICKER, TRADE
 from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
 from upbit_assets.postgres.resource import Database, instance_url
-from upbit_assets.postgres.tables import bronze_retention
+from upbit_assets.postgres.tables import kept_from
 from upbit_assets.settings import setting
 
 LAYERS = ("bronze", "silver", "gold")
@@ -109,7 +110,9 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
                 for table in partitioned(connection, layer):
                     try:
                         partitions, stray_rows = drop(connection, table, now - timedelta(days=kept))
-                    except sa.exc.OperationalError as error:  # a long write's lock
+                    except sa.exc.OperationalError as error:
+                        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                            raise
                         busy.append(f"{table}: {error.orig}")
                         continue
                     context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
@@ -161,18 +164,17 @@ class RetainingIOManager(PostgresIOManager):
 
 def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> None:
     """Raise Failure where a window's rows were dropped of which something was computed, unless all came back since."""
-    noted = sa.select(bronze_retention.c.kept_from).where(bronze_retention.c.table_name == table.fullname)
-    kept_from = connection.scalar(noted)
-    if kept_from is None or span.start >= kept_from:
+    kept = connection.scalar(sa.select(kept_from(table)))
+    if kept is None or span.start >= kept:
         return
     axis, build, moment = *BOOKS[table], table.c[table.info["window"]]
     had = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
     start = build.c.window_start
     held = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
-    dropped = sa.select(start).where(within(build, span), start < kept_from, held < had).order_by(start)
+    dropped = sa.select(start).where(within(build, span), start < kept, held < had).order_by(start)
     if lost := connection.scalars(dropped).all():
         raise Failure(
-            f"{table.fullname} is kept from {kept_from.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "
+            f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "
             f"{axis.named(lost)} was dropped and can't be computed from any more. What was computed from it before is "
             "left as it is.",
             allow_retries=False,

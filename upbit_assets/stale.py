@@ -118,7 +118,7 @@ def collected(connection: sa.Connection, chain: Chain, before: datetime) -> tupl
 def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
     each = each_of(sorted(candidates))
-    start, gold, retention = each.c.start, chain.gold_build, tables.bronze_retention
+    start, gold = each.c.start, chain.gold_build
     relation: sa.FromClause = each
     states: list[sa.ColumnElement[object]] = []
     columns: list[sa.ColumnElement[bool]] = []
@@ -131,8 +131,7 @@ def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) ->
         )
         relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)
         # what retention dropped in part must not replace what was computed from the whole: a person decides on that
-        kept_from = sa.select(sa.func.max(retention.c.kept_from)).where(retention.c.table_name == bronze.fullname)
-        kept = sa.func.coalesce(start >= kept_from.scalar_subquery(), True)
+        kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)
         columns.append(kept & (raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0)))
         states.append(raw.c.rows)
     relation = relation.outerjoin(gold, gold.c.window_start == start)

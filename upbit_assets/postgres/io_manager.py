@@ -176,10 +176,10 @@ class PostgresIOManager(ConfigurableIOManager):
         counts: Counter[sa.Table] = Counter({table: 0})
         described: dict[str, Any] = {}
         seconds = 0.0
+        tell = None if isinstance(obj, Loads) else written(table, window)
         with self._locked(context, table) as connection, closing(loads.each) as each:
             for load in each:
                 started = time.perf_counter()
-                tell = None if isinstance(obj, Loads) else written(table, window)
                 try:
                     rows, said = write_load(connection, load, write, window, tell)
                 except REFUSALS:  # no cheaper test than jsonb's own is sure, and a savepoint costs every snapshot

@@ -186,6 +186,13 @@ bronze_retention = table(
     window="kept_from",
 )
 
+
+def kept_from(table: sa.Table) -> sa.ScalarSelect[Any]:
+    """From when on a table's rows were not dropped; NULL where none were."""
+    noted = bronze_retention.c
+    return sa.select(noted.kept_from).where(noted.table_name == table.fullname).scalar_subquery()
+
+
 silver_ticker = table(
     "silver.ticker",
     identity(),

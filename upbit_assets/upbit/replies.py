@@ -12,6 +12,9 @@ _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 # 4,300 digits.
 _LENIENT = json.JSONDecoder(parse_float=bool, parse_int=bool, strict=False)
 _NAMED = re.compile(r'\{"market":"([^"\\]*)"')  # as the exchange writes it
+# A row of figures that another follows, whatever is wrong within. Were its end in a string, the next quote would end
+# that before a bare `market`, which is no JSON.
+_TORN = re.compile(r'\{"market":"[^{}\\]*\}(?=,\{"market":")')
 _SPACE = r"[ \t\n\r]*"
 _OPEN = re.compile(rf"{_SPACE}\[{_SPACE}")
 _COMMA = re.compile(rf"{_SPACE},{_SPACE}")
@@ -26,7 +29,8 @@ class Row(str):
     @property
     def market(self) -> str:
         """The market that it names; "" where it names none."""
-        if named := _NAMED.match(self):
+        # of two the last counts, as for jsonb
+        if self.count('"market"') == 1 and (named := _NAMED.match(self)):
             return named[1]
         try:
             element = _LENIENT.decode(self)
@@ -84,6 +88,8 @@ def _end(text: str, at: int) -> int:
     try:
         return _LENIENT.raw_decode(text, at)[1]
     except json.JSONDecodeError as error:
+        if torn := _TORN.match(text, at):
+            return torn.end()
         raise ValueError(f"is cut off or no JSON at character {error.pos}") from None
     except RecursionError:
         raise ValueError(f"is nested too deeply at character {at}") from None

@@ -76,7 +76,6 @@ def test_an_element_without_a_market_has_an_empty_one(nameless):
         "[1] x",
         "[,1]",
         "[nan]",
-        '[{"market":"A","x":1},{"market":"B","x":"1},{"market":"A","x":1}]',
         "[" * 200_000,
     ],
 )
@@ -122,3 +121,17 @@ def test_rows_as_the_exchange_writes_them_that_are_cut_off_are_noticed(rows, dat
     for cut in cuts:
         with pytest.raises(ValueError, match="is "):
             split(whole[:cut])
+
+
+def test_of_two_markets_in_one_row_the_last_counts_as_for_jsonb():
+    good, twice = '{"market":"A"}', '{"market":"B","x":1,"market":"C"}'
+    rows = split(f"[{good},{twice},{good}]")
+    assert rows == [good, twice, good]
+    assert [row.market for row in rows] == ["A", "C", "A"]
+
+
+def test_a_row_that_is_no_json_costs_no_other_row():
+    good, torn = '{"market":"A","x":1}', '{"market":"B","x":"1}'
+    rows = split(f"[{good},{torn},{good}]")
+    assert rows == [good, torn, good]
+    assert [row.market for row in rows] == ["A", "B", "A"]
