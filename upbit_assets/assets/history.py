@@ -246,7 +246,8 @@ def as_records(page: Page, rows: Sequence[Said]) -> Records:
     received_at = page.reply.received_at if page.reply else None
     return Records(
         ("market", "raw_data", "ingested_at", "day", "key"),
-        [(storable_market(said.row.market), said.row, received_at, page.gap.day, said.key) for said in rows],
+        rows,
+        lambda said: (storable_market(said.row.market), said.row, received_at, page.gap.day, said.key),
     )
 
 

@@ -74,7 +74,8 @@ def snapshot(client: UpbitClient, ask: Ask, window: TimeWindow) -> Reply:
 def as_records(reply: Reply) -> Records:
     return Records(
         ("market", "raw_data", "ingested_at"),
-        [(storable_market(row.market), row, reply.received_at) for row in reply.rows],
+        reply.rows,
+        lambda row: (storable_market(row.market), row, reply.received_at),
     )
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,10 +24,17 @@ class Records:
 
     A text that jsonb refuses (NaN, \\u0000, a number without bounds) is stored as a JSON string of that text, so
     that it neither gets lost nor sinks the rows around it.
+
+    Args:
+        form: makes a tuple of each of the rows, while the server takes in those before it.
     """
 
     columns: tuple[str, ...]
-    rows: Sequence[tuple[Any, ...]]
+    rows: Collection[Any]
+    form: Callable[[Any], tuple[Any, ...]] = tuple
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return map(self.form, self.rows)
 
 
 class Document(Dumper):
@@ -50,7 +57,7 @@ def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -
         writer.adapters.register_dumper(str, Document)
         with writer.copy(copy_statement(table, known(table, records.columns), "BINARY")) as copy:
             copy.set_types(types_of(table, records.columns))
-            for row in records.rows:
+            for row in records:
                 copy.write_row(row)
     return len(records.rows)
 
@@ -70,7 +77,7 @@ def storable(connection: sa.Connection, table: sa.Table, records: Records) -> Re
             storable_text(connection, value) if document and value is not None else value
             for value, document in zip(row, documents, strict=True)
         )
-        for row in records.rows
+        for row in records
     ]
     return Records(records.columns, rows)
 

@@ -342,10 +342,8 @@ def insert(
                 require_within(rows[moment.name].min(), rows[moment.name].max(), table, window)
             return copy_frame(connection, table, rows)
         case Records():
-            if moment.name in rows.columns and rows.rows:
-                place = rows.columns.index(moment.name)
-                moments = [row[place] for row in rows.rows]
-                require_within(min(moments), max(moments), table, window)
+            if window and moment.name in rows.columns:
+                rows = watched(rows, rows.columns.index(moment.name), table, window)
             return copy_records(connection, table, rows)
         case _:
             raise TypeError(
@@ -378,6 +376,17 @@ def insert_select(
         first, last = connection.execute(sa.select(sa.func.min(moment), sa.func.max(moment))).one()
         raise strays(first, last, table, window)
     return count
+
+
+def watched(rows: Records, place: int, table: sa.Table, window: TimeWindow) -> Records:
+    """The same, which refuse a moment outside of the window when they come to it."""
+
+    def form(row: Any) -> tuple[Any, ...]:
+        formed = rows.form(row)
+        require_within(formed[place], formed[place], table, window)
+        return formed
+
+    return replace(rows, form=form)
 
 
 def require_within(first: datetime, last: datetime, table: sa.Table, window: TimeWindow | None) -> None:

@@ -7,13 +7,21 @@ from datetime import datetime
 
 import msgspec
 
+_REFUSALS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class _Named(msgspec.Struct):
+    market: str = ""
+
+
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+_NAMED = msgspec.json.Decoder(_Named)
 # For what it refuses: only where an element ends matters. Numbers are not made, as Python refuses integers beyond
 # 4,300 digits.
 _LENIENT = json.JSONDecoder(parse_float=bool, parse_int=bool, strict=False)
-_NAMED = re.compile(r'\{"market":"([^"\\]*)"')  # as the exchange writes it
-# A row of figures that another follows, whatever is wrong within. Were its end in a string, the next quote would end
-# that before a bare `market`, which is no JSON.
+# For what is no JSON, as the exchange begins a row; and a row of figures that another follows, whatever is wrong
+# within. Were its end in a string, the next quote would end that before a bare `market`, which is no JSON.
+_BEGINS = re.compile(r'\{"market":"([^"\\]*)"')
 _TORN = re.compile(r'\{"market":"[^{}\\]*\}(?=,\{"market":")')
 _SPACE = r"[ \t\n\r]*"
 _OPEN = re.compile(rf"{_SPACE}\[{_SPACE}")
@@ -29,15 +37,10 @@ class Row(str):
     @property
     def market(self) -> str:
         """The market that it names; "" where it names none."""
-        # of two the last counts, as for jsonb
-        if self.count('"market"') == 1 and (named := _NAMED.match(self)):
-            return named[1]
         try:
-            element = _LENIENT.decode(self)
-        except (ValueError, RecursionError):
-            return ""
-        market = element.get("market") if isinstance(element, dict) else None
-        return market if isinstance(market, str) else ""
+            return _NAMED.decode(str(self)).market  # of two the last counts, as for jsonb
+        except _REFUSALS:
+            return _market(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,18 @@ def split(text: str) -> list[Row]:
     """
     try:
         return [Row(row, "utf-8") for row in _ROWS.decode(text)]
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except _REFUSALS:
         return _lenient(text)
+
+
+def _market(row: str) -> str:
+    try:
+        element = _LENIENT.decode(row)
+    except (ValueError, RecursionError):
+        named = _BEGINS.match(row)
+        return named[1] if named else ""
+    market = element.get("market") if isinstance(element, dict) else None
+    return market if isinstance(market, str) else ""
 
 
 def _lenient(text: str) -> list[Row]:
