@@ -80,6 +80,17 @@ class MarketData:
         ((rows,),) = self.connection.execute(f"SELECT count(*) FROM {name}".encode())
         return rows
 
+    def busy(self) -> float:
+        """The seconds that the server says it has worked on statements in this database."""
+        flush = "SELECT pg_stat_force_next_flush()"
+        with self.engine.connect() as pooled:
+            pooled.exec_driver_sql(flush)
+        self.run(flush)
+        ((milliseconds,),) = self.connection.execute(
+            "SELECT active_time FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return milliseconds / 1000
+
     def clear(self, *names: str) -> None:
         """Empty the tables, and leave no write-back for whoever is timed next."""
         self.run(f"TRUNCATE {', '.join(names)}")
