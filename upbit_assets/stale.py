@@ -1,17 +1,18 @@
 """Which windows' silver or gold no longer follows from what lies below: asked of the database, not of Dagster.
 
-Bronze is append-only, so a window has changed exactly when its number of raw rows has. Which windows to count is
-told by the transaction that wrote each row: everything below the oldest transaction still open is settled, so
+Bronze is append-only, so a window has changed exactly when its number of raw rows has, or that of the pages by which
+they were asked for: one without rows tells that nobody traded. Which windows to count is told by the transaction that wrote each row: everything below the oldest transaction still open is settled, so
 whatever commits late or out of order is seen at the next look.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from dagster import TimeWindow
 
+from upbit_assets.assets.coverage import held
 from upbit_assets.partitions import DAY, Axis, days, each_of, windows
 from upbit_assets.postgres import tables
 
@@ -29,13 +30,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Chain:
-    """From bronze to gold: assets, each with the table that tells when a window of it was computed, and from what."""
+    """From bronze to gold: assets, each with the table that tells when a window of it was computed, and from what.
+
+    Args:
+        pages: of the silver that tells what was asked for: the pages, and the table that notes how many it knew.
+    """
 
     axis: Axis
     silver: Mapping[str, tuple[sa.Table, sa.Table]]  # asset: (bronze, silver's books)
     gold: str
     gold_build: sa.Table
     sources: tuple[Source, ...]
+    pages: Mapping[str, tuple[sa.Table, sa.Table]] = field(default_factory=dict)
+
+    @property
+    def collected_into(self) -> list[sa.Table]:
+        return [collected for collected, _ in (*self.silver.values(), *self.pages.values())]
 
 
 TICKER = Chain(
@@ -67,6 +77,7 @@ DAILY = Chain(
         Source(tables.silver_candle_build, "candle_computed_at"),
         Source(tables.silver_trade_build, "trade_computed_at"),
     ),
+    {"silver_candle": (tables.bronze_candle_page, tables.silver_candle_coverage)},
 )
 CHAINS = (TICKER, ORDERBOOK, DAILY)
 
@@ -91,11 +102,11 @@ def horizon(connection: sa.Connection) -> tuple[str, int]:
 
 
 def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
-    """The windows whose raw rows or silver were written in `transaction` or later, and what gold compares them with."""
+    """The windows whose raw rows, pages or silver were written in `transaction` or later, and what gold compares them with."""
     found = []
-    for bronze, _ in chain.silver.values():
-        start = chain.axis.floor(bronze.c[bronze.info["window"]])
-        found.append(sa.select(start).where(tables.written_since(bronze, transaction)))
+    for table in chain.collected_into:
+        start = chain.axis.floor(table.c[table.info["window"]])
+        found.append(sa.select(start).where(tables.written_since(table, transaction)))
     for source in chain.sources:
         start = source.build.c.window_start + source.older
         found.append(sa.select(start).where(tables.written_since(source.build, transaction)))
@@ -103,15 +114,15 @@ def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> 
 
 
 def collected(connection: sa.Connection, chain: Chain, before: datetime) -> tuple[set[datetime], datetime | None]:
-    """A stretch of the past: its windows that hold raw rows, and where the next stretch ends, if there is one."""
-    bronzes = [bronze for bronze, _ in chain.silver.values()]
-    first = [connection.scalar(sa.select(sa.func.min(bronze.c[bronze.info["window"]]))) for bronze in bronzes]
+    """A stretch of the past: its windows that hold raw rows or pages, and where the next stretch ends, if there is one."""
+    into = chain.collected_into
+    first = [connection.scalar(sa.select(sa.func.min(table.c[table.info["window"]]))) for table in into]
     oldest = min((moment for moment in first if moment), default=None)
     if oldest is None:
         return set(), None
     begin = chain.axis.at(max(before - chain.axis.stride, oldest)).start
     starts = chain.axis.starts_in(TimeWindow(begin, before))
-    found = set().union(*(chain.axis.with_rows(connection, bronze, starts) for bronze in bronzes))
+    found = set().union(*(chain.axis.with_rows(connection, table, starts) for table in into))
     return found, begin if oldest < begin else None
 
 
@@ -122,7 +133,7 @@ def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) ->
     relation: sa.FromClause = each
     states: list[sa.ColumnElement[object]] = []
     columns: list[sa.ColumnElement[bool]] = []
-    for bronze, build in chain.silver.values():
+    for name, (bronze, build) in chain.silver.items():
         moment, built = bronze.c[bronze.info["window"]], build.alias()
         raw = (
             sa.select(sa.func.count().label("rows"))
@@ -130,10 +141,17 @@ def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) ->
             .lateral(f"raw_{bronze.name}")
         )
         relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)
+        changed = raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0)
+        states.append(raw.c.rows)
+        if name in chain.pages:
+            page, coverage = chain.pages[name]
+            asked = sa.select(sa.func.count()).where(page.c.day == start, held(page, bronze)).scalar_subquery()
+            known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
+            changed |= asked != sa.func.coalesce(known, 0)
+            states.append(asked)
         # what retention dropped in part must not replace what was computed from the whole: a person decides on that
         kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)
-        columns.append(kept & (raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0)))
-        states.append(raw.c.rows)
+        columns.append(kept & changed)
     relation = relation.outerjoin(gold, gold.c.window_start == start)
     differs, built_at = [], []
     for source in chain.sources:

@@ -292,6 +292,23 @@ class TestStaleDays:
         assert refresher.tick() == set()
 
 
+    def test_a_page_without_rows_of_a_run_that_died_asks_for_the_coverage_of_its_day(
+        self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
+    ):
+        day = TODAY - DAY
+        missing = "SELECT minutes_missing FROM silver.candle_coverage"
+        cover(database, day, "candle", hours=20)
+        assert materialize("silver_candle", first=day, axis=days).success
+        assert ask(market_url, missing) == [(4 * 60,)]
+        refresher = Refresher(daemon.instance)
+        assert refresher.tick() == set()
+        cover(database, day, "candle")
+        assert refresher.tick() == {("refresh_days", days.key_of(day), "gold_market_daily", "silver_candle")}
+        refresher.work()
+        assert refresher.tick() == set()
+        assert ask(market_url, missing) == [(0,)]
+
+
 class Refresher(Daemon):
     @staticmethod
     def _asked(request: RunRequest) -> Any:

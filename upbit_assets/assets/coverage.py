@@ -104,6 +104,7 @@ def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
             page.c.market,
             sa.func.range_agg(page.c.covered).label("covered"),
             sa.func.max(page.c.problem).label("problem"),
+            sa.func.count().label("pages"),
         )
         .where(within(page, window), held(page, raw))
         .group_by(page.c.day, page.c.market)
@@ -130,6 +131,7 @@ def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any
             silent.label("minutes_silent"),
             missing.label("minutes_missing"),
             sa.case((missing > 0, page.c.problem)).label("problem"),
+            page.c.pages,
         )
         .join_from(page, asked, sa.true())
         .outerjoin(minutes, (minutes.c.day == page.c.day) & (minutes.c.market == page.c.market))

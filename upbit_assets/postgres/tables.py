@@ -385,6 +385,7 @@ silver_candle_coverage = table(
     ),
     column("problem", sa.Text, "Why they can't be collected, where that is so", nullable=True),
     computed_at(),
+    column("pages", sa.BigInteger, "Pages of bronze.candle_page that this was computed from"),
     sa.PrimaryKeyConstraint("day", "market"),
     comment="What silver.candle holds of each market and day; the three add up to 1,440",
     window="day",

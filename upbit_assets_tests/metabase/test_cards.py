@@ -153,12 +153,12 @@ def daily() -> Iterator[dict[str, Any]]:
 
 
 def coverage() -> Iterator[dict[str, Any]]:
-    today = {"day": NOW.replace(hour=9, minute=0) - DAY, "minutes_traded": 1440, "minutes_silent": 0}
+    today = {"day": NOW.replace(hour=9, minute=0) - DAY, "minutes_traded": 1440, "minutes_silent": 0, "pages": 8}
     yield today | {"market": "KRW-BTC", "minutes_missing": 0, "problem": None}
     for days, market, missing in ((0, "KRW-BTC", 0), (0, "KRW-ETH", 40), (1, "KRW-BTC", 5)):
         yield {
             **{"day": exchange_day(days), "market": market, "minutes_traded": 1400 - missing, "minutes_silent": 40},
-            **{"minutes_missing": missing, "problem": "gone" if missing == 40 else None},
+            **{"minutes_missing": missing, "problem": "gone" if missing == 40 else None, "pages": 8},
         }
 
 
