@@ -56,7 +56,7 @@ def candle_day(stage: Stage) -> list[Result]:
         clear = lambda: data.clear(*names)  # noqa: E731
         seconds, ready = interleaved(Contender(ours, clear), Contender(theirs, clear), rounds=20)
     rows = sum(len(page.rows) for page in pages)
-    what = f"A day of one market's candles, {rows:,} of them, from {len(pages)} replies to gold: the time that the database works"
+    what = f"The database's work on a day of one market's candles: {rows:,} from {len(pages)} replies to gold"
     return [Result(what, "COPY of the same rows into the same tables, ready made", seconds, ready, at_most=1.5)]
 
 

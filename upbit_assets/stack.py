@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -151,8 +151,7 @@ class Process:
 
 def run(home: Path, *, demo: bool) -> None:
     """Start everything, tell what happens, and end everything at Ctrl-C or SIGTERM."""
-    for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
-        signal.signal(each, interrupt)
+    at_signals(interrupt)
     prepare(home)
     with ExitStack() as started:
         note = started.enter_context(only_one(home))
@@ -160,12 +159,18 @@ def run(home: Path, *, demo: bool) -> None:
             serve(started, home, note, demo=demo)
         except Interrupted:
             click.echo("\nStopping ...")
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        finally:
+            at_signals(signal.SIG_IGN)  # what ends is ended in order, and so is what pg_ctl does, which inherits this
     click.echo("Everything is stopped; the data stay.")
 
 
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM came."""
+
+
+def at_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
+        signal.signal(each, handler)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:

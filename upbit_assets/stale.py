@@ -1,8 +1,9 @@
 """Which windows' silver or gold no longer follows from what lies below: asked of the database, not of Dagster.
 
 Bronze is append-only, so a window has changed exactly when its number of raw rows has, or that of the pages by which
-they were asked for: one without rows tells that nobody traded. Which windows to count is told by the transaction that wrote each row: everything below the oldest transaction still open is settled, so
-whatever commits late or out of order is seen at the next look.
+they were asked for: one without rows tells that nobody traded. Which windows to count is told by the transaction that
+wrote each row: everything below the oldest transaction still open is settled, so whatever commits late or out of order
+is seen at the next look.
 """
 
 from collections.abc import Mapping
@@ -102,7 +103,7 @@ def horizon(connection: sa.Connection) -> tuple[str, int]:
 
 
 def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
-    """The windows whose raw rows, pages or silver were written in `transaction` or later, and what gold compares them with."""
+    """The windows of which something was written in `transaction` or later, and those that gold compares with them."""
     found = []
     for table in chain.collected_into:
         start = chain.axis.floor(table.c[table.info["window"]])
@@ -114,7 +115,7 @@ def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> 
 
 
 def collected(connection: sa.Connection, chain: Chain, before: datetime) -> tuple[set[datetime], datetime | None]:
-    """A stretch of the past: its windows that hold raw rows or pages, and where the next stretch ends, if there is one."""
+    """A stretch of the past: its windows with raw rows or pages, and where the next stretch ends, if there is one."""
     into = chain.collected_into
     first = [connection.scalar(sa.select(sa.func.min(table.c[table.info["window"]]))) for table in into]
     oldest = min((moment for moment in first if moment), default=None)

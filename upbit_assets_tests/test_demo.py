@@ -129,7 +129,11 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert f"already running: {stack.ui}" in second.stderr
 
         os.kill(stack.process.pid, signal.SIGTERM)
+        until(lambda: "Stopping" in stack.said)
+        for impatient in (signal.SIGTERM, signal.SIGINT):
+            os.kill(stack.process.pid, impatient)
         assert stack.process.wait(60) == 0
+        assert stack.said.endswith("Everything is stopped; the data stay.\n")
         assert stack.processes() == []
 
     started = time.monotonic()

@@ -291,7 +291,6 @@ class TestStaleDays:
         refresher.work()
         assert refresher.tick() == set()
 
-
     def test_a_page_without_rows_of_a_run_that_died_asks_for_the_coverage_of_its_day(
         self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
     ):
