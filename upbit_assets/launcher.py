@@ -1,31 +1,46 @@
-"""How runs start where the code location is a server of its own."""
+"""How runs start, and how it is noticed that one has died."""
+
+import time
+from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
+from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
+
+PATIENCE_SECONDS = 60  # a process that has just begun, or whose database starts again, shows no life for a while
 
 
-class CodeLocationRunLauncher(DefaultRunLauncher):
-    """Runs inside the code location, and tells run monitoring of those that died with it.
+class NoticesDeath(RunLauncher):
+    """Tells run monitoring of the runs whose process is gone, whoever started it and wherever it was.
 
-    Dagster's own says nothing of a run whose server was killed: it would stay started for ever, hold its place in
-    the queue, and keep its windows from being computed again.
+    Dagster itself notices nothing where the machine lost power, or where a command line's process was killed: the run
+    would stay started for ever, hold its place in the queue, and keep its windows from being computed again.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._gone_since: dict[str, float] = {}
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        client = self._get_grpc_client_for_termination(run.run_id)  # there is no public way
-        if client is None:
-            return CheckRunHealthResult(WorkerStatus.SUCCESS)  # it has ended meanwhile
-        try:
-            answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id))
-        except DagsterUserCodeUnreachableError:
-            return CheckRunHealthResult(WorkerStatus.RUNNING)  # unless the server says otherwise once it is back
-        if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
+        return self.unless(self.is_alive(run), run, "The run's process is gone: it was killed, or its machine stopped.")
+
+    def is_alive(self, run: DagsterRun) -> bool:
+        return self._instance.event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
+
+    def unless(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:
+        """That it is well, or that it has failed where it has not been alive for a while."""
+        if alive:
+            self._gone_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, "The code location was restarted while the run was in it.")
+        gone = time.monotonic() - self._gone_since.setdefault(run.run_id, time.monotonic())
+        if gone < PATIENCE_SECONDS:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        del self._gone_since[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, what_is_wrong)
+
+
+class WatchedRunLauncher(NoticesDeath, DefaultRunLauncher):
+    """Runs as processes of the code location."""

@@ -1,12 +1,17 @@
 """Dagster's instance storage, named in dagster.yaml."""
 
 import os
+import threading
 from typing import Any, Self
 
 import sqlalchemy as sa
-from dagster_postgres import DagsterPostgresStorage
+from dagster import DagsterEventType, EventLogEntry
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
 from upbit_assets.postgres.resource import instance_url
+
+BEAT = 10  # seconds after which a lost sign of life is noticed by who gives it
+ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
 class InstanceStorage(DagsterPostgresStorage):
@@ -16,7 +21,7 @@ class InstanceStorage(DagsterPostgresStorage):
         # a backfill's materializations in one statement: one by one, each takes longer than its window's rows
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         super().__init__(postgres_url, **options)
-        keep_connection(self.event_log_storage)
+        self._event_log_storage = EventLog(postgres_url)  # there is no public way; the tables are there now
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -29,11 +34,50 @@ class InstanceStorage(DagsterPostgresStorage):
         return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
 
 
-def keep_connection(storage: Any) -> None:
-    """Keep one connection for all events of a process; Dagster's own opens one for each of the hundreds of a backfill.
+class EventLog(PostgresEventLogStorage):
+    """The runs' events; and which runs are alive, as each run's process holds a session that is named after it.
 
+    All events of a process go through one connection; Dagster's own opens one for each of the hundreds of a backfill.
     It is asked whether it lives before each use, so a database that restarts costs no run.
     """
-    storage._engine = sa.create_engine(  # there is no public way
-        storage.postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=20, pool_pre_ping=True
-    )
+
+    def __init__(self, postgres_url: str) -> None:
+        super().__init__(postgres_url, should_autocreate_tables=False)
+        self._engine = sa.create_engine(
+            postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=20, pool_pre_ping=True
+        )
+        self._ended: dict[str, threading.Event] = {}
+
+    def store_event(self, event: EventLogEntry) -> None:
+        super().store_event(event)
+        if event.dagster_event_type is DagsterEventType.RUN_START:  # which the run's own process stores
+            ended = self._ended[event.run_id] = threading.Event()
+            threading.Thread(target=self._show_life, args=(event.run_id, ended), daemon=True).start()
+        elif event.dagster_event_type in ENDS and event.run_id in self._ended:
+            self._ended.pop(event.run_id).set()
+
+    def _show_life(self, run_id: str, ended: threading.Event) -> None:
+        engine = sa.create_engine(
+            self.postgres_url,
+            isolation_level="AUTOCOMMIT",
+            poolclass=sa.NullPool,
+            connect_args={"application_name": sign(run_id)},
+        )
+        while not ended.is_set():
+            try:
+                with engine.connect() as connection:
+                    while not ended.wait(BEAT):
+                        connection.exec_driver_sql("SELECT 1")
+            except sa.exc.DBAPIError:
+                ended.wait(BEAT)
+
+    def shows_life(self, run_id: str) -> bool:
+        """Whether there is a process that executes the run."""
+        session = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = :sign)")
+        with self.run_connection(run_id) as connection:
+            return bool(connection.scalar(session, {"sign": sign(run_id)}))
+
+
+def sign(run_id: str) -> str:
+    """The name of the session, within PostgreSQL's 63 bytes."""
+    return f"upbit_assets run {run_id}"

@@ -8,11 +8,11 @@ from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
+from upbit_assets.launcher import NoticesDeath
 from upbit_assets.settings import database_setting
 
 QUEUE = "dagster"
 ANSWER_SECONDS = 5
-PATIENCE_SECONDS = 60  # a worker that is busy, or starts again, says nothing for a while
 WEEK = 7 * 24 * 3600
 CONFIG = {
     # A worker takes a run when it has a place for it, not one to wait behind its others.
@@ -38,7 +38,7 @@ def celery_options() -> dict[str, Any]:
     return {"broker": url, "backend": url, "config_source": CONFIG}
 
 
-class WorkerRunLauncher(CeleryRunLauncher):
+class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
     """Launches runs to the workers, and tells run monitoring of those that died with theirs.
 
     Dagster's own asks Redis only, where a run whose worker was killed stays started for ever.
@@ -46,7 +46,6 @@ class WorkerRunLauncher(CeleryRunLauncher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(default_queue=QUEUE, **options)
-        self._missing_since: dict[str, float] = {}
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -75,17 +74,12 @@ class WorkerRunLauncher(CeleryRunLauncher):
         return self.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:  # of a command line
+            return super().check_run_worker_health(run)
         task = self._task_of(run)
         if task.ready():  # the run is looked at once more before it is failed
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker is done with the run, which did not end.")
-        if self._is_held(task):
-            self._missing_since.pop(run.run_id, None)
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        missing = time.monotonic() - self._missing_since.setdefault(run.run_id, time.monotonic())
-        if missing < PATIENCE_SECONDS:
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        del self._missing_since[run.run_id]
-        return CheckRunHealthResult(WorkerStatus.FAILED, "No worker has the run: its own was killed or restarted.")
+        return self.unless(self._is_held(task), run, "No worker has the run: its own was killed or restarted.")
 
     def _is_held(self, task: Any) -> bool:
         """Whether the worker that began with the task says that it has it; one that lost Redis forgets its tasks."""

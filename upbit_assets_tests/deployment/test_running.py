@@ -1,25 +1,25 @@
 """What tells whether the deployment's parts, and the runs in them, are well."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, OpExecutionContext, RunsFilter, job, op
 from dagster._core.launcher.base import WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from upbit_assets import health
-from upbit_assets.definitions import defs
-from upbit_assets.launcher import CodeLocationRunLauncher
+from upbit_assets import health, launcher
+from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.instance import EventLog
 from upbit_assets.stack import free_port
 from upbit_assets_tests.deployment.conftest import an_instance, url_as
 from upbit_assets_tests.pipeline import ask
+from upbit_assets_tests.postgres.lab import until
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +67,59 @@ class TestHealth:
 
 
 class TestRuns:
+    """A run that has died is noticed, whoever started it."""
+
     @pytest.fixture
-    def instance(self) -> Iterator[DagsterInstance]:
-        with DagsterInstance.ephemeral() as instance:
+    def instance(self, deployed: EmbeddedPostgres) -> Iterator[DagsterInstance]:
+        with an_instance(deployed) as instance:
             yield instance
 
-    def worker(self, instance: DagsterInstance, port: int, status: DagsterRunStatus) -> WorkerStatus:
-        """What the launcher says of a run that was started on that port."""
-        launcher = CodeLocationRunLauncher()
-        launcher.register_instance(instance)
-        tags = {GRPC_INFO_TAG: json.dumps({"host": "127.0.0.1", "port": port})}
-        run = instance.create_run_for_job(defs.resolve_job_def("refresh"), tags=tags, status=status)
-        return launcher.check_run_worker_health(run).status
+    @staticmethod
+    def alive(instance: DagsterInstance, run: DagsterRun) -> bool:
+        assert isinstance(instance.event_log_storage, EventLog)
+        return instance.event_log_storage.shows_life(run.run_id)
 
-    def test_one_that_its_code_location_does_not_know_has_died(self, instance: DagsterInstance, broken_location: int):
-        assert self.worker(instance, broken_location, DagsterRunStatus.STARTED) is WorkerStatus.FAILED
+    @staticmethod
+    def health(instance: DagsterInstance, run: DagsterRun) -> WorkerStatus:
+        return instance.run_launcher.check_run_worker_health(run).status
 
-    def test_one_whose_code_location_is_away_may_still_run(self, instance: DagsterInstance):
-        assert self.worker(instance, 1, DagsterRunStatus.STARTED) is WorkerStatus.RUNNING
+    def test_one_of_the_command_line_that_is_killed_is_failed_in_a_while(
+        self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", url_as(deployed, "pipeline"))
+        partition = windows.key_of(windows.at(datetime.now(UTC)).start)
+        command = [*("asset", "materialize", "--module-name", "upbit_assets.definitions"), "--select", "silver_ticker"]
+        with psycopg.connect(deployed.url("upbit")) as lock:
+            lock.execute("LOCK TABLE silver.ticker IN ACCESS EXCLUSIVE MODE")
+            process = subprocess.Popen([Path(sys.executable).parent / "dagster", *command, "--partition", partition])
+            [run] = until(lambda: instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED])), "a run")
+            until(lambda: self.alive(instance, run), "its sign of life")
+            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0)
+            assert self.health(instance, run) is WorkerStatus.RUNNING
+            process.kill()
+            process.wait()
+            until(lambda: not self.alive(instance, run), "the end of its session")
+            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 60)
+            assert self.health(instance, run) is WorkerStatus.RUNNING, "its database may have started again"
+            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0)
+            assert self.health(instance, run) is WorkerStatus.FAILED
 
-    def test_one_that_has_ended_meanwhile_has_not_died(self, instance: DagsterInstance):
-        assert self.worker(instance, 1, DagsterRunStatus.SUCCESS) is WorkerStatus.SUCCESS
+    def test_one_shows_life_until_it_ends_though_its_session_is_lost(
+        self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("upbit_assets.postgres.instance.BEAT", 0.1)
+
+        @op
+        def lose_its_session(context: OpExecutionContext) -> None:
+            until(lambda: self.alive(instance, context.run), "a sign of life")
+            ends = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE %s"
+            assert ask(deployed.url("dagster"), ends, f"%{context.run.run_id}") == [(True,)]
+            until(lambda: self.alive(instance, context.run), "another")
+
+        @job
+        def lasting() -> None:
+            lose_its_session()
+
+        result = lasting.execute_in_process(instance=instance)
+        until(lambda: not self.alive(instance, result.dagster_run), "the end of its session")
