@@ -49,12 +49,15 @@ def up(home: Path) -> None:
 @main.command()
 def down() -> None:
     """Stop embedded databases that plain Dagster commands have started."""
+    in_use = []
     for demo in (True, False):
         home = stack.home_of(demo=demo)
         if there := stack.running(home):
-            raise click.ClickException(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
-        if EmbeddedPostgres(home / ".postgres").stop():
+            in_use.append(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
+        elif EmbeddedPostgres(home / ".postgres").stop():
             click.echo(f"Stopped the embedded PostgreSQL of {home}")
+    if in_use:
+        raise click.ClickException(" ".join(in_use))
 
 
 @main.command()
@@ -171,6 +174,7 @@ def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
     """The market board: a page and a read-only API over gold and silver."""
     from upbit_assets.dashboard.server import serve
 
+    use_the_running_stack()
     click.echo(f"The market board listens on http://{host}:{port}")
     serve(reader_url(), host, port, allow_host)
 
@@ -180,18 +184,32 @@ def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
 def env(demo: bool | None) -> None:
     """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
     if demo is None:
-        demo = bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
+        demo = demo_is_running()
     home = stack.home_of(demo=demo)
     stack.prepare(home)
     for name, value in stack.environment(home, demo=demo).items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
 
+def demo_is_running() -> bool:
+    """Whether it is the demo that commands are about: where both run, or none does, it is the real stack."""
+    return bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
+
+
+def use_the_running_stack() -> None:
+    if demo_is_running():
+        os.environ.setdefault("DAGSTER_HOME", str(stack.home_of(demo=True)))
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql on the market data, with the pipeline's rights."""
-    url = sa.make_url(market_url()).set(drivername="postgresql").render_as_string(hide_password=False)
+    use_the_running_stack()
+    url = sa.make_url(market_url())
     os.environ.update(PGOPTIONS=f"-c role={PIPELINE_ROLE}", PGTZ="Asia/Seoul")
+    if url.password:  # an argument would be for everyone to see
+        os.environ["PGPASSWORD"] = url.password
+    address = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     sys.stdout.flush()
-    os.execv(wheel_binaries() / "psql", ["psql", url, *arguments])  # noqa: S606
+    os.execv(wheel_binaries() / "psql", ["psql", address.render_as_string(), *arguments])  # noqa: S606

@@ -165,12 +165,14 @@ def run(home: Path, *, demo: bool) -> None:
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM came."""
+    """Ctrl-C, SIGTERM, or the end of the terminal came."""
 
 
 def at_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
         signal.signal(each, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # of a terminal that closes, unless nohup said to stay
+        signal.signal(signal.SIGHUP, handler)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 import sqlalchemy as sa
 from dagster import (
     ConfigurableIOManager,
+    DagsterExecutionInterruptedError,
     DagsterInvariantViolationError,
+    Failure,
     InputContext,
     MetadataValue,
     OutputContext,
@@ -164,10 +166,10 @@ class PostgresIOManager(ConfigurableIOManager):
             DagsterInvariantViolationError: the asset doesn't declare its table or its way of writing.
             DatabaseError: nothing was written, and why.
         """
+        window = time_window(context)
         if obj is None:
             return
         table, write = self._table_of(context), self._write_of(context)
-        window = time_window(context)
         if write == "replace" and window is None:
             raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
         if isinstance(obj, Loads) and write == "replace":
@@ -177,7 +179,7 @@ class PostgresIOManager(ConfigurableIOManager):
         described: dict[str, Any] = {}
         seconds = 0.0
         tell = None if isinstance(obj, Loads) else written(table, window)
-        with self._locked(context, table) as connection, closing(loads.each) as each:
+        with stoppable(), self._locked(context, table) as connection, closing(loads.each) as each:
             for load in each:
                 started = time.perf_counter()
                 try:
@@ -255,6 +257,19 @@ class PostgresIOManager(ConfigurableIOManager):
                 release(connection)
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Lets a run be stopped: Dagster would try a step again that was interrupted, as it has a retry policy.
+
+    Raises:
+        Failure: somebody stopped the run.
+    """
+    try:
+        yield
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
+        raise Failure("Stopped: by hand, or with the stack that it ran in.", allow_retries=False) from interrupt
+
+
 def write_load(
     connection: sa.Connection, load: Load, write: Write, window: TimeWindow | None, tell: str | None
 ) -> tuple[dict[sa.Table, int], Metadata]:
@@ -306,8 +321,18 @@ def written(table: sa.Table, window: TimeWindow | None) -> str:
 
 
 def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
-    """The half-open span of all the partitions of the run, or None for an asset without partitions."""
-    return context.asset_partitions_time_window if context.has_asset_partitions else None
+    """The half-open span of all the partitions of the run, or None for an asset without partitions.
+
+    Raises:
+        Failure: the range of partitions runs backwards.
+    """
+    if not context.has_asset_partitions:
+        return None
+    if not context.asset_partition_keys:
+        raise Failure(
+            "There is no window in that range: it names its first window, then its last.", allow_retries=False
+        )
+    return context.asset_partitions_time_window
 
 
 def one_window(context: OutputContext) -> bool:

@@ -21,6 +21,7 @@ from dagster import (
     BackfillPolicy,
     DagsterInstance,
     ExecuteInProcessResult,
+    RetryPolicy,
     asset,
 )
 from dagster import materialize as dagster_materialize
@@ -86,6 +87,7 @@ def returning(
     into: sa.Table = figures,
     write: Write = "replace",
     metadata: dict[str, Any] | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> AssetsDefinition:
     """An asset by the name of its table that returns what `rows` returns."""
 
@@ -95,6 +97,7 @@ def returning(
         backfill_policy=BackfillPolicy.single_run(),
         io_manager_key="postgres",
         metadata=stored_in(into, write=write) if metadata is None else metadata,
+        retry_policy=retry_policy,
     )
     def stored(context: AssetExecutionContext) -> Any:
         return rows(context)

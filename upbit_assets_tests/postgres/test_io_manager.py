@@ -11,7 +11,16 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, AssetIn, BackfillPolicy, ExecuteInProcessResult, TableSchema, asset
+from dagster import (
+    AssetExecutionContext,
+    AssetIn,
+    BackfillPolicy,
+    DagsterExecutionInterruptedError,
+    ExecuteInProcessResult,
+    RetryPolicy,
+    TableSchema,
+    asset,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -209,6 +218,12 @@ class TestRefusing:
         # records stop at the first that is outside
         first, last = (at, at) if kind == "records" else (min(T0, at), max(T0, at))
         assert f"lab.figures: rows from {first} to {last} are not all within [{T0}, {NEXT})" in reason
+
+    @pytest.mark.parametrize("rows", [frame(2), None], ids=["a frame", "nothing"])
+    def test_a_range_that_runs_backwards(self, rows: Any):
+        reason = refused(materialize(returning(lambda _: rows), first=NEXT, last=T0))
+
+        assert "There is no window in that range: it names its first window, then its last." in reason
 
     def test_a_violated_constraint_in_plain_words(self):
         reason = self.refusal(frame(2).assign(market=None))
@@ -641,6 +656,17 @@ class TestAccidents:
 
         refused(materialize(returning(lambda _: held(frame(5), interrupt))))
 
+        heals()
+
+    @pytest.mark.parametrize("how", [KeyboardInterrupt, DagsterExecutionInterruptedError])
+    def test_a_run_that_is_stopped_is_not_tried_again(self, heals: Callable[[], None], how: type[BaseException]):
+        def stop() -> None:
+            raise how
+
+        result = materialize(returning(lambda _: held(frame(5), stop), retry_policy=RetryPolicy(max_retries=1)))
+
+        assert "Stopped: by hand" in refused(result)
+        assert not [event for event in result.all_events if event.is_step_up_for_retry]
         heals()
 
 

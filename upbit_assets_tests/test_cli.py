@@ -1,0 +1,59 @@
+"""The project's own commands."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from upbit_assets import stack
+from upbit_assets.cli import main
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a command gives its process over to, with the environment at that moment."""
+    found: list[Any] = []
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(os, "execv", lambda _path, arguments: found.extend([arguments, dict(os.environ)]))
+    return found
+
+
+@pytest.fixture
+def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Of a demo that is running."""
+    monkeypatch.setattr(stack, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
+    (tmp_path / "demo").mkdir()
+    with stack.only_one(tmp_path / "demo") as note:
+        note.write_text('{"pid": "1"}')
+        yield tmp_path / "demo"
+
+
+class TestPsql:
+    def test_a_password_is_no_argument_which_everyone_could_see(
+        self, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://me:top%20secret@127.0.0.1:1/upbit?sslmode=disable")
+        assert CliRunner().invoke(main, ["psql", "-c", "SELECT 1"]).exit_code == 0
+        arguments, environment = executed
+        assert arguments == ["psql", "postgresql://me@127.0.0.1:1/upbit?sslmode=disable", "-c", "SELECT 1"]
+        assert environment["PGPASSWORD"] == "top secret"
+
+    def test_it_is_on_the_demo_where_that_runs(
+        self, executed: list[Any], monkeypatch: pytest.MonkeyPatch, demo_home: Path
+    ):
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/upbit")
+        assert CliRunner().invoke(main, ["psql"]).exit_code == 0
+        assert executed[1]["DAGSTER_HOME"] == str(demo_home)
+
+
+def test_down_stops_what_it_can_though_a_stack_is_running(monkeypatch: pytest.MonkeyPatch, demo_home: Path):
+    stopped: list[Path] = []
+    monkeypatch.setattr("upbit_assets.cli.EmbeddedPostgres.stop", lambda server: stopped.append(server.folder))
+    result = CliRunner().invoke(main, ["down"])
+    assert result.exit_code == 1
+    assert f"{demo_home} is in use by process 1" in result.output
+    assert stopped == [demo_home.parent / "live" / ".postgres"]
