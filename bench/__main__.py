@@ -21,8 +21,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROWS = {
     each.__name__: each
     for each in (
-        copying.frame,
         copying.snapshot,
+        copying.frame,
         layers.silver,
         layers.backfill,
         project.chain,
