@@ -52,12 +52,19 @@ def down() -> None:
     in_use = []
     for demo in (True, False):
         home = stack.home_of(demo=demo)
-        if there := stack.running(home):
-            in_use.append(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
+        if user := user_of(home):
+            in_use.append(user)
         elif EmbeddedPostgres(home / ".postgres").stop():
             click.echo(f"Stopped the embedded PostgreSQL of {home}")
     if in_use:
         raise click.ClickException(" ".join(in_use))
+
+
+def user_of(home: Path) -> str | None:
+    """Who uses it, and what to do about that."""
+    if there := stack.running(home):
+        return f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C."
+    return None
 
 
 @main.command()
@@ -127,8 +134,8 @@ def backup(folder: Path, home: Path) -> None:
 @home_option(demo=False)
 def restore(folder: Path, home: Path) -> None:
     """Put what backup wrote into FOLDER in place of the embedded databases."""
-    if there := stack.running(home):
-        raise click.ClickException(f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C.")
+    if user := user_of(home):
+        raise click.ClickException(user)
     on_embedded(home, "restore.sh", folder)
 
 
@@ -210,6 +217,6 @@ def psql(arguments: tuple[str, ...]) -> None:
     os.environ.update(PGOPTIONS=f"-c role={PIPELINE_ROLE}", PGTZ="Asia/Seoul")
     if url.password:  # an argument would be for everyone to see
         os.environ["PGPASSWORD"] = url.password
-    address = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    address = url._replace(drivername="postgresql", password=None).render_as_string()
     sys.stdout.flush()
-    os.execv(wheel_binaries() / "psql", ["psql", address.render_as_string(), *arguments])  # noqa: S606
+    os.execv(wheel_binaries() / "psql", ["psql", address, *arguments])  # noqa: S606

@@ -25,10 +25,8 @@ class NoticesDeath(RunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        return self.unless(self.is_alive(run), run, "The run's process is gone: it was killed, or its machine stopped.")
-
-    def is_alive(self, run: DagsterRun) -> bool:
-        return self._instance.event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
+        alive = self._instance.event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
+        return self.unless(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
 
     def unless(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:
         """That it is well, or that it has failed where it has not been alive for a while."""

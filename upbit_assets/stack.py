@@ -150,7 +150,7 @@ class Process:
 
 
 def run(home: Path, *, demo: bool) -> None:
-    """Start everything, tell what happens, and end everything at Ctrl-C or SIGTERM."""
+    """Start everything, tell what happens, and end everything at Ctrl-C, SIGTERM, or with its terminal."""
     at_signals(interrupt)
     prepare(home)
     with ExitStack() as started:

@@ -409,6 +409,10 @@ class TestReading:
     def test_a_range_is_read_as_one(self):
         assert sorted(self.read(pd.DataFrame, first=T0 - WINDOW, last=T0)["price"]) == [9, 10, 19, 20]
 
+    def test_a_range_that_runs_backwards_is_refused(self):
+        with pytest.raises(AssertionError, match="There is no window in that range"):
+            self.read(sa.Select, first=T0, last=T0 - WINDOW)
+
     def test_an_empty_window_is_a_frame_with_the_tables_columns(self):
         read = self.read(pd.DataFrame, first=T0 + DAY)
 
