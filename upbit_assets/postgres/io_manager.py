@@ -51,9 +51,13 @@ Write = Literal["append", "replace"]
 Rows: TypeAlias = "sa.Select[Any] | pd.DataFrame | Records"
 Metadata = Mapping[str, Any]
 
-# Tables filled a moment ago have no statistics and pass for tiny, and nested loops over a day of them take minutes.
+# Tables filled a moment ago have no statistics, or those of an empty table, and pass for tiny: nested loops over a day
+# of them take minutes, and a merge join that thinks it has one row repeats itself as often. Hash joins stay sane.
 # Where there is no other way than a nested loop, its price must not make PostgreSQL compile the plan, as 15 would.
-PLANNER = sa.text("SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)")
+PLANNER = sa.text(
+    "SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true), "
+    "set_config('jit', 'off', true)"
+)
 
 # the channel on which each write is told, when it is committed: {"table": …, "start": …, "end": …}. Not that of
 # `Loads`, of which there may be many a second.
