@@ -24,7 +24,7 @@ def rank(figure: sa.ColumnElement[Any], window: sa.ColumnElement[Any]) -> sa.Col
     return sa.func.rank().over(partition_by=window, order_by=figure.desc().nulls_last())
 
 
-def rows_of(gold: sa.Table, start: sa.ColumnElement[Any], silver: sa.FromClause, window: TimeWindow) -> Any:
-    """How many rows of gold were just written for each window of silver's books."""
-    rows = sa.select(sa.func.count()).where(start == silver.c.window_start, within(gold, window))
-    return rows.scalar_subquery().correlate(silver)
+def written(gold: sa.Table, start: sa.ColumnElement[Any], window: TimeWindow) -> sa.Subquery:
+    """How many `rows` of gold were just written for each `window_start`; none for a window without any."""
+    rows = sa.select(start.label("window_start"), sa.func.count().label("rows"))
+    return rows.where(within(gold, window)).group_by(start).subquery("written")

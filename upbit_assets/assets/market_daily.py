@@ -7,7 +7,7 @@ from dagster import TimeWindow
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from upbit_assets.assets.coverage import covered
-from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, rows_of
+from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, written
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -105,13 +105,15 @@ def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
 def market_daily_build(window: TimeWindow) -> sa.Select[Any]:
     """Which candles and trades each day was computed from, so that newer ones are noticed."""
     candle, trade, gold = tables.silver_candle_build, tables.silver_trade_build, tables.gold_market_daily
+    ours = written(gold, gold.c.day, window)
     return (
         sa.select(
             candle.c.window_start,
-            rows_of(gold, gold.c.day, candle, window).label("gold_rows"),
+            sa.func.coalesce(ours.c.rows, 0).label("gold_rows"),
             candle.c.computed_at.label("candle_computed_at"),
             trade.c.computed_at.label("trade_computed_at"),
         )
         .outerjoin_from(candle, trade, trade.c.window_start == candle.c.window_start)
+        .outerjoin(ours, ours.c.window_start == candle.c.window_start)
         .where(within(candle, window))
     )

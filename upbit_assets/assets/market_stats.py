@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, rows_of
-from upbit_assets.partitions import DAY, WINDOW, days, windows
+from upbit_assets.assets.figures import RATE_DIGITS, quotient, rank, written
+from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
 
@@ -18,7 +18,7 @@ def day_before(window: TimeWindow) -> sa.Subquery:
 
 
 def market_stats(silver: sa.Subquery, before: sa.Subquery) -> sa.Select[Any]:
-    row = with_change(with_turnover_krw(silver, last_snapshots(silver)), before)
+    row = with_change(with_turnover_krw(silver, last_snapshots(silver)), silver, before)
     volatility = sa.func.round((row.c.window_high - row.c.window_low) / row.c.window_low, RATE_DIGITS)
     return sa.select(
         row.c.ingested_at,
@@ -89,19 +89,13 @@ def with_turnover_krw(silver: sa.Subquery, last: sa.Subquery) -> sa.Subquery:
     return sa.select(last, krw.label("turnover_krw")).outerjoin_from(last, rate, at_rate).subquery("in_krw")
 
 
-def with_change(row: sa.Subquery, before: sa.Subquery) -> sa.Subquery:
-    """`row` with the change against the snapshot of the day before whose time of day is nearest."""
-    wanted = sa.select(row.c.window_start, row.c.ingested_at).distinct().subquery("wanted")
-    there = sa.select(before.c.ingested_at).distinct().subquery("there")
+def with_change(row: sa.Subquery, silver: sa.Subquery, before: sa.Subquery) -> sa.Subquery:
+    """`row` with the change against the snapshot in the day before's window whose time of day is nearest."""
+    wanted, there = snapshots(silver, "wanted"), snapshots(before, "there")
     nearest = (
         sa.select(wanted.c.ingested_at, there.c.ingested_at.label("day_before"))
         .distinct(wanted.c.ingested_at)
-        .join_from(
-            wanted,
-            there,
-            (there.c.ingested_at >= wanted.c.window_start - DAY)
-            & (there.c.ingested_at < wanted.c.window_start - DAY + WINDOW),
-        )
+        .join_from(wanted, there, there.c.window_start == wanted.c.window_start - DAY)
         .order_by(
             wanted.c.ingested_at,
             sa.func.abs(sa.extract("epoch", wanted.c.ingested_at - DAY - there.c.ingested_at)),
@@ -118,17 +112,24 @@ def with_change(row: sa.Subquery, before: sa.Subquery) -> sa.Subquery:
     )
 
 
+def snapshots(silver: sa.Subquery, name: str) -> sa.Subquery:
+    """When there were snapshots, each with its window."""
+    start = windows.floor(silver.c.ingested_at).label("window_start")
+    return sa.select(start, silver.c.ingested_at).distinct().subquery(name)
+
+
 def market_stats_build(window: TimeWindow) -> sa.Select[Any]:
     """Which silver each window was computed from, so that a newer one is noticed."""
     silver, gold = tables.silver_ticker_build, tables.gold_market_stats
-    earlier = silver.alias("earlier")
+    earlier, ours = silver.alias("earlier"), written(gold, gold.c.window_start, window)
     return (
         sa.select(
             silver.c.window_start,
-            rows_of(gold, gold.c.window_start, silver, window).label("gold_rows"),
+            sa.func.coalesce(ours.c.rows, 0).label("gold_rows"),
             silver.c.computed_at.label("silver_computed_at"),
             earlier.c.computed_at.label("day_before_computed_at"),
         )
         .outerjoin_from(silver, earlier, earlier.c.window_start == silver.c.window_start - DAY)
+        .outerjoin(ours, ours.c.window_start == silver.c.window_start)
         .where(within(silver, window))
     )

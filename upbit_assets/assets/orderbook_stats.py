@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.assets.figures import RATE_DIGITS, rows_of
+from upbit_assets.assets.figures import RATE_DIGITS, written
 from upbit_assets.partitions import windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -68,8 +68,13 @@ def depths(last: sa.Subquery, side: str) -> sa.FromClause:
 
 def orderbook_stats_build(window: TimeWindow) -> sa.Select[Any]:
     silver, gold = tables.silver_orderbook_build, tables.gold_orderbook_stats
-    return sa.select(
-        silver.c.window_start,
-        rows_of(gold, gold.c.window_start, silver, window).label("gold_rows"),
-        silver.c.computed_at.label("silver_computed_at"),
-    ).where(within(silver, window))
+    ours = written(gold, gold.c.window_start, window)
+    return (
+        sa.select(
+            silver.c.window_start,
+            sa.func.coalesce(ours.c.rows, 0).label("gold_rows"),
+            silver.c.computed_at.label("silver_computed_at"),
+        )
+        .outerjoin_from(silver, ours, ours.c.window_start == silver.c.window_start)
+        .where(within(silver, window))
+    )
