@@ -22,7 +22,7 @@ from psycopg import sql
 
 from upbit_assets import retention
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import SEOUL
+from upbit_assets.partitions import SEOUL, WINDOW
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
@@ -204,9 +204,13 @@ class TestAfterwards:
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_nor_by_a_range_that_reaches_into_what_is_kept(self, dropped: str):
+        last = EDGE - WINDOW
+        put(last)
+        assert materialize("silver_ticker", first=last).success
+        assert drop_old_data().success
         before = rows(Database(), tables.silver_ticker)
-        result = materialize("silver_ticker", "gold_market_stats", first=OLD, last=MIDNIGHT)
-        assert f"in {OLD:%Y-%m-%d-%H:%M} was dropped" in said(result)
+        result = materialize("silver_ticker", "gold_market_stats", first=last, last=EDGE)
+        assert f"in {last:%Y-%m-%d-%H:%M} was dropped" in said(result)
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):
