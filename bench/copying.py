@@ -12,6 +12,7 @@ from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, span, tickers
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.assets.snapshots import as_records
 from upbit_assets.postgres import tables
+from upbit_assets.postgres.copy import cursor as driver_cursor
 from upbit_assets.postgres.io_manager import insert
 from upbit_assets.upbit.replies import Reply, split
 
@@ -87,9 +88,10 @@ def snapshot(stage: Stage) -> list[Result]:
         lines = [f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs]
         made = "".join(lines).encode()
 
-        def copied() -> None:
+        def copied() -> None:  # over the same connection: another's server process would be elsewhere in the caches
             with (
-                market_data.connection.cursor() as cursor,
+                connection.begin(),
+                driver_cursor(connection) as cursor,
                 cursor.copy(f"COPY bronze.ticker_raw ({columns}) FROM STDIN") as copy,
             ):
                 copy.write(made)
