@@ -1,5 +1,6 @@
 """The whole stack on one machine, in the foreground: what `make demo` and `make up` run."""
 
+import ctypes
 import fcntl
 import json
 import os
@@ -33,6 +34,7 @@ from upbit_assets.settings import setting
 UI_PORT, BOARD_PORT, EXCHANGE_PORT = 3000, 8501, 8766
 READY_WITHIN = 120
 PATIENCE = 20  # seconds a process has to end by itself
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class StackError(click.ClickException):
@@ -109,7 +111,7 @@ def free_port(wanted: int) -> int:
 
 @dataclass
 class Process:
-    """A child in a process group of its own, so that it ends with all that it started."""
+    """A child in a process group of its own, so that it ends with all that it started; and with us, however we end."""
 
     name: str
     arguments: list[str]
@@ -124,6 +126,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
                 cwd=PROJECT,
             )
 
@@ -147,6 +150,12 @@ class Process:
         except ProcessLookupError:
             return
         self.child.wait()
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process where its parent is killed; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run(home: Path, *, demo: bool) -> None:

@@ -143,3 +143,9 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         os.kill(stack.process.pid, signal.SIGINT)
         assert stack.process.wait(60) == 0
         assert stack.processes() == []
+
+    with demo(tmp_path / "home", tmp_path / "third.txt") as stack:
+        until(lambda: "starting webserver" in stack.said)
+        stack.process.kill()
+        EmbeddedPostgres(stack.home / ".postgres").stop()  # which outlives it, as others may have attached
+        until(lambda: stack.processes() == [])
