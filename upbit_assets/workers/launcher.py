@@ -58,7 +58,7 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
     def terminate(self, run_id: str) -> bool:
         """Kill the run's process, whose transaction goes with it: Dagster tries an interrupted step again."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None:
+        if run is None or not on_a_worker(run):
             return False
         self._instance.report_run_canceling(run)
         task = self._task_of(run)
@@ -74,7 +74,7 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
         return self.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:  # of a command line
+        if not on_a_worker(run):
             return super().check_run_worker_health(run)
         task = self._task_of(run)
         if task.ready():  # the run is looked at once more before it is failed
@@ -87,3 +87,8 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
             return False
         worker = self.celery.control.inspect(destination=[task.info["hostname"]], timeout=ANSWER_SECONDS)
         return any(task.id in tasks for tasks in (worker.query_task(task.id) or {}).values())
+
+
+def on_a_worker(run: DagsterRun) -> bool:
+    """And not in a command line's own process."""
+    return DAGSTER_CELERY_TASK_ID_TAG in run.tags
