@@ -53,6 +53,27 @@ def test_a_new_window_is_there_within_two_seconds_of_its_commit(visitor: Visitor
     assert page.evaluate("window.untouched"), "the page was loaded again"
 
 
+def test_nothing_is_ranked_by_volatility_before_a_price_has_moved(visitor: Visitor, board_url: str, market: Market):
+    now = datetime.now(UTC)
+    put(
+        board_url,
+        {
+            tables.gold_market_stats: [
+                row | {"volatility": 0, "rank_volatility": 1} for row in figures(market, ["KRW-BTC", "KRW-ETH"], now)
+            ],
+            tables.gold_market_stats_build: [{"window_start": windows.at(now).start, "gold_rows": 2}],
+        },
+    )
+    tell(board_url)
+    page = ready(visitor.open())
+    expect(page.locator("#unmoved")).to_contain_text("아직 움직인 가격이 없습니다")
+    expect(page.locator("#volatility tbody tr")).to_have_count(0)
+    ask(board_url, "UPDATE gold.market_stats SET volatility = 1e-10 WHERE market = 'KRW-ETH'")
+    tell(board_url)
+    expect(page.locator("#volatility tbody tr")).to_have_count(1)
+    expect(page.locator("#unmoved")).to_be_hidden()
+
+
 def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Visitor, board_url: str, market: Market):
     at = datetime.now(UTC)
     start = windows.at(at).start

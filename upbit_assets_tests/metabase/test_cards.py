@@ -192,6 +192,22 @@ def test_volatility_rank_begins_with_the_most_volatile(reader):
     assert last[0] == 11
 
 
+def test_volatility_rank_stays_with_the_window_before_until_a_price_has_moved(reader):
+    before = rows(reader, "volatility_rank")
+    reader.execute("RESET ROLE")
+    reader.execute(
+        """INSERT INTO gold.market_stats (ingested_at, window_start, market, trade_price, daily_volume, rank_volume,
+                                          rank_volatility, turnover, quote_currency, change_rate, volatility,
+                                          window_high, window_low)
+           VALUES (%(now)s, %(now)s, 'KRW-C1', 1, 1, 1, 1, 1, 'KRW', 0, 0, 1, 1)""",
+        {"now": NOW},
+    )
+    reader.execute("UPDATE gold.market_stats_build SET gold_rows = 1 WHERE window_start = %s", [NOW])
+    assert rows(reader, "volatility_rank") == before
+    reader.execute("UPDATE gold.market_stats SET volatility = 1e-10 WHERE window_start = %s", [NOW])
+    assert [row[1] for row in rows(reader, "volatility_rank")] == ["KRW-C1"]
+
+
 def test_turnover_by_quote_adds_up_each_currency_and_counts_what_has_no_rate(reader):
     assert rows(reader, "turnover_by_quote") == [
         ("KRW", Decimal("55000000000001.2345678901234567890"), 10, 0),

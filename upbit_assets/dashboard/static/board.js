@@ -142,14 +142,20 @@ function drawMarkets() {
   const { markets, market: chosen } = state;
   const turnover = { chosen, rank: (one) => one.rank_volume, last: (one) => won(one.turnover_krw, language.get()), share: share(markets, "turnover_krw") };
   marketRows(byId("top10").querySelector("tbody"), markets.slice(0, 10), turnover);
-  const volatile = [...markets].sort((a, b) => a.rank_volatility - b.rank_volatility || (a.market < b.market ? -1 : 1)).slice(0, 10);
+  const volatile = markets.filter(moved).sort((a, b) => a.rank_volatility - b.rank_volatility || (a.market < b.market ? -1 : 1)).slice(0, 10);
   marketRows(byId("volatility").querySelector("tbody"), volatile, {
     chosen, rank: (one) => one.rank_volatility, last: (one) => figure(one.volatility, percent(one.volatility, { sign: false })), share: share(volatile, "volatility"),
   });
+  byId("unmoved").hidden = volatile.length > 0 || !markets.length;
   if (!byId("all").hidden) marketRows(byId("all").querySelector("tbody"), markets, turnover);
   else map?.draw(markets, chosen, language.get());
   byId("window").textContent = state.status?.window_start ? said().window(minuteOf(state.status.window_start)) : "";
   byId("codes").replaceChildren(...markets.map((one) => element("option", { value: one.market })));
+}
+
+/** Whether it has a place in the volatility ranking: in a window's first snapshot no price has moved, and all would be first. */
+function moved(one) {
+  return Number(one.volatility) > 0;
 }
 
 /** How long the bar is: pixels, not a figure. */
@@ -179,7 +185,7 @@ function facts(one) {
     ["vwap10", one.vwap === null ? figure(null) : figure(one.vwap, brief(one.vwap))],
     ["low10", price(one.window_low)],
     ["high10", price(one.window_high)],
-    ["volatilityShort", figure(one.volatility, percent(one.volatility, { sign: false })), element("span", { class: "unit" }, ` ${said().ranked(one.rank_volatility, count)}`)],
+    ["volatilityShort", figure(one.volatility, percent(one.volatility, { sign: false })), moved(one) && element("span", { class: "unit" }, ` ${said().ranked(one.rank_volatility, count)}`)].filter(Boolean),
     ["rankTurnover", said().ranked(one.rank_volume, count)],
   ];
 }
