@@ -3,10 +3,11 @@ SELECT s.rank_volatility AS "순위", s.market AS "종목", s.volatility AS "변
 FROM (
   SELECT recent.window_start
   FROM (SELECT window_start FROM gold.market_stats_build WHERE gold_rows > 0 ORDER BY window_start DESC LIMIT 2) recent
-  WHERE EXISTS (
-    SELECT FROM gold.market_stats moved
-    WHERE moved.window_start = recent.window_start AND moved.volatility > 0
-      AND moved.ingested_at >= recent.window_start AND moved.ingested_at < recent.window_start + interval '10 minutes')
+  CROSS JOIN LATERAL (
+    SELECT FROM gold.market_stats s
+    WHERE s.window_start = recent.window_start AND s.volatility > 0
+      AND s.ingested_at >= recent.window_start AND s.ingested_at < recent.window_start + interval '10 minutes'
+    LIMIT 1) moved
   ORDER BY recent.window_start DESC LIMIT 1
 ) newest
 JOIN gold.market_stats s
