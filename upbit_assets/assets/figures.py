@@ -24,7 +24,7 @@ def rank(figure: sa.ColumnElement[Any], window: sa.ColumnElement[Any]) -> sa.Col
     return sa.func.rank().over(partition_by=window, order_by=figure.desc().nulls_last())
 
 
-def written(gold: sa.Table, start: sa.ColumnElement[Any], window: TimeWindow) -> sa.Subquery:
-    """How many `rows` of gold were just written for each `window_start`; none for a window without any."""
+def written(start: sa.Column[Any], window: TimeWindow) -> sa.Subquery:
+    """How many `rows` of gold were just written for each window, which gold says in `start`."""
     rows = sa.select(start.label("window_start"), sa.func.count().label("rows"))
-    return rows.where(within(gold, window)).group_by(start).subquery("written")
+    return rows.where(within(start.table, window)).group_by(start).subquery("written")

@@ -104,8 +104,8 @@ def traded_whole(trade: sa.Subquery, window: TimeWindow) -> sa.Subquery:
 
 def market_daily_build(window: TimeWindow) -> sa.Select[Any]:
     """Which candles and trades each day was computed from, so that newer ones are noticed."""
-    candle, trade, gold = tables.silver_candle_build, tables.silver_trade_build, tables.gold_market_daily
-    ours = written(gold, gold.c.day, window)
+    candle, trade = tables.silver_candle_build, tables.silver_trade_build
+    ours = written(tables.gold_market_daily.c.day, window)
     return (
         sa.select(
             candle.c.window_start,

@@ -120,8 +120,8 @@ def snapshots(silver: sa.Subquery, name: str) -> sa.Subquery:
 
 def market_stats_build(window: TimeWindow) -> sa.Select[Any]:
     """Which silver each window was computed from, so that a newer one is noticed."""
-    silver, gold = tables.silver_ticker_build, tables.gold_market_stats
-    earlier, ours = silver.alias("earlier"), written(gold, gold.c.window_start, window)
+    silver, ours = tables.silver_ticker_build, written(tables.gold_market_stats.c.window_start, window)
+    earlier = silver.alias("earlier")
     return (
         sa.select(
             silver.c.window_start,

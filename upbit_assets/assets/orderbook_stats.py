@@ -67,8 +67,7 @@ def depths(last: sa.Subquery, side: str) -> sa.FromClause:
 
 
 def orderbook_stats_build(window: TimeWindow) -> sa.Select[Any]:
-    silver, gold = tables.silver_orderbook_build, tables.gold_orderbook_stats
-    ours = written(gold, gold.c.window_start, window)
+    silver, ours = tables.silver_orderbook_build, written(tables.gold_orderbook_stats.c.window_start, window)
     return (
         sa.select(
             silver.c.window_start,
