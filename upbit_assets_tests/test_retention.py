@@ -204,13 +204,13 @@ class TestAfterwards:
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_nor_by_a_range_that_reaches_into_what_is_kept(self, dropped: str):
-        last = EDGE - WINDOW
-        put(last)
-        assert materialize("silver_ticker", first=last).success
+        last_dropped = EDGE - WINDOW
+        put(last_dropped)
+        assert materialize("silver_ticker", first=last_dropped).success
         assert drop_old_data().success
         before = rows(Database(), tables.silver_ticker)
-        result = materialize("silver_ticker", "gold_market_stats", first=last, last=EDGE)
-        assert f"in {last:%Y-%m-%d-%H:%M} was dropped" in said(result)
+        result = materialize("silver_ticker", "gold_market_stats", first=last_dropped, last=EDGE)
+        assert f"in {last_dropped:%Y-%m-%d-%H:%M} was dropped" in said(result)
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):

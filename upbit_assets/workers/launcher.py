@@ -56,7 +56,10 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
         return cls(**celery_options(), inst_data=inst_data)
 
     def terminate(self, run_id: str) -> bool:
-        """Kill the run's process, whose transaction goes with it: Dagster tries an interrupted step again."""
+        """Kill the run's process, whose transaction goes with it: Dagster tries an interrupted step again.
+
+        False for a command line's own process, which is out of reach here.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or not on_a_worker(run):
             return False
@@ -90,5 +93,5 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
 
 
 def on_a_worker(run: DagsterRun) -> bool:
-    """And not in a command line's own process."""
+    """Whether it is on a worker, or in a command line's own process."""
     return DAGSTER_CELERY_TASK_ID_TAG in run.tags

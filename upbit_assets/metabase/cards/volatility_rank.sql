@@ -4,9 +4,9 @@ FROM (
   SELECT recent.window_start
   FROM (SELECT window_start FROM gold.market_stats_build WHERE gold_rows > 0 ORDER BY window_start DESC LIMIT 2) recent
   CROSS JOIN LATERAL (
-    SELECT FROM gold.market_stats s
-    WHERE s.window_start = recent.window_start AND s.volatility > 0
-      AND s.ingested_at >= recent.window_start AND s.ingested_at < recent.window_start + interval '10 minutes'
+    SELECT FROM gold.market_stats one
+    WHERE one.window_start = recent.window_start AND one.volatility > 0
+      AND one.ingested_at >= recent.window_start AND one.ingested_at < recent.window_start + interval '10 minutes'
     LIMIT 1) moved
   ORDER BY recent.window_start DESC LIMIT 1
 ) newest
