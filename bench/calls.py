@@ -65,7 +65,7 @@ def exchange() -> Iterator[str]:
 
 def fetch(url: str, last: float) -> list[tuple[float, float]]:
     """Pages of a market's candles until `last`: when each call began and ended. A 429 raises Refused."""
-    with UpbitClient(url, patient=True, attempts=1) as client, ThreadPoolExecutor(THREADS) as threads:
+    with UpbitClient(url, background=True, attempts=1) as client, ThreadPoolExecutor(THREADS) as threads:
 
         def pages(number: int) -> list[tuple[float, float]]:
             calls: list[tuple[float, float]] = []

@@ -78,7 +78,7 @@ class History:
                 return
             claimed, stuck = False, list[NoProgress]()
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
-            with exchange.client(patient=span.end <= datetime.now(UTC)) as client:
+            with exchange.client(background=span.end <= datetime.now(UTC)) as client:
                 try:
                     for page in side_by_side((self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE):
                         if page.reply and not claimed:

@@ -32,7 +32,7 @@ _CHUNK = 64 * 1024
 class UpbitClient:
     """Upbit's public (quotation) REST interface; needs no key. Use it as a context manager, from up to ten threads.
 
-    All clients of this machine share the exchange's limits (see Limits). A `patient` one, which fetches history,
+    All clients of this machine share the exchange's limits (see Limits). A `background` one, which fetches history,
     makes only the calls that no other waits to make.
 
     All times are in seconds. What may pass is tried again, up to `attempts` times within `deadline`, after
@@ -53,14 +53,14 @@ class UpbitClient:
         attempts: int = 5,
         deadline: float = 60,
         max_bytes: int = 64 * 2**20,
-        patient: bool = False,
+        background: bool = False,
         limits: Limits | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout, read_timeout)
         self._deadline, self._max_bytes = deadline, max_bytes
-        self._limits, self._patient = limits or Limits(_without_login(self._base_url)), patient
+        self._limits, self._background = limits or Limits(_without_login(self._base_url)), background
         self._session = requests.Session()
         self._session.headers.update(
             {
@@ -142,7 +142,7 @@ class UpbitClient:
         return self._retrying(self._once, group, path, params)
 
     def _once(self, group: str, path: str, params: dict[str, str | int | None]) -> Reply:
-        turn = self._limits.wait(group, patient=self._patient)
+        turn = self._limits.acquire(group, background=self._background)
         began = time.monotonic()
         with self._send(group, turn, path, params) as response:
             body, broken = _read(response, self._max_bytes, began + self._deadline)
@@ -175,7 +175,7 @@ class UpbitClient:
         except requests.RequestException as error:
             raise Unreachable(_without_login(self._base_url), error) from error
         finally:
-            self._limits.learn(group, turn, remaining, exceeded=status == 429)
+            self._limits.record_response(group, turn, remaining, exceeded=status == 429)
         return response
 
     def _block(self, body: bytes, now: datetime) -> Blocked:

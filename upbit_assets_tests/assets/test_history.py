@@ -65,9 +65,9 @@ def _small_and_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Small pages, and a client that waits less before it tries again."""
 
-    def hurried(_: Exchange, *, patient: bool = False) -> UpbitClient:
+    def hurried(_: Exchange, *, background: bool = False) -> UpbitClient:
         url = os.environ["UPBIT_API_URL"]
-        return UpbitClient(url, attempts=2, patient=patient, sleep=lambda seconds: time.sleep(seconds / 50))
+        return UpbitClient(url, attempts=2, background=background, sleep=lambda seconds: time.sleep(seconds / 50))
 
     patch.setattr(Exchange, "client", hurried)
     patch.setattr(pages, "CANDLES_A_PAGE", A_PAGE)

@@ -162,7 +162,7 @@ def test_a_block_holds_for_all_clients_of_the_exchange(exchange, client):
     exchange.answers = [Answer(b"blocked for 90 seconds", 418), GOOD]
     with pytest.raises(Blocked):
         client.tickers()
-    with UpbitClient(exchange.url + "/", patient=True) as another, pytest.raises(Blocked, match="90 seconds"):
+    with UpbitClient(exchange.url + "/", background=True) as another, pytest.raises(Blocked, match="90 seconds"):
         another.candles("days", "KRW-BTC")
     assert len(exchange.requests) == 1
 
@@ -310,8 +310,8 @@ def test_a_call_that_got_no_answer_gives_its_place_back(waits):
     assert len(waits) == 1, "the second attempt was made"
 
 
-def test_threads_fetch_through_one_patient_client_as_fast_as_is_permitted():
-    with running(market_count=3) as handle, UpbitClient(handle.url, patient=True, attempts=1) as client:
+def test_threads_fetch_through_one_background_client_as_fast_as_is_permitted():
+    with running(market_count=3) as handle, UpbitClient(handle.url, background=True, attempts=1) as client:
         client.orderbook(["KRW-BTC"])
         began = time.monotonic()
         with ThreadPoolExecutor(4) as threads:

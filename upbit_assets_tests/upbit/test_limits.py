@@ -54,22 +54,22 @@ def limits(url, clock) -> Limits:
 
 def waited(limits: Limits, clock: Clock, group: str = "ticker") -> float:
     before = clock.now
-    return limits.wait(group) - before
+    return limits.acquire(group) - before
 
 
 def test_used_up_means_waiting_for_the_next_second(limits, clock):
-    limits.learn("ticker", limits.wait("ticker"), TOLD.format(0))
+    limits.record_response("ticker", limits.acquire("ticker"), TOLD.format(0))
     assert waited(limits, clock, "market") == 0
     assert 1 <= waited(limits, clock) < 1.01
 
 
 def test_a_429_means_waiting_for_the_next_second_whatever_the_header_says(limits, clock):
-    limits.learn("ticker", limits.wait("ticker"), TOLD.format(9), exceeded=True)
+    limits.record_response("ticker", limits.acquire("ticker"), TOLD.format(9), exceeded=True)
     assert 1 <= waited(limits, clock) < 1.01
 
 
 def test_calls_of_others_at_the_same_address_count(limits, clock):
-    limits.learn("ticker", limits.wait("ticker"), TOLD.format(2))
+    limits.record_response("ticker", limits.acquire("ticker"), TOLD.format(2))
     assert [waited(limits, clock) > 0 for _ in range(3)] == [False, False, True]
 
 
@@ -78,7 +78,7 @@ def test_without_a_readable_header_it_is_ten_a_second(limits, clock, header):
     waits = []
     for _ in range(21):
         waits.append(waited(limits, clock))
-        limits.learn("ticker", clock.now, header)
+        limits.record_response("ticker", clock.now, header)
     assert [number for number, wait in enumerate(waits) if wait] == [10, 20]
     assert all(1 <= waits[number] < 1.01 for number in (10, 20))
 
@@ -89,7 +89,7 @@ def test_machines_behind_one_address_take_their_parts(url, clock, monkeypatch):
     waits = []
     for _ in range(4):
         waits.append(waited(limits, clock))
-        limits.learn("ticker", clock.now)
+        limits.record_response("ticker", clock.now)
     assert [wait > 0 for wait in waits] == [False, False, False, True]
 
 
@@ -111,37 +111,37 @@ class World:
     lost: float = 0  # the part of the calls whose caller is killed
     calls: Calls = field(default_factory=Calls)
     counted: Counter[int] = field(default_factory=Counter)
-    granted: list[tuple[float, bool, float]] = field(default_factory=list)  # when, patient, asked since
+    granted: list[tuple[float, bool, float]] = field(default_factory=list)  # when, background, asked since
 
-    def run(self, patient: int, live_every: float, seconds: float) -> None:
+    def run(self, background: int, live_every: float, seconds: float) -> None:
         dice, order, told = random.Random(self.seed), count(), {}
-        events = [(1000 + dice.random() / 10, next(order), "ask", True, 0.0) for _ in range(patient)]
+        events = [(1000 + dice.random() / 10, next(order), "ask", True, 0.0) for _ in range(background)]
         if live_every:
             events += [
                 (1000 + at * live_every, next(order), "ask", False, 0.0) for at in range(int(seconds / live_every))
             ]
         heapq.heapify(events)
         while events and events[0][0] < 1000 + seconds:
-            now, key, what, is_patient, at = heapq.heappop(events)
+            now, key, what, is_background, at = heapq.heappop(events)
             self.calls = Calls.loads(self.calls.dumps())
             if what == "ask":
                 since = at or now
-                if wait := self.calls.take(now, 10, since, patient=is_patient):
+                if wait := self.calls.acquire(now, 10, since, background=is_background):
                     late = dice.random() / 1000
-                    heapq.heappush(events, (now + wait + late, next(order), "ask", is_patient, since))
+                    heapq.heappush(events, (now + wait + late, next(order), "ask", is_background, since))
                     continue
-                self.granted.append((now, is_patient, since))
+                self.granted.append((now, is_background, since))
                 there = now + dice.random() * self.latency
-                heapq.heappush(events, (there, key, "count", is_patient, now))
+                heapq.heappush(events, (there, key, "count", is_background, now))
             elif what == "count":
                 second = floor(now * (1 + self.drift) + self.phase)
                 self.counted[second] += 1
                 told[key] = 10 - self.counted[second]
                 if dice.random() >= self.lost:
-                    heapq.heappush(events, (now + dice.random() * self.latency, key, "answer", is_patient, at))
+                    heapq.heappush(events, (now + dice.random() * self.latency, key, "answer", is_background, at))
             else:
-                self.calls.answer(now, 10, at, max(0, told[key]))
-                if is_patient:
+                self.calls.record_response(now, 10, at, max(0, told[key]))
+                if is_background:
                     heapq.heappush(events, (now, next(order), "ask", True, 0.0))
 
 
@@ -155,17 +155,18 @@ seeds = st.integers(0, 2**32)
     phases, drifts, st.floats(0, 3), seeds, st.integers(1, 20), st.sampled_from([0, 0.3, 7]), st.sampled_from([0, 0.1])
 )
 def test_whatever_the_interleaving_no_second_of_the_exchange_sees_more_than_ten_calls(
-    phase, drift, latency, seed, patient, live_every, lost
+    phase, drift, latency, seed, background, live_every, lost
 ):
     world = World(phase, drift, latency, seed, lost)
-    world.run(patient, live_every, 10)
+    world.run(background, live_every, 10)
     assert max(world.counted.values()) <= 10
 
 
 @settings(max_examples=8, deadline=None)
-@given(phases, drifts, st.floats(0.001, 0.2), seeds)
-@example(0.34718567846124326, 0.0002654686720081584, 0.2, 1218610004)  # the first edge seen tells almost nothing
-def test_history_takes_95_per_cent_of_what_is_permitted(phase, drift, latency, seed):
+@given(phases, drifts, st.floats(0.001, 0.06), seeds)
+def test_history_takes_95_per_cent_of_what_is_permitted_at_round_trips_of_up_to_60_milliseconds(
+    phase, drift, latency, seed
+):
     world = World(phase, drift, latency, seed)
     world.run(8, live_every=0, seconds=100)
     assert max(world.counted.values()) <= 10
@@ -174,33 +175,35 @@ def test_history_takes_95_per_cent_of_what_is_permitted(phase, drift, latency, s
 
 @settings(max_examples=8, deadline=None)
 @given(phases, seeds, st.integers(1, 50), st.sampled_from([0.25, 0.9]))
-def test_a_live_caller_goes_before_any_number_of_patient_ones(phase, seed, patient, live_every):
+def test_a_live_caller_goes_before_any_number_of_background_ones(phase, seed, background, live_every):
     world = World(phase, 0, 0.05, seed)
-    world.run(patient, live_every, 5)
-    lives = [(since, at) for at, is_patient, since in world.granted if not is_patient]
-    patients = [at for at, is_patient, _ in world.granted if is_patient]
-    assert not [at for since, until in lives for at in patients if since < at < until]
+    world.run(background, live_every, 5)
+    lives = [(since, at) for at, is_background, since in world.granted if not is_background]
+    background_moments = [at for at, is_background, _ in world.granted if is_background]
+    assert not [at for since, until in lives for at in background_moments if since < at < until]
     assert max(at - since for since, at in lives) < 1.2
-    assert len(patients) > 5 * (9 - 1 / live_every), "and they don't starve"
+    assert len(background_moments) > 5 * (9 - 1 / live_every), "and they don't starve"
 
 
-pairs = st.tuples(st.floats(), st.floats())
-states = st.tuples(st.lists(pairs), st.lists(pairs), st.lists(pairs), pairs, st.floats(), st.floats()).map(json.dumps)
+states = st.builds(
+    lambda under_way, answered, waiting: json.dumps({"under_way": under_way, "answered": answered, "waiting": waiting}),
+    *(st.lists(st.floats()), st.lists(st.floats()), st.lists(st.tuples(st.floats(), st.floats()))),
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1000, 2000), st.text() | states)
 @example(1000.0, "[" * 5000)
-@example(1000.0, "[[],[],[],[-1e308,-1e308],0,0]")
+@example(1000.0, '{"answered": [-1e308, 1e308], "waiting": [[1000, 1000]]}')
 def test_a_state_that_is_none_stops_no_one(now, text):
     calls = Calls.loads(text)
-    calls.take(now, 10, now, patient=False)
-    calls.answer(now, 10, now, 9)
-    calls.answer(now, 10, now, 9)
+    calls.acquire(now, 10, now, background=False)
+    calls.record_response(now, 10, now, 9)
+    calls.record_response(now, 10, now, 9)
     for later in range(20):
         calls = Calls.loads(calls.dumps())
-        calls.take(now + later, 10, now + later, patient=False)
-    assert calls.under_way[-1][0] == now + 19
+        calls.acquire(now + later, 10, now + later, background=False)
+    assert calls.under_way[-1] == now + 19
 
 
 def run(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -213,8 +216,8 @@ def test_processes_and_their_threads_share_the_second(url):
 from concurrent.futures import ThreadPoolExecutor
 limits = Limits(url)
 def call(_):
-    at = limits.wait("candle")
-    limits.learn("candle", at)
+    at = limits.acquire("candle")
+    limits.record_response("candle", at)
     print(f"{at}\\n", end="")
 list(ThreadPoolExecutor(4).map(call, range(8)))
 """
@@ -225,23 +228,25 @@ list(ThreadPoolExecutor(4).map(call, range(8)))
 
 
 def test_a_killed_process_leaves_the_limit_whole(url):
-    with run("limits = Limits(url)\nfor _ in range(3): limits.wait('candle')\nprint()\ntime.sleep(60)", url) as calls:
+    with run(
+        "limits = Limits(url)\nfor _ in range(3): limits.acquire('candle')\nprint()\ntime.sleep(60)", url
+    ) as calls:
         assert calls.stdout
         calls.stdout.readline()
         calls.kill()
     limits = Limits(url)
-    moments = [limits.wait("candle") for _ in range(7)]
+    moments = [limits.acquire("candle") for _ in range(7)]
     for at in moments:
-        limits.learn("candle", at)
+        limits.record_response("candle", at)
     assert moments[-1] - moments[0] < 0.5
-    assert limits.wait("candle") - moments[-1] >= 1
+    assert limits.acquire("candle") - moments[-1] >= 1
 
 
 def test_a_process_killed_while_it_counts_leaves_what_others_can_read(url):
     code = """
 limits = Limits(url, 10**6)
 print(flush=True)
-while True: limits.learn("candle", limits.wait("candle"), "sec=999999")
+while True: limits.record_response("candle", limits.acquire("candle"), "sec=999999")
 """
     with run(code, url) as counting:
         assert counting.stdout
@@ -249,7 +254,7 @@ while True: limits.learn("candle", limits.wait("candle"), "sec=999999")
         time.sleep(0.05)
         counting.kill()
     file = Path(os.environ["UPBIT_LIMITS_DIR"], Limits(url)._name("calls of candle"))
-    assert len(json.loads(file.read_text().partition("\n")[0])) == 6
+    assert set(json.loads(file.read_text().partition("\n")[0])) == {"under_way", "answered", "waiting"}
 
 
 def test_a_block_that_one_process_met_stops_another(url):
@@ -260,7 +265,7 @@ Limits(url).block(Blocked(datetime.fromisoformat("{until.isoformat()}"), "stop i
 """
     assert run(code, url).wait() == 0
     with pytest.raises(Blocked, match="'stop it'") as caught:
-        Limits(url).wait("candle")
+        Limits(url).acquire("candle")
     assert caught.value.until == until
 
 
@@ -269,7 +274,7 @@ def test_a_block_is_not_shortened_by_another_that_does_not_say_until_when(limits
     limits.block(Blocked(now + timedelta(hours=1), "an hour"), now)
     limits.block(Blocked(None, ""), now)
     with pytest.raises(Blocked, match="an hour"):
-        limits.wait("candle")
+        limits.acquire("candle")
 
 
 @pytest.fixture
@@ -287,7 +292,7 @@ def shared_between_two(url: str) -> bool:
 
 
 def test_the_folder_is_made_for_this_user_alone(folder, url):
-    Limits(url).wait("candle")
+    Limits(url).acquire("candle")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
 
