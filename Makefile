@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-compose test-celery lint bench screenshots vendor secrets backup restore install \
-  install-dev lock clean
+  install-dev install-clients lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ up: install ## everything, against the real exchange
 down: install ## stop an embedded database that plain Dagster commands started
 	@$(BIN)/upbit-assets down
 
-test: install-dev ## the whole test suite, on a real PostgreSQL that it starts itself
+test: install-dev install-clients ## the whole test suite, on a real PostgreSQL that it starts itself
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-compose: install-dev ## docker compose, for real: every service brought up, killed and healed; needs Docker
@@ -28,8 +28,13 @@ test-compose: install-dev ## docker compose, for real: every service brought up,
 test-celery: install-dev ## runs on workers, for real, and a worker killed; needs redis-server
 	@$(BIN)/python -m pytest upbit_assets_tests/scaling/workers.py --numprocesses=0 --timeout=600 $(ARGS)
 
-lint: install-dev ## ruff and mypy
+lint: install-dev ## ruff and mypy; and that tests and workers run on the versions that users get
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@for lock in requirements-dev.lock deploy/celery/requirements.lock; do \
+	  grep -oE '^[^ ]+==[^ ]+' requirements.lock | while read -r pin; do \
+	    grep -qF "$$pin " $$lock || echo "$$lock is without $$pin of requirements.lock; run: make lock"; \
+	  done; done | { ! grep .; }
+	@! grep -n '://' *.lock deploy/*/*.lock || { echo "A lock file names a server."; exit 1; }
 
 bench: install-dev ## measure what people wait for, and write docs/bench.md
 	@$(BIN)/python -m bench
@@ -60,6 +65,8 @@ install: .venv/.runtime ## only the environment: .venv with the locked dependenc
 
 install-dev: .venv/.dev
 
+install-clients: .venv-clients/.installed
+
 # pip alone, so that a company's pip.conf and package mirror are obeyed
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set one with: make PYTHON=/path/to/python3"; exit 1; }
@@ -77,12 +84,20 @@ install-dev: .venv/.dev
 	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# clients of the exchange, which pin what this project leaves free
+.venv-clients/.installed: requirements-clients.lock | .venv/bin/python
+	@echo "Installing the locked clients of the exchange that the tests run ..."
+	@$(BIN)/python -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install -q --no-deps --require-hashes -r requirements-clients.lock
+	@touch $@
+
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+  --no-annotate --upgrade
 lock: install-dev ## renew the lock files from pyproject.toml
-	@for lock in "requirements.lock --extra build" "deploy/celery/requirements.lock --extra build --extra celery" \
-	  "requirements-dev.lock --extra build --extra dev --extra celery"; do \
-	  set -- $$lock; file=$$1; shift; \
-	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --no-annotate --upgrade pyproject.toml $$@ -o $$file; done
+	@$(COMPILE) pyproject.toml --extra build -o requirements.lock
+	@$(COMPILE) pyproject.toml --extra build --extra celery -c requirements.lock -o deploy/celery/requirements.lock
+	@$(COMPILE) pyproject.toml --extra build --extra dev --extra celery -c requirements.lock -o requirements-dev.lock
+	@$(COMPILE) --group clients -o requirements-clients.lock
 
 clean: ## remove the environment; the data stays
-	@rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf .venv .venv-clients *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,11 +1,16 @@
+import os
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import count
 
+import execnet
 import pytest
 
+from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.sandbox.server import Handle, running
 
+CLIENTS = PROJECT / ".venv-clients" / "bin" / "python"
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
 
 
@@ -20,3 +25,19 @@ def shared() -> Iterator[Handle]:
 def exchange(shared: Handle) -> Handle:
     shared.faults.clear()
     return shared
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[execnet.Gateway]:
+    """A Python that has the exchange's own SDK and ccxt, which want other versions of libraries than this project.
+
+    `clients.remote_exec(function, **arguments)` runs there a function that imports what it needs and begins with a
+    channel, has no comprehension and takes no globals; what it sends, simple types only, the call's `receive` gives.
+    """
+    if not CLIENTS.exists():
+        advice = "The exchange's clients are not installed; run: make install-clients"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
+    # they call the exchange on this machine, and some would ask a proxy for it
+    gateway = execnet.makegateway(f"popen//python={shlex.quote(str(CLIENTS))}//env:no_proxy=*")
+    yield gateway
+    gateway.exit()

@@ -1,76 +1,107 @@
 """Clients written for the real exchange read the offline one."""
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 
-import ccxt
 import pytest
-from upbit import NotFoundError, Upbit
+from execnet import RemoteError
 
 from .conftest import AT
 
 
-@pytest.fixture
-def sdk(exchange):
-    return Upbit(base_url=exchange.url, max_retries=0, _strict_response_validation=True)
+def call_sdk(channel, url, method, arguments):
+    import json
+    from operator import attrgetter, methodcaller
+
+    from upbit import Upbit
+
+    sdk = Upbit(base_url=url, max_retries=0, _strict_response_validation=True)
+    reply = attrgetter(method)(sdk)(**arguments)
+    channel.send(json.dumps(list(map(methodcaller("model_dump", exclude_unset=True), reply))))
+
+
+def call_ccxt(channel, url, method, arguments):
+    import json
+
+    import ccxt
+
+    bot = ccxt.upbit({"urls": {"api": {"public": url, "private": url}}})
+    channel.send(json.dumps(getattr(bot, method)(*arguments)))
 
 
 @pytest.fixture
-def bot(exchange):
-    return ccxt.upbit({"urls": {"api": {"public": exchange.url, "private": exchange.url}}})
+def sdk(exchange, clients):
+    """The rows that a method of the exchange's own SDK gives."""
+
+    def call(method, **arguments):
+        channel = clients.remote_exec(call_sdk, url=exchange.url, method=method, arguments=arguments)
+        return json.loads(channel.receive(60))
+
+    return call
+
+
+@pytest.fixture
+def bot(exchange, clients):
+    """What a method of ccxt gives."""
+
+    def call(method, *arguments):
+        channel = clients.remote_exec(call_ccxt, url=exchange.url, method=method, arguments=arguments)
+        return json.loads(channel.receive(60))
+
+    return call
 
 
 def decimals(row, truth, names):
-    assert [Decimal(getattr(row, name)) for name in names.split()] == [truth[name] for name in names.split()]
+    assert [Decimal(row[name]) for name in names.split()] == [truth[name] for name in names.split()]
 
 
 def test_the_exchanges_own_sdk_reads_trades(exchange, sdk):
-    rows, truth = sdk.trades.list(market="BTC-ETH", count=9), exchange.market.trades("BTC-ETH", AT, count=9)
+    rows, truth = sdk("trades.list", market="BTC-ETH", count=9), exchange.market.trades("BTC-ETH", AT, count=9)
     for row, true in zip(rows, truth, strict=True):
         decimals(row, true, "trade_price trade_volume prev_closing_price change_price")
-        assert (row.sequential_id, row.ask_bid, row.timestamp) == (
-            true["sequential_id"],
-            true["ask_bid"],
-            true["timestamp"],
-        )
-    (older,) = sdk.trades.list(market="BTC-ETH", cursor=str(rows[-2].sequential_id))
+        for name in ("sequential_id", "ask_bid", "timestamp"):
+            assert row[name] == true[name]
+    (older,) = sdk("trades.list", market="BTC-ETH", cursor=str(rows[-2]["sequential_id"]))
     assert older == rows[-1]
-    assert sdk.trades.list(market="BTC-ETH", days_ago=1, to="120000")[0].trade_date_utc == "2026-07-29"
+    assert sdk("trades.list", market="BTC-ETH", days_ago=1, to="120000")[0]["trade_date_utc"] == "2026-07-29"
 
 
 def test_the_exchanges_own_sdk_reads_order_books(exchange, sdk):
-    (book,), truth = sdk.orderbooks.list(markets="KRW-BTC"), exchange.market.orderbook("KRW-BTC", AT)
+    (book,), truth = sdk("orderbooks.list", markets="KRW-BTC"), exchange.market.orderbook("KRW-BTC", AT)
     decimals(book, truth, "total_ask_size total_bid_size")
-    for unit, true in zip(book.orderbook_units, truth["orderbook_units"], strict=True):
+    for unit, true in zip(book["orderbook_units"], truth["orderbook_units"], strict=True):
         decimals(unit, true, "bid_price bid_size ask_price ask_size")
-    (instrument,) = sdk.orderbooks.list_instruments(markets="KRW-BTC")
-    assert instrument.model_dump() == exchange.market.instrument("KRW-BTC", AT)
+    assert sdk("orderbooks.list_instruments", markets="KRW-BTC") == [exchange.market.instrument("KRW-BTC", AT)]
 
 
-def test_the_exchanges_own_sdk_reads_candles(exchange, sdk):
-    read = sdk.candles
-    for rows, unit in (
-        (read.list_seconds(market="BTC-ETH", count=3), "seconds"),
-        (read.list_minutes(15, market="BTC-ETH", count=3), "minutes/15"),
-        (read.list_days(market="BTC-ETH", count=3, converting_price_unit="KRW"), "days"),
-        (read.list_weeks(market="BTC-ETH", count=3), "weeks"),
-        (read.list_months(market="BTC-ETH", count=3), "months"),
-        (read.list_years(market="BTC-ETH", count=3), "years"),
-    ):
-        truth = exchange.market.candles("BTC-ETH", AT, unit, count=3, converted=True)
-        for row, true in zip(rows, truth, strict=True):
-            decimals(row, true, "opening_price high_price low_price trade_price")
-            decimals(row, true, "candle_acc_trade_price candle_acc_trade_volume")
-            assert row.candle_date_time_utc == true["candle_date_time_utc"]
-            assert set(row.model_dump(exclude_unset=True)) == set(true)
+@pytest.mark.parametrize(
+    ("method", "unit", "arguments"),
+    [
+        ("list_seconds", "seconds", {}),
+        ("list_minutes", "minutes/15", {"unit": 15}),
+        ("list_days", "days", {"converting_price_unit": "KRW"}),
+        ("list_weeks", "weeks", {}),
+        ("list_months", "months", {}),
+        ("list_years", "years", {}),
+    ],
+)
+def test_the_exchanges_own_sdk_reads_candles(exchange, sdk, method, unit, arguments):
+    rows = sdk(f"candles.{method}", market="BTC-ETH", count=3, **arguments)
+    truth = exchange.market.candles("BTC-ETH", AT, unit, count=3, converted=True)
+    for row, true in zip(rows, truth, strict=True):
+        decimals(row, true, "opening_price high_price low_price trade_price")
+        decimals(row, true, "candle_acc_trade_price candle_acc_trade_volume")
+        assert row["candle_date_time_utc"] == true["candle_date_time_utc"]
+        assert set(row) == set(true)
 
 
 def test_ccxt_reads_trades_and_order_books(exchange, bot):
-    trades, truth = bot.fetch_trades("BTC/KRW", limit=50), exchange.market.trades("KRW-BTC", AT, count=50)
+    trades, truth = bot("fetch_trades", "BTC/KRW", None, 50), exchange.market.trades("KRW-BTC", AT, count=50)
     assert sorted((trade["id"], trade["price"]) for trade in trades) == sorted(
         (str(true["sequential_id"]), float(true["trade_price"])) for true in truth
     )
-    book, true = bot.fetch_order_book("BTC/KRW", 5), exchange.market.orderbook("KRW-BTC", AT, count=5)
+    book, true = bot("fetch_order_book", "BTC/KRW", 5), exchange.market.orderbook("KRW-BTC", AT, count=5)
     for side in ("ask", "bid"):
         pairs = [(unit[f"{side}_price"], unit[f"{side}_size"]) for unit in true["orderbook_units"]]
         assert book[f"{side}s"] == [[float(price), float(size)] for price, size in pairs]
@@ -81,41 +112,39 @@ def test_ccxt_reads_trades_and_order_books(exchange, bot):
     [("1s", "seconds", timedelta(seconds=1)), ("1m", "minutes/1", timedelta(minutes=1)), ("1d", "days", timedelta(1))],
 )
 def test_ccxt_reads_candles(exchange, bot, frame, unit, length):
-    candles = bot.fetch_ohlcv("BTC/KRW", frame, limit=9)
+    candles = bot("fetch_ohlcv", "BTC/KRW", frame, None, 9)
     truth = exchange.market.candles("KRW-BTC", AT, unit, count=9)
     assert [candle[1:5] for candle in reversed(candles)] == [
         [float(true[f"{name}_price"]) for name in ("opening", "high", "low", "trade")] for true in truth
     ]
     since = candles[-5][0]
-    again = bot.fetch_ohlcv("BTC/KRW", frame, since=since, limit=3)
+    again = bot("fetch_ohlcv", "BTC/KRW", frame, since, 3)
     assert again == [
         candle for candle in candles if since <= candle[0] < since + 3 * length / timedelta(milliseconds=1)
     ]
 
 
 def test_the_exchanges_own_sdk_reads_markets_and_tickers(exchange, sdk):
-    pairs = sdk.trading_pairs.list(is_details=True)
-    assert [pair.market for pair in pairs] == [listing.market for listing in exchange.market.markets()]
-    assert pairs[0].korean_name == "비트코인"
-    (row,) = sdk.tickers.list_by_trading_pairs(markets="KRW-BTC")
+    pairs = sdk("trading_pairs.list", is_details=True)
+    assert [pair["market"] for pair in pairs] == [listing.market for listing in exchange.market.markets()]
+    assert pairs[0]["korean_name"] == "비트코인"
+    (row,) = sdk("tickers.list_by_trading_pairs", markets="KRW-BTC")
     truth = exchange.market.ticker("KRW-BTC", AT)
-    assert Decimal(row.trade_price) == truth["trade_price"]
-    assert Decimal(row.acc_trade_price_24h) == truth["acc_trade_price_24h"]
-    assert (row.change, row.timestamp) == (truth["change"], truth["timestamp"])
-    rows = sdk.tickers.list_by_quote_currencies(quote_currencies="KRW,BTC,USDT")
-    assert len(rows) == 30
-    with pytest.raises(NotFoundError):
-        sdk.tickers.list_by_trading_pairs(markets="KRW-NOPE")
+    decimals(row, truth, "trade_price acc_trade_price_24h")
+    assert (row["change"], row["timestamp"]) == (truth["change"], truth["timestamp"])
+    assert len(sdk("tickers.list_by_quote_currencies", quote_currencies="KRW,BTC,USDT")) == 30
+    with pytest.raises(RemoteError, match="NotFoundError"):
+        sdk("tickers.list_by_trading_pairs", markets="KRW-NOPE")
 
 
 def test_ccxt_reads_markets_and_tickers(exchange, bot):
-    assert len(bot.load_markets()) == 30
+    assert len(bot("load_markets")) == 30
     truth = exchange.market.ticker("KRW-BTC", AT)
-    row = bot.fetch_ticker("BTC/KRW")
+    row = bot("fetch_ticker", "BTC/KRW")
     assert (row["symbol"], row["timestamp"]) == ("BTC/KRW", truth["trade_timestamp"])
     assert (row["last"], row["high"], row["low"]) == tuple(
         float(truth[f"{name}_price"]) for name in ("trade", "high", "low")
     )
-    assert len(bot.fetch_tickers()) == 30
-    with pytest.raises(ccxt.BaseError):
-        bot.fetch_ticker("NOPE/KRW")
+    assert len(bot("fetch_tickers")) == 30
+    with pytest.raises(RemoteError, match="BadSymbol"):
+        bot("fetch_ticker", "NOPE/KRW")
