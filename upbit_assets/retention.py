@@ -22,39 +22,14 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TICKER, TRADE
 from upbit_assets.partitions import SEOUL, Axis
+from upbit_assets.postgres.dagster_internals import dagster_tables, prune
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
-from upbit_assets.postgres.resource import Database, instance_url
+from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from
 from upbit_assets.settings import setting
 
 LAYERS = ("bronze", "silver", "gold")
 FEWEST_DAYS = 2  # the database refuses less
-RUNS_AT_ONCE = 200
-
-# The last materialization of each window stays, and with it what Dagster knows to be there.
-PRUNE = sa.text(
-    """
-    WITH old AS (
-      SELECT run_id FROM runs
-      WHERE status IN ('SUCCESS', 'FAILURE', 'CANCELED') AND update_timestamp < :before
-      ORDER BY id LIMIT :runs
-    ), events AS (
-      DELETE FROM event_logs AS event USING old
-      WHERE event.run_id = old.run_id AND (event.dagster_event_type IS DISTINCT FROM 'ASSET_MATERIALIZATION' OR EXISTS (
-        SELECT FROM event_logs AS newer
-        WHERE newer.asset_key = event.asset_key AND newer.partition = event.partition
-          AND newer.dagster_event_type = 'ASSET_MATERIALIZATION' AND newer.id > event.id))
-      RETURNING event.id
-    ), tags AS (
-      DELETE FROM asset_event_tags USING events WHERE event_id = events.id
-    ), checks AS (
-      DELETE FROM asset_check_executions AS executed USING old
-      WHERE executed.run_id = old.run_id
-        AND executed.id NOT IN (SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name)
-    )
-    DELETE FROM runs USING old WHERE runs.run_id = old.run_id
-    """
-)
 
 
 def days(what: str) -> int | None:
@@ -86,21 +61,6 @@ def drop(connection: sa.Connection, table: str, before: datetime) -> tuple[int, 
     return connection.execute(sa.select(function)).one()._tuple()
 
 
-def prune(engine: sa.Engine, before: datetime) -> int:
-    """Delete finished runs and their log from Dagster's database; returns how many runs.
-
-    Dagster's own way of deleting a run takes its materializations along.
-    """
-    pruned, last = 0, RUNS_AT_ONCE
-    while last == RUNS_AT_ONCE:  # so that no lock is held for long
-        with engine.begin() as connection:
-            last = connection.execute(
-                PRUNE, {"before": before.astimezone(UTC).replace(tzinfo=None), "runs": last}
-            ).rowcount
-        pruned += last
-    return pruned
-
-
 @op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")
 def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
     now, busy = datetime.now(UTC), list[str]()
@@ -117,10 +77,7 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
                         continue
                     context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
     if kept := days("dagster"):
-        engine = sa.create_engine(
-            sa.make_url(instance_url()).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool
-        )
-        context.log.info(f"Dagster: {prune(engine, now - timedelta(days=kept))} runs pruned")
+        context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
     if busy:
         raise Failure(f"The next night tries again what could not be dropped. {'; '.join(busy)}")
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import dagster_postgres
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from dagster import (
     AssetCheckResult,
     AssetRecordsFilter,
@@ -18,12 +20,13 @@ from dagster import (
     build_schedule_context,
 )
 from dagster import materialize as dagster_materialize
+from dagster._core.storage.sql import get_alembic_config
 from psycopg import sql
 
 from upbit_assets import retention
 from upbit_assets.definitions import defs
 from upbit_assets.partitions import SEOUL, WINDOW
-from upbit_assets.postgres import tables
+from upbit_assets.postgres import dagster_internals, tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import TICKER, stale
@@ -307,11 +310,41 @@ class TestDagstersLog:
         assert drop_old_data(instance).success
         assert instance.get_run_by_id(run.run_id) is not None
 
+    def test_what_was_left_of_a_pruned_run_goes_when_it_is_replaced_and_that_is_old_too(
+        self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch
+    ):
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
+        for _ in range(2):
+            run = self.run(instance, WINDOWS[2])
+            self.age(server, run)
+            assert drop_old_data(instance).success
+        left = "SELECT run_id FROM event_logs WHERE asset_key = %s AND partition = %s"
+        assert ask(server.url("dagster"), left, watched.key.to_string(), WINDOWS[2]) == [(run,)]
+        orphans = "SELECT FROM asset_event_tags WHERE event_id NOT IN (SELECT id FROM event_logs)"
+        assert ask(server.url("dagster"), orphans) == []
+
+    def test_tables_of_an_unknown_dagster_are_left_alone(
+        self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch
+    ):
+        old = self.run(instance, WINDOWS[0])
+        self.age(server, old)
+        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
+        monkeypatch.setattr(dagster_internals, "REVISIONS", frozenset({"an older one"}))
+        result = drop_old_data(instance)
+        assert "Dagster's database has the schema" in said(result)
+        assert "Install the Dagster that requirements.lock names" in said(result)
+        assert instance.get_run_by_id(old) is not None
+
+    def test_the_installed_dagsters_tables_are_known(self):
+        config = get_alembic_config(dagster_postgres.event_log.event_log.__file__, "../alembic/alembic.ini")
+        (head,) = ScriptDirectory.from_config(config).get_heads()
+        assert head in dagster_internals.REVISIONS, "read what changed in Dagster's tables, then add it"
+
     def test_more_runs_than_go_at_once_all_go(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
         old = [self.run(instance, WINDOWS[0]) for _ in range(3)]
         self.age(server, *old)
         monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
-        monkeypatch.setattr(retention, "RUNS_AT_ONCE", 1)
+        monkeypatch.setattr(dagster_internals, "RUNS_AT_ONCE", 1)
         assert drop_old_data(instance).success
         assert not set(old) & {run.run_id for run in instance.get_runs()}
 

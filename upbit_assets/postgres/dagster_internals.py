@@ -1,0 +1,114 @@
+"""The one place that goes past Dagster's API to its tables, for what the API can't do.
+
+Each use looks first whether the tables are those that it was written for: a later Dagster may have changed them.
+"""
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from upbit_assets.postgres.resource import instance_url
+
+REVISIONS = frozenset({"29b539ebc72a"})  # Dagster's own schema, as its alembic_version says: those known here
+RUNS_AT_ONCE = 200
+
+OLD_RUNS = sa.text("""
+SELECT id, run_id FROM runs
+WHERE id > :after AND status IN ('SUCCESS', 'FAILURE', 'CANCELED') AND update_timestamp < :before
+ORDER BY id LIMIT :most
+""")
+
+LAST_RESULTS = sa.text("""
+SELECT array_agg(asset_key) AS assets, array_agg(check_name) AS checks, array_agg(last) AS last
+FROM (SELECT asset_key, check_name, max(id) AS last FROM asset_check_executions GROUP BY asset_key, check_name) AS each
+""")
+
+# All of it is found by an index; statistics that lag behind must not make the planner read the whole log instead.
+BY_INDEX = sa.text("""
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)
+""")
+
+# What an earlier call left as a window's last materialization, and these runs have replaced since.
+DELETE_REPLACED = sa.text("""
+WITH events AS (
+  DELETE FROM event_logs AS event USING event_logs AS newer
+  WHERE newer.run_id = ANY(:runs) AND newer.dagster_event_type = 'ASSET_MATERIALIZATION'
+    AND event.asset_key = newer.asset_key AND event.partition = newer.partition
+    AND event.dagster_event_type = 'ASSET_MATERIALIZATION' AND event.id < newer.id
+    AND NOT EXISTS (SELECT FROM runs WHERE runs.run_id = event.run_id)
+  RETURNING event.id
+)
+DELETE FROM asset_event_tags USING events WHERE event_id = events.id
+""")
+
+# The last materialization of each window stays, and with it what Dagster knows to be there; so does each check's last
+# result.
+DELETE_RUNS = sa.text("""
+WITH events AS (
+  DELETE FROM event_logs AS event
+  WHERE run_id = ANY(:runs) AND (dagster_event_type IS DISTINCT FROM 'ASSET_MATERIALIZATION' OR EXISTS (
+    SELECT FROM event_logs AS newer
+    WHERE newer.asset_key = event.asset_key AND newer.partition = event.partition
+      AND newer.dagster_event_type = 'ASSET_MATERIALIZATION' AND newer.id > event.id))
+  RETURNING id
+), tags AS (
+  DELETE FROM asset_event_tags USING events WHERE event_id = events.id
+), results AS (
+  DELETE FROM asset_check_executions AS result
+  USING unnest(CAST(:assets AS text[]), CAST(:checks AS text[]), CAST(:last AS bigint[])) AS each (asset, name, last)
+  WHERE result.asset_key = each.asset AND result.check_name = each.name
+    AND result.run_id = ANY(:runs) AND result.id < each.last
+)
+DELETE FROM runs WHERE run_id = ANY(:runs)
+""")
+
+
+class UnknownDagsterSchemaError(RuntimeError):
+    """Dagster's tables are not those that were known here; nothing was done to them."""
+
+
+def dagster_tables() -> sa.Engine:
+    """Dagster's database, where its tables are those known here.
+
+    Raises:
+        UnknownDagsterSchemaError: they are not.
+    """
+    url = sa.make_url(instance_url()).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        require_known(connection)
+    return engine
+
+
+def require_known(connection: sa.Connection) -> None:
+    there = connection.scalar(sa.text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+    found = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() if there else []
+    if not found or not REVISIONS.issuperset(found):
+        raise UnknownDagsterSchemaError(
+            f"Dagster's database has the schema {', '.join(found) or 'of no version'}, and this version of "
+            f"upbit_assets knows {', '.join(sorted(REVISIONS))} only, so it left Dagster's tables as they are. Install "
+            "the Dagster that requirements.lock names, or a newer upbit_assets."
+        )
+
+
+def prune(engine: sa.Engine, before: datetime) -> int:
+    """Delete finished runs and their log from Dagster's database; returns how many runs.
+
+    Dagster's own way of deleting a run takes its materializations along. A transaction is of a few runs, so that no
+    lock is held for long; what was deleted before it was stopped is not looked at again.
+    """
+    old = {"before": before.astimezone(UTC).replace(tzinfo=None), "most": RUNS_AT_ONCE}
+    pruned, after = 0, 0
+    with engine.connect() as connection:
+        last = connection.execute(LAST_RESULTS).mappings().one()
+    while True:
+        with engine.begin() as connection:
+            found = connection.execute(OLD_RUNS, {**old, "after": after}).all()
+            if not found:
+                return pruned
+            connection.execute(BY_INDEX)
+            runs = [row.run_id for row in found]
+            connection.execute(DELETE_REPLACED, {"runs": runs})
+            pruned += connection.execute(DELETE_RUNS, {"runs": runs, **last}).rowcount
+        after = found[-1].id
