@@ -19,7 +19,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, Loads, alone
 from upbit_assets.sandbox import wire
-from upbit_assets.sandbox.market import Market, _instruments
+from upbit_assets.sandbox.market import Market, instruments
 
 BOOKS, CANDLES, TRADES = 30, 10, 10  # markets, as configured by default
 MINUTES_A_DAY, WINDOWS_A_DAY = 1440, 144
@@ -144,7 +144,7 @@ def pages_of(kind: Kind, window: TimeWindow, markets: Iterable[str]) -> dict[sa.
 
 
 def kinds() -> list[Kind]:
-    rates = sorted((one.rate for one in _instruments(0, MARKETS)), reverse=True)
+    rates = sorted((one.rate for one in instruments(0, MARKETS)), reverse=True)
     trades = float(sum(rates[:TRADES])), float(sum(rates))
     candles = float(sum(map(minutes, rates[:CANDLES]))), float(sum(map(minutes, rates)))
     return [
@@ -205,7 +205,7 @@ def minutes(rate: int) -> float:
 
 
 def busiest(count: int) -> list[str]:
-    found = sorted(_instruments(0, MARKETS), key=lambda one: -one.rate)
+    found = sorted(instruments(0, MARKETS), key=lambda one: -one.rate)
     return [one.listing.market for one in found[:count]]
 
 

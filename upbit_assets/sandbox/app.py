@@ -18,132 +18,132 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .endpoints import Endpoints, Refused
-from .faults import Fault, Faults
-from .limits import Limits, Verdict
-from .market import Market
-from .reply import NO_STORE, Reply, error
+from upbit_assets.sandbox.endpoints import Endpoints, RequestError
+from upbit_assets.sandbox.faults import Fault, Faults
+from upbit_assets.sandbox.limits import Admission, RateLimits
+from upbit_assets.sandbox.market import Market
+from upbit_assets.sandbox.reply import NO_STORE, Reply, error
 
 Clock = Callable[[], datetime]
-_LABEL = "X-Upbit-Simulated"
-_ABOUT = "An offline simulation of Upbit's public REST API. The market is invented: no price here is real."
+LABEL = "X-Upbit-Simulated"
+ABOUT = "An offline simulation of Upbit's public REST API. The market is invented: no price here is real."
 
 
 def real_time() -> datetime:
     return datetime.now(UTC)
 
 
-class _Door:
+class Rest:
     """Takes each request through faults, limits and endpoints."""
 
-    def __init__(self, endpoints: Endpoints, limits: Limits, faults: Faults) -> None:
-        self._endpoints, self._limits, self._faults = endpoints, limits, faults
+    def __init__(self, endpoints: Endpoints, limits: RateLimits, faults: Faults) -> None:
+        self.endpoints, self.limits, self.faults = endpoints, limits, faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        hit = self._faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
+        hit = self.faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
         await asyncio.sleep(sum(fault.seconds for fault in hit if fault.kind == "slow"))
         if any(fault.kind == "reset" for fault in hit):
-            await _reset(request)
+            await reset(request)
             return
-        reply = await self._reply(request, hit)
+        reply = await self.reply_with(request, hit)
         cut = next((fault for fault in hit if fault.kind == "cut"), None)
         if cut and cut.closes:
-            await _hang_up(request, reply.encoded(request), send)
+            await hang_up(request, reply.encoded(request), send)
             return
         if cut:
             reply = Reply(reply.status, reply.text[: len(reply.text) // 2], headers=reply.headers)
         await reply.encoded(request)(scope, receive, send)
 
-    async def _reply(self, request: Request, hit: list[Fault]) -> Reply:
+    async def reply_with(self, request: Request, hit: list[Fault]) -> Reply:
         instead = next((reply for fault in hit if (reply := fault.reply())), None)
-        reply = instead or await self._answer(request)
+        reply = instead or await self.answer(request)
         for fault in hit:
             if fault.kind == "rows" and reply.rows is not None:
                 reply.rows = fault.alter(reply.rows)
         return reply
 
-    async def _answer(self, request: Request) -> Reply:
-        endpoint = self._endpoints.find(request.url.path)
+    async def answer(self, request: Request) -> Reply:
+        endpoint = self.endpoints.find(request.url.path)
         if endpoint is None or request.method not in ("GET", "HEAD"):
             return error(404, "no Route matched with those values", name="not_found")
         group, handler = endpoint
-        verdict, remaining = self._admit(request, group)
+        verdict, remaining = self.admit(request, group)
         if verdict.status == 200:
             try:
                 reply = Reply(rows=await run_in_threadpool(handler, request.query_params))
-            except Refused as refused:
+            except RequestError as refused:
                 reply = refused.reply
         else:
-            reply = _over_quota(verdict)
+            reply = over_quota(verdict)
         reply.headers |= NO_STORE | {"Remaining-Req": remaining}
         return reply
 
-    def _admit(self, request: Request, group: str) -> tuple[Verdict, str]:
+    def admit(self, request: Request, group: str) -> tuple[Admission, str]:
         client = request.client.host if request.client else ""
         if "origin" in request.headers:
-            verdict = self._limits.call(client, "origin", quota=1, seconds=10)
+            verdict = self.limits.call(client, "origin", quota=1, seconds=10)
             return verdict, f"group=origin; min=6; sec={verdict.remaining}"
-        verdict = self._limits.call(client, group, quota=10, seconds=1)
+        verdict = self.limits.call(client, group, quota=10, seconds=1)
         return verdict, f"group={group}; min=600; sec={verdict.remaining}"
 
 
-def _over_quota(verdict: Verdict) -> Reply:
+def over_quota(verdict: Admission) -> Reply:
     if verdict.status == 429:
         return error(429, "Too many API requests.")
     until = datetime.fromtimestamp(verdict.until, UTC)
     return error(418, f"Blocked for continuing to call after 429, until {until:%Y-%m-%dT%H:%M:%SZ}.")
 
 
-async def _hang_up(request: Request, response: Response, send: Send) -> None:
+async def hang_up(request: Request, response: Response, send: Send) -> None:
     """Send half of what Content-Length promises, then close."""
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     half = bytes(response.body)[: len(response.body) // 2]
     await send({"type": "http.response.body", "body": half, "more_body": True})
-    _transport(request).close()
-    await _gone(request)
+    transport_of(request).close()
+    await disconnected(request)
 
 
-async def _reset(request: Request) -> None:
-    transport = _transport(request)
+async def reset(request: Request) -> None:
+    transport = transport_of(request)
     # Lingering for no time makes the kernel send RST where close() alone would send FIN
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-    await _gone(request)
+    await disconnected(request)
 
 
-def _transport(request: Request) -> asyncio.Transport:
+def transport_of(request: Request) -> asyncio.Transport:
     transport = request.scope.get("state", {}).get("transport")
     if not isinstance(transport, asyncio.Transport):
         raise ClientDisconnect("connection broken off by a fault")
     return transport
 
 
-async def _gone(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     # The server takes an endpoint that returns earlier for one that forgot to reply
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _broken(_: Request, problem: Exception) -> Response:
-    return JSONResponse({"error": {"name": 500, "message": repr(problem)}}, 500, {_LABEL: "true"})
+async def broken(_: Request, problem: Exception) -> Response:
+    return JSONResponse({"error": {"name": 500, "message": repr(problem)}}, 500, {LABEL: "true"})
 
 
-class _Labelled:
+class Labelled:
     """Says on every reply, errors included, that all of this is simulated, and at what time."""
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
-        self._app, self._clock = app, clock
+        self.app, self.clock = app, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers[_LABEL] = "true"
-                headers["Date"] = format_datetime(self._clock().astimezone(UTC), usegmt=True)
+                headers[LABEL] = "true"
+                headers["Date"] = format_datetime(self.clock().astimezone(UTC), usegmt=True)
             await send(message)
 
-        await self._app(scope, receive, labelled)
+        await self.app(scope, receive, labelled)
 
 
 def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[], float] = time.time) -> Starlette:
@@ -157,7 +157,7 @@ def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[]
 
     async def about(_: Request) -> Response:
         paths = endpoints.paths()
-        return JSONResponse({"simulated": True, "about": _ABOUT, "seed": market.seed, "paths": paths})
+        return JSONResponse({"simulated": True, "about": ABOUT, "seed": market.seed, "paths": paths})
 
     async def health(_: Request) -> Response:
         return JSONResponse({"simulated": True, "status": "up", "markets": len(market.markets())})
@@ -177,10 +177,10 @@ def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[]
             Route("/", about),
             Route("/_sandbox/health", health),
             Route("/_sandbox/faults", switch, methods=["GET", "PUT", "DELETE"]),
-            Route("/{path:path}", _Door(endpoints, Limits(seconds), faults)),
+            Route("/{path:path}", Rest(endpoints, RateLimits(seconds), faults)),
         ],
-        exception_handlers={Exception: _broken},
-        middleware=[Middleware(_Labelled, clock=clock)],
+        exception_handlers={Exception: broken},
+        middleware=[Middleware(Labelled, clock=clock)],
     )
     app.state.faults = faults
     return app

@@ -3,14 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
-from .coins import KRW
-from .instrument import SUB, Instrument
-from .model import DAY_MS
-from .noise import Ints, bits, mix
+from upbit_assets.sandbox.coins import KRW
+from upbit_assets.sandbox.instrument import SUB, Instrument
+from upbit_assets.sandbox.model import DAY_MS
+from upbit_assets.sandbox.noise import Ints, bits, mix
 
 DEPTH = 30
-_ORDERS = 512  # prices of a side, at most
-_LARGEST = 1 << 40  # of a usual order, in volume units: all of a side still fits 64 bits
+ORDERS = 512  # prices of a side, at most
+LARGEST = 1 << 40  # of a usual order, in volume units: all of a side still fits 64 bits
 
 
 def changed(one: Instrument, traded: int, now: int) -> int:
@@ -40,33 +40,33 @@ def side(one: Instrument, price: int, away: int, touched: bool, at: int, level: 
     with this side's best if it is `touched`.
     """
     # Signed prices ascend away from the trade on both sides
-    prices = _prices(one, price, away)
+    prices = prices_of(one, price, away)
     prices = prices[prices >= away * price + (not touched)]
     draw = mix(one.key ^ (9 + away), np.abs(prices) * 65_537 + (at // 100 + prices % 16) // 16)
     here = (bits(draw, 0, 3) > 0) | (prices == away * price)
-    here[_depth(one, away) :] = False
-    size = _sizes(one, draw)[here]
+    here[orders_of(one, away) :] = False
+    size = sizes_of(one, draw)[here]
     group, first = np.unique(-(-prices[here] // max(level, 1)) * max(level, 1), return_index=True)
     total = np.add.reduceat(size, first)
     best = [(abs(p), s) for p, s in zip(group.tolist(), total.tolist(), strict=True) if p][:DEPTH]
     return best + [(0, 0)] * (DEPTH - len(best))
 
 
-def _prices(one: Instrument, price: int, away: int) -> Ints:
+def prices_of(one: Instrument, price: int, away: int) -> Ints:
     step = tick(one, max(price - (away < 0), 1))
-    nth = np.arange(_ORDERS)
+    nth = np.arange(ORDERS)
     # From one tick apart here to as far as price 0 for the last
-    distance = nth + nth**3 * (price // step) // _ORDERS**3
+    distance = nth + nth**3 * (price // step) // ORDERS**3
     prices: Ints = np.unique(away * one.on_grid((price + away * step * distance) * SUB))
     return prices
 
 
-def _depth(one: Instrument, away: int) -> int:
+def orders_of(one: Instrument, away: int) -> int:
     """How many prices have orders: outside KRW few in many markets."""
-    return _ORDERS if one.quote is KRW else 4 + (one.key >> (20 + 10 * away)) % 64
+    return ORDERS if one.quote is KRW else 4 + (one.key >> (20 + 10 * away)) % 64
 
 
-def _sizes(one: Instrument, draw: npt.NDArray[np.uint64]) -> Ints:
-    usual = min(one.size, _LARGEST)
+def sizes_of(one: Instrument, draw: npt.NDArray[np.uint64]) -> Ints:
+    usual = min(one.size, LARGEST)
     weight = np.minimum((1 << 16) // (1 + bits(draw, 3, 16)), 256)
     return 1 + usual * weight * (4 + np.arange(len(draw))) // 64 + bits(draw, 19, 40) % usual

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
-from .noise import key
+from upbit_assets.sandbox.noise import key
 
 QUOTES = ("KRW", "BTC", "USDT")
 
@@ -22,9 +22,9 @@ class Coin:
 
 
 KRW = Coin("KRW", "원", "Won", Decimal(1), 0)
-_VOLATILITY = {"BTC": 60, "USDT": 4, "USDC": 4, "USD1": 4, "ETH": 80}
+VOLATILITY = {"BTC": 60, "USDT": 4, "USDC": 4, "USD1": 4, "ETH": 80}
 
-_KNOWN = """
+KNOWN = """
 BTC|비트코인|Bitcoin|91200000
 USDT|테더|Tether|1420
 ETH|이더리움|Ethereum|3120000
@@ -149,21 +149,21 @@ NXPC|넥스페이스|NEXPACE|791
 A|볼타|Vaulta|612
 """
 
-_SYLLABLES = """
+SYLLABLES = """
 AR:아르 BO:보 CA:카 DE:데 EL:엘 FI:피 GO:고 HA:하 IN:인 JO:조 KI:키 LU:루
 MI:미 NO:노 OR:오르 PA:파 RI:리 SO:소 TE:테 VI:비 WA:와 YU:유 ZE:제 XA:자
 """
 
 
-def _known() -> Iterator[Coin]:
-    for line in _KNOWN.split("\n")[1:-1]:
+def known_coins() -> Iterator[Coin]:
+    for line in KNOWN.split("\n")[1:-1]:
         code, korean, english, value = line.split("|")
-        yield Coin(code, korean, english, Decimal(value), _VOLATILITY.get(code, 90 + key(code) % 50))
+        yield Coin(code, korean, english, Decimal(value), VOLATILITY.get(code, 90 + key(code) % 50))
 
 
-def _invented() -> Iterator[Coin]:
-    taken = {coin.code for coin in _known()}
-    syllables = [pair.split(":") for pair in _SYLLABLES.split()]
+def invented_coins() -> Iterator[Coin]:
+    taken = {coin.code for coin in known_coins()}
+    syllables = [pair.split(":") for pair in SYLLABLES.split()]
     words = len(syllables) ** 3
     for n in range(words):
         # 5003 is prime to the number of words: every one comes up once, in an order that does not look sorted
@@ -174,10 +174,10 @@ def _invented() -> Iterator[Coin]:
         code = "".join(latin for latin, _ in digits)
         if code not in taken:
             taken.add(code)
-            yield _invent(code, "".join(korean for _, korean in digits))
+            yield invent(code, "".join(korean for _, korean in digits))
 
 
-def _invent(code: str, korean: str) -> Coin:
+def invent(code: str, korean: str) -> Coin:
     draw = key(code)
     value = Decimal(100 + draw % 900).scaleb(draw // 900 % 4 - 2)
     return Coin(code, korean, code.capitalize(), value, 90 + draw % 50)
@@ -189,8 +189,8 @@ def listed(quote: str, count: int) -> list[Coin]:
     barred = {"KRW": (), "BTC": ("BTC", "USDT"), "USDT": ("USDT",)}[quote]
 
     def every() -> Iterator[Coin]:
-        yield from _known()
-        yield from _invented()
+        yield from known_coins()
+        yield from invented_coins()
 
     fit = (coin for coin in every() if coin.value >= floor and coin.code not in barred)
     return list(islice(fit, count))

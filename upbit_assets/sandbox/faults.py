@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .reply import JSON, Reply, error
-from .wire import RawRow
+from upbit_assets.sandbox.reply import JSON, Reply, error
+from upbit_assets.sandbox.wire import RawRow
 
 KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty")
 
@@ -62,9 +62,9 @@ class Fault:
 
     def alter(self, rows: Sequence[RawRow]) -> list[RawRow]:
         """The rows as this fault leaves them."""
-        return [altered for n, row in enumerate(rows) for altered in self._altered(row, (n, n - len(rows)))]
+        return [altered for n, row in enumerate(rows) for altered in self.copies_of(row, (n, n - len(rows)))]
 
-    def _altered(self, row: RawRow, places: tuple[int, int]) -> list[RawRow]:
+    def copies_of(self, row: RawRow, places: tuple[int, int]) -> list[RawRow]:
         market, copies = row.get("market", "").strip('"'), 1
         for change in self.rows:
             if change.get("market", "*") in ("*", market) and change.get("index", places[0]) in places:
@@ -75,7 +75,7 @@ class Fault:
 
 
 @dataclass(slots=True)
-class _Active:
+class Active:
     fault: Fault
     seen: int = 0
 
@@ -91,20 +91,20 @@ class Faults:
     """The faults that are switched on. Usable from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._active: list[_Active] = []
+        self.lock = threading.Lock()
+        self.active: list[Active] = []
 
     def add(self, match: str, kind: str, **options: Any) -> None:
         """Switch on one more fault, see `Fault`. Raises ValueError or TypeError if it makes no sense."""
-        active = _Active(_fault({"match": match, "kind": kind, **options}))
-        with self._lock:
-            self._active.append(active)
+        active = Active(fault_from({"match": match, "kind": kind, **options}))
+        with self.lock:
+            self.active.append(active)
 
     def replace(self, faults: Iterable[Mapping[str, Any]]) -> None:
         """Switch on exactly these. Raises ValueError or TypeError, changing nothing, if one is senseless."""
-        active = [_Active(_fault(each)) for each in faults]
-        with self._lock:
-            self._active = active
+        active = [Active(fault_from(each)) for each in faults]
+        with self.lock:
+            self.active = active
 
     def clear(self) -> None:
         """Switch all of them off."""
@@ -112,16 +112,16 @@ class Faults:
 
     def show(self) -> list[dict[str, Any]]:
         """The faults that are on, each with how many matching requests it has `seen`."""
-        with self._lock:
-            return [{**asdict(each.fault), "seen": each.seen} for each in self._active]
+        with self.lock:
+            return [{**asdict(each.fault), "seen": each.seen} for each in self.active]
 
     def take(self, target: str) -> list[Fault]:
         """The faults that hit this request (`path?query`), which is counted."""
-        with self._lock:
-            return [each.fault for each in self._active if each.hits(target)]
+        with self.lock:
+            return [each.fault for each in self.active if each.hits(target)]
 
 
-def _fault(options: Mapping[str, Any]) -> Fault:
+def fault_from(options: Mapping[str, Any]) -> Fault:
     known = {each.name for each in fields(Fault)}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown options of a fault: {', '.join(unknown)}")

@@ -7,25 +7,25 @@ from math import isqrt
 
 import numpy as np
 
-from .coins import KRW, QUOTES, Coin
-from .noise import ONE, Ints, key, wave
+from upbit_assets.sandbox.coins import KRW, QUOTES, Coin
+from upbit_assets.sandbox.noise import ONE, Ints, key, wave
 
 SUB = 1 << 10  # prices are worked out in 1/1024 of a price unit before they are put on the tick grid
 SLOTS_A_DAY = 5760  # the time grid of the model: quarters of a minute
 KNOTS_A_DAY = 4
-_SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (1024, 220_000))
-_REACH = Fraction(sum(size for _, size in _SWINGS), ONE)
-_TRADE_KRW = 300_000  # a typical trade
-_LARGEST_TURNOVER = (1 << 63) // 8  # of an average day, so that a busy day still fits int64
+SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (1024, 220_000))
+REACH = Fraction(sum(size for _, size in SWINGS), ONE)
+TRADE_KRW = 300_000  # a typical trade
+LARGEST_TURNOVER = (1 << 63) // 8  # of an average day, so that a busy day still fits int64
 
-_TICKS = {
+TICKS = {
     "KRW": "1000000:1000 500000:500 100000:100 50000:50 10000:10 5000:5 1000:1 100:1 10:.1 1:.01 .1:.001 "
     ".01:.0001 .001:.00001 .0001:.000001 .00001:.0000001 0:.00000001",
     "BTC": "0:.00000001",
     "USDT": "10:.01 1:.001 .1:.0001 .01:.00001 .001:.000001 .0001:.0000001 0:.00000001",
 }
-_OPENING, _LATE = np.array(["2017-09-25", "2026-01-01"], "M8[D]").astype(int).tolist()  # days since 1970
-_BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # turnover of a day, in KRW
+OPENING, LATE = np.array(["2017-09-25", "2026-01-01"], "M8[D]").astype(int).tolist()  # days since 1970
+BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # turnover of a day, in KRW
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Instrument:
 
 def coin_level(seed: int, coin: Coin, knots: Ints) -> Ints:
     """How a coin stands against its typical value (ONE) at each quarter of a UTC day since 1970."""
-    waves = [wave(key(seed, coin.code, scale), knots, scale) * size >> 20 for scale, size in _SWINGS]
+    waves = [wave(key(seed, coin.code, scale), knots, scale) * size >> 20 for scale, size in SWINGS]
     return ONE + sum(waves, np.zeros_like(knots)) * coin.volatility // 100
 
 
@@ -85,17 +85,17 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
     """The `rank`-th busiest (from 0) market of its quote currency."""
     market = f"{quote.code}-{base.code}"
     price = Fraction(base.value) / Fraction(quote.value)
-    table = _tick_table(quote)
-    unit = _tick_at(table, price * _lowest(base, quote))
-    turnover = _turnover(key(seed, market, "turnover"), quote, rank)
-    volume_unit = _volume_unit(Fraction(turnover) / Fraction(quote.value) / Fraction(unit))
-    rate = min(max(turnover // _TRADE_KRW, 3), 250_000)
+    table = tick_table(quote)
+    unit = tick_at(table, price * lowest_of(base, quote))
+    turnover = turnover_of(key(seed, market, "turnover"), quote, rank)
+    volume_unit = volume_unit_of(Fraction(turnover) / Fraction(quote.value) / Fraction(unit))
+    rate = min(max(turnover // TRADE_KRW, 3), 250_000)
     return Instrument(
         listing=Listing(market, base.korean_name, base.english_name, unit, volume_unit),
         base=base,
         quote=quote,
         key=key(seed, market),
-        since=_since(key(seed, market, "since"), base, quote),
+        since=since_of(key(seed, market, "since"), base, quote),
         level=int(price / Fraction(unit) * SUB),
         wobble=4_000 * base.volatility // 100,
         bounds=np.array([int(low / unit) for low, _ in table], np.int64),
@@ -105,38 +105,38 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
     )
 
 
-def _since(draw: int, base: Coin, quote: Coin) -> int:
+def since_of(draw: int, base: Coin, quote: Coin) -> int:
     """The day that the exchange opened, but for one market in forty a day of the first half of 2026."""
     if draw % 40 or (quote is KRW and base.code in QUOTES):
-        return _OPENING
-    return _LATE + draw // 40 % 180
+        return OPENING
+    return LATE + draw // 40 % 180
 
 
-def _tick_table(quote: Coin) -> list[tuple[Decimal, Decimal]]:
-    pairs = (pair.split(":") for pair in reversed(_TICKS[quote.code].split()))
+def tick_table(quote: Coin) -> list[tuple[Decimal, Decimal]]:
+    pairs = (pair.split(":") for pair in reversed(TICKS[quote.code].split()))
     return [(Decimal(low), Decimal(tick)) for low, tick in pairs]
 
 
-def _tick_at(table: list[tuple[Decimal, Decimal]], price: Fraction) -> Decimal:
+def tick_at(table: list[tuple[Decimal, Decimal]], price: Fraction) -> Decimal:
     return [tick for low, tick in table if Fraction(low) <= price][-1]
 
 
-def _lowest(base: Coin, quote: Coin) -> Fraction:
-    fall = 1 - _REACH * base.volatility / 100
-    rise = 1 + _REACH * (quote.volatility if quote is not KRW else 0) / 100
+def lowest_of(base: Coin, quote: Coin) -> Fraction:
+    fall = 1 - REACH * base.volatility / 100
+    rise = 1 + REACH * (quote.volatility if quote is not KRW else 0) / 100
     return fall / rise * Fraction(98, 100)
 
 
-def _turnover(draw: int, quote: Coin, rank: int) -> int:
+def turnover_of(draw: int, quote: Coin, rank: int) -> int:
     """A day's turnover in KRW: a few huge markets and a long tail."""
     place = rank + 1
     # To the power of 5/4, and in integers: floating-point powers differ between machines
     weight = place * isqrt(isqrt(place << 64)) if quote is KRW else place << 16
-    decayed = (_BUSIEST[quote.code] << 16) // weight
+    decayed = (BUSIEST[quote.code] << 16) // weight
     return max(decayed * (60 + draw % 80) // 100, 1)
 
 
-def _volume_unit(turnover: Fraction) -> Decimal:
+def volume_unit_of(turnover: Fraction) -> Decimal:
     """1e-8 as on the exchange, or coarser where a day's turnover would outgrow int64."""
-    places = next(n for n in range(8, -9, -1) if turnover * Fraction(10) ** n < _LARGEST_TURNOVER)
+    places = next(n for n in range(8, -9, -1) if turnover * Fraction(10) ** n < LARGEST_TURNOVER)
     return Decimal(1).scaleb(-places)

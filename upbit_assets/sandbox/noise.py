@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 ONE = 1 << 20  # 1.0 in the fixed-point numbers of this package
-_GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GOLDEN, FIRST, SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def key(*parts: object) -> int:
@@ -17,9 +17,9 @@ def key(*parts: object) -> int:
 
 def mix(of: int, index: Ints) -> npt.NDArray[np.uint64]:
     """SplitMix64 as a counter-based generator: 64 random bits for each index."""
-    z = index.astype(np.uint64) * _GOLDEN + np.uint64(of)
-    z = (z ^ (z >> np.uint64(30))) * _FIRST
-    z = (z ^ (z >> np.uint64(27))) * _SECOND
+    z = index.astype(np.uint64) * GOLDEN + np.uint64(of)
+    z = (z ^ (z >> np.uint64(30))) * FIRST
+    z = (z ^ (z >> np.uint64(27))) * SECOND
     return z ^ (z >> np.uint64(31))
 
 

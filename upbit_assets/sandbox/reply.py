@@ -7,7 +7,7 @@ from hashlib import md5
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import wire
+from upbit_assets.sandbox import wire
 
 JSON = "application/json;charset=UTF-8"
 NO_STORE = {

@@ -15,9 +15,9 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .app import Clock, create_app, real_time
-from .faults import Faults
-from .market import Market
+from upbit_assets.sandbox.app import Clock, create_app, real_time
+from upbit_assets.sandbox.faults import Faults
+from upbit_assets.sandbox.market import Market
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Handle:
     market: Market
 
 
-class _Protocol(H11Protocol):
+class HttpProtocol(H11Protocol):
     """Hands the connection to the app, which needs it to break it off."""
 
     def connection_made(self, transport: Any) -> None:
@@ -37,7 +37,7 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         # uvicorn's own raises the signal again once it is down, and a stop on request would look like a crash
@@ -52,8 +52,8 @@ def serve(host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: 
 
     Raises OSError, with a message that says so, when the address can't be listened on.
     """
-    with _listening(host, port) as listener:
-        server = _server(create_app(Market(seed, markets)))
+    with listening(host, port) as listener:
+        server = server_for(create_app(Market(seed, markets)))
         former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             server.run(sockets=[listener])
@@ -77,23 +77,23 @@ def running(
     """
     market = Market(seed, market_count)
     app = create_app(market, clock, seconds=seconds)
-    with _listening("127.0.0.1", port) as listener:
-        server = _server(app)
+    with listening("127.0.0.1", port) as listener:
+        server = server_for(app)
         thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)
         thread.start()
         try:
-            _await_start(server, thread)
+            await_start(server, thread)
             yield Handle(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.faults, market)
         finally:
             server.stop()
             thread.join()
 
 
-def _server(app: Starlette) -> _Server:
-    return _Server(
+def server_for(app: Starlette) -> Server:
+    return Server(
         uvicorn.Config(
             app,
-            http=_Protocol,
+            http=HttpProtocol,
             loop="asyncio",  # its sockets take the option that a reset needs
             ws="none",
             lifespan="off",
@@ -107,7 +107,7 @@ def _server(app: Starlette) -> _Server:
     )
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     # asyncio switches Nagle's delay off (40 ms a reply) only where the protocol is named
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,7 +120,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _await_start(server: _Server, thread: threading.Thread) -> None:
+def await_start(server: Server, thread: threading.Thread) -> None:
     while not server.started:
         if not thread.is_alive():
             raise RuntimeError("the offline exchange did not start")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 RawRow = dict[str, str]
-_EXPONENT_BELOW = Decimal("0.0001")
+EXPONENT_BELOW = Decimal("0.0001")
 
 
 def number(value: Decimal) -> str:
@@ -16,10 +16,10 @@ def number(value: Decimal) -> str:
     digits = digits.rstrip("0")
     if digits.endswith("."):
         return digits + "0"
-    return digits if abs(value) >= _EXPONENT_BELOW else _scientific(value, digits)
+    return digits if abs(value) >= EXPONENT_BELOW else scientific(value, digits)
 
 
-def _scientific(value: Decimal, digits: str) -> str:
+def scientific(value: Decimal, digits: str) -> str:
     sign = "-" if value < 0 else ""
     significant = digits.lstrip("-0.")
     fraction = f".{significant[1:]}" if significant[1:] else ""
@@ -31,7 +31,7 @@ def text(value: object) -> str:
     if isinstance(value, Decimal):
         return number(value)
     if isinstance(value, dict):
-        return _object(raw(value))
+        return json_object(raw(value))
     if isinstance(value, list):
         return f"[{','.join(map(text, value))}]"
     return json.dumps(value, ensure_ascii=False)
@@ -44,8 +44,8 @@ def raw(row: Mapping[str, object]) -> RawRow:
 
 def array(rows: Iterable[RawRow]) -> str:
     """A JSON array of objects, without blanks."""
-    return "[" + ",".join(_object(row) for row in rows) + "]"
+    return "[" + ",".join(json_object(row) for row in rows) + "]"
 
 
-def _object(row: RawRow) -> str:
+def json_object(row: RawRow) -> str:
     return "{" + ",".join(f"{json.dumps(field, ensure_ascii=False)}:{value}" for field, value in row.items()) + "}"

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from upbit_assets.sandbox.candles import UNITS
 from upbit_assets.sandbox.market import Market
-
-from .history import candles, figures, figures_of_candles, figures_of_trades, start_of, trades
+from upbit_assets_tests.sandbox.history import candles, figures, figures_of_candles, figures_of_trades, start_of, trades
 
 MARKET = Market(count=60)
 AT = datetime(2026, 7, 30, 7, 41, 1, 500_000, tzinfo=UTC)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from execnet import RemoteError
 
-from .conftest import AT
+from upbit_assets_tests.sandbox.conftest import AT
 
 
 def call_sdk(channel, url, method, arguments):

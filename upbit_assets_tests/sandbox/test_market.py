@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
-
-from .history import candles, start_of
+from upbit_assets_tests.sandbox.history import candles, start_of
 
 MARKET = Market(count=60)
 CODES = [listing.market for listing in MARKET.markets(datetime(2018, 1, 1, tzinfo=UTC))]

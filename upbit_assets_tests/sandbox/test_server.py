@@ -9,8 +9,7 @@ import pytest
 import requests
 
 from upbit_assets.sandbox.server import running, serve
-
-from .conftest import AT
+from upbit_assets_tests.sandbox.conftest import AT
 
 SERVE = "from upbit_assets.sandbox.server import serve; serve(port={}, seed=3, markets=5)"
 

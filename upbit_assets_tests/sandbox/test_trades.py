@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upbit_assets.sandbox.market import Market
-
-from .history import figures_of_trades, trades
+from upbit_assets_tests.sandbox.history import figures_of_trades, trades
 
 MARKET = Market(count=30)
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
