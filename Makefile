@@ -2,9 +2,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
   $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
   && { echo $$python; break; }; done)
 BIN := .venv/bin
+PAGE := upbit_assets/dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-compose test-celery lint bench screenshots vendor secrets backup restore install \
+.PHONY: help demo up down test test-compose test-celery lint lint-page bench screenshots vendor secrets backup restore install \
   install-dev install-clients lock clean
 
 help: ## list the commands
@@ -28,13 +29,16 @@ test-compose: install-dev ## docker compose, for real: every service brought up,
 test-celery: install-dev ## runs on workers, for real, and a worker killed; needs redis-server
 	@$(BIN)/python -m pytest upbit_assets_tests/scaling/workers.py --numprocesses=0 --timeout=600 $(ARGS)
 
-lint: install-dev ## ruff and mypy; and that tests and workers run on the versions that users get
+lint: install-dev lint-page ## style and types; and that tests and workers run on the versions that users get
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@for lock in requirements-dev.lock deploy/celery/requirements.lock; do \
 	  grep -oE '^[^ ]+==[^ ]+' requirements.lock | while read -r pin; do \
 	    grep -qF "$$pin " $$lock || echo "$$lock is without $$pin of requirements.lock; run: make lock"; \
 	  done; done | { ! grep .; }
 	@! grep -n '://' *.lock deploy/*/*.lock || { echo "A lock file names a server."; exit 1; }
+
+lint-page: $(PAGE)/node_modules/.installed ## the same of the board's JavaScript alone
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) run --silent check
 
 bench: install-dev ## measure what people wait for, and write docs/bench.md
 	@$(BIN)/python -m bench
@@ -84,6 +88,12 @@ install-clients: .venv-clients/.installed
 	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# the development environment brings Node.js along
+$(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json .venv/.dev
+	@echo "Installing what checks the page's JavaScript ..."
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) ci --silent
+	@touch $@
+
 # clients of the exchange, which pin what this project leaves free
 .venv-clients/.installed: requirements-clients.lock | .venv/bin/python
 	@echo "Installing the locked clients of the exchange that the tests run ..."
@@ -100,4 +110,4 @@ lock: install-dev ## renew the lock files from pyproject.toml
 	@$(COMPILE) --group clients -o requirements-clients.lock
 
 clean: ## remove the environment; the data stays
-	@rm -rf .venv .venv-clients *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf .venv .venv-clients $(PAGE)/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -138,7 +138,10 @@ def test_it_speaks_both_languages_and_remembers(visitor: Visitor, board_url: str
     assert rows(page, TOP10)[0]["texts"][-1] == amount(turnover, KOREAN)
     page.reload()
     expect(page.locator("#top10-title")).to_have_text("거래대금 상위 10")
-    names = "import('/static/words.js').then(({words}) => ['ko', 'en'].map(one => Object.keys(words(one)).sort()))"
+    names = (
+        "import('/static/translations.js')"
+        ".then(({translations}) => ['ko', 'en'].map(one => Object.keys(translations(one)).sort()))"
+    )
     korean, english = page.evaluate(names)
     assert korean == english
 

@@ -4,10 +4,17 @@ import * as lightweight from "/static/vendor/lightweight-charts-5.2.1/lightweigh
 import { full, grouped, places } from "./figures.js";
 import { colour } from "./settings.js";
 
+/** @import { Candle } from "./api.js" */
+/** @import { Point } from "./state.js" */
+/** @typedef {{ time: number, open?: number, high?: number, low?: number, close?: number }} Bar */
+
 const SEOUL = 9 * 3600; // the chart knows no zones: its clock is set to Seoul's
+/** @param {string} iso */
 export const timeOf = (iso) => Date.parse(iso) / 1000 + SEOUL;
+/** @param {string} name */
 const faint = (name) => colour(name).replace(/^rgb\((.*)\)$/, "rgba($1, 0.45)");
 
+/** @param {HTMLElement} place @param {{ hovered(row: Candle | undefined): void }} listener */
 export function candleChart(place, { hovered }) {
   const chart = lightweight.createChart(place, {
     autoSize: true,
@@ -19,24 +26,35 @@ export function candleChart(place, { hovered }) {
     handleScale: { mouseWheel: false },
   });
   const volume = chart.addSeries(lightweight.HistogramSeries, {
-    priceScaleId: "volume", lastValueVisible: false, priceLineVisible: false,
+    priceScaleId: "volume",
+    lastValueVisible: false,
+    priceLineVisible: false,
   });
   chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.82, bottom: 0 } });
   const candles = chart.addSeries(lightweight.CandlestickSeries, { borderVisible: false });
   const line = chart.addSeries(lightweight.LineSeries, { lineWidth: 2, visible: false });
   const vwap = chart.addSeries(lightweight.LineSeries, {
-    lineWidth: 1, lineType: lightweight.LineType.WithSteps, lastValueVisible: false, priceLineVisible: false,
+    lineWidth: 1,
+    lineType: lightweight.LineType.WithSteps,
+    lastValueVisible: false,
+    priceLineVisible: false,
     crosshairMarkerVisible: false,
   });
-  let spoken = new Map();
-  chart.subscribeCrosshairMove(({ time }) => hovered(time === undefined ? undefined : spoken.get(time)));
+  /** @type {Map<number, Candle>} */
+  let candleAt = new Map();
+  chart.subscribeCrosshairMove((/** @type {{ time?: number }} */ { time }) =>
+    hovered(time === undefined ? undefined : candleAt.get(time)),
+  );
 
   function paint() {
     const [up, down, muted, grid] = ["up", "down", "muted", "grid"].map(colour);
     chart.applyOptions({
       layout: { background: { color: colour("panel") }, textColor: muted },
       grid: { vertLines: { color: grid }, horzLines: { color: grid } },
-      crosshair: { vertLine: { color: muted, labelBackgroundColor: colour("label") }, horzLine: { color: muted, labelBackgroundColor: colour("label") } },
+      crosshair: {
+        vertLine: { color: muted, labelBackgroundColor: colour("label") },
+        horzLine: { color: muted, labelBackgroundColor: colour("label") },
+      },
     });
     candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
     line.applyOptions({ color: colour("accent") });
@@ -44,46 +62,67 @@ export function candleChart(place, { hovered }) {
   }
 
   /**
-   * Draws candles, or where there are none the `line` of prices: [{time, price}]; `vwaps` as that, with null for
-   * none. `step` is a candle's length in seconds: a time without trades stays blank.
+   * Draws candles, or where there are none the line of prices.
+   * @param {object} shown
+   * @param {Candle[]} shown.rows
+   * @param {Point[]} shown.prices
+   * @param {Point[]} shown.vwaps
+   * @param {number} shown.step a candle's length in seconds: a time without trades stays blank
+   * @param {boolean} shown.fit whether all of it is to be seen
    */
   function draw({ rows, prices, vwaps, step, fit }) {
-    const drawn = rows.length ? rows.flatMap((row) => [row.opening_price, row.high_price, row.low_price, row.closing_price]) : prices.map((one) => one.price);
+    const drawn = rows.length
+      ? rows.flatMap((row) => [row.opening_price, row.high_price, row.low_price, row.closing_price])
+      : prices.map((one) => one.price ?? "0");
     const exact = new Map(drawn.map((text) => [Number(text), full(text)]));
     const digits = Math.max(0, ...drawn.map(places));
     const priceFormat = {
       type: "custom",
       minMove: 10 ** -digits,
-      formatter: (value) => exact.get(value) ?? grouped(value.toFixed(digits)),
+      formatter: (/** @type {number} */ value) => exact.get(value) ?? grouped(value.toFixed(digits)),
     };
     for (const one of [candles, line, vwap]) one.applyOptions({ priceFormat });
-    spoken = new Map(rows.map((row) => [timeOf(row.started_at), row]));
+    candleAt = new Map(rows.map((row) => [timeOf(row.started_at), row]));
     candles.setData(spaced(rows.map(candle), step));
-    volume.setData(rows.map((row) => ({
-      time: timeOf(row.started_at), value: Number(row.volume),
-      color: faint(Number(row.closing_price) < Number(row.opening_price) ? "down" : "up"),
-    })));
+    volume.setData(
+      rows.map((row) => ({
+        time: timeOf(row.started_at),
+        value: Number(row.volume),
+        color: faint(Number(row.closing_price) < Number(row.opening_price) ? "down" : "up"),
+      })),
+    );
     line.applyOptions({ visible: !rows.length });
     line.setData(prices.map(({ time, price }) => ({ time, value: Number(price) })));
     vwap.setData(vwaps.map(({ time, price }) => (price === null ? { time } : { time, value: Number(price) })));
     if (fit) chart.timeScale().fitContent();
   }
 
-  return { draw, paint, locale: (locale) => chart.applyOptions({ localization: { locale, dateFormat: "yyyy-MM-dd" } }) };
-}
-
-function candle(row) {
   return {
-    time: timeOf(row.started_at), open: Number(row.opening_price), high: Number(row.high_price),
-    low: Number(row.low_price), close: Number(row.closing_price),
+    draw,
+    paint,
+    locale: (/** @type {string} */ locale) =>
+      chart.applyOptions({ localization: { locale, dateFormat: "yyyy-MM-dd" } }),
   };
 }
 
-/** The candles, with a blank at each step that has none. */
+/** @param {Candle} row @returns {Bar} */
+function candle(row) {
+  return {
+    time: timeOf(row.started_at),
+    open: Number(row.opening_price),
+    high: Number(row.high_price),
+    low: Number(row.low_price),
+    close: Number(row.closing_price),
+  };
+}
+
+/** The candles, with a blank at each step that has none. @param {Bar[]} rows @param {number} step */
 export function spaced(rows, step) {
+  /** @type {Bar[]} */
   const all = [];
   for (const row of rows) {
-    for (let time = all.length ? all[all.length - 1].time + step : row.time; time < row.time; time += step) all.push({ time });
+    for (let time = all.length ? all[all.length - 1].time + step : row.time; time < row.time; time += step)
+      all.push({ time });
     all.push(row);
   }
   return all;

@@ -2,16 +2,30 @@
 // Numbers are made of them only to place pixels.
 
 const DECIMAL = /^(-?)(\d+)(?:\.(\d+))?$/;
+/** @type {Record<string, [number, string][]>} */
 const UNITS = {
-  ko: [[12, "조"], [8, "억"], [4, "만"]],
-  en: [[12, "T"], [9, "B"], [6, "M"], [3, "K"]],
+  ko: [
+    [12, "조"],
+    [8, "억"],
+    [4, "만"],
+  ],
+  en: [
+    [12, "T"],
+    [9, "B"],
+    [6, "M"],
+    [3, "K"],
+  ],
 };
 
+/** @param {string} text */
 function parts(text) {
-  const [, sign, whole, fraction = ""] = DECIMAL.exec(text);
+  const found = DECIMAL.exec(text);
+  if (!found) throw new Error(`not a decimal: ${text}`);
+  const [, sign, whole, fraction = ""] = found;
   return { negative: sign === "-", digits: BigInt(whole + fraction), scale: fraction.length };
 }
 
+/** @param {boolean} negative @param {bigint} digits @param {number} scale */
 function spelled(negative, digits, scale) {
   const padded = digits.toString().padStart(scale + 1, "0");
   const whole = padded.slice(0, padded.length - scale);
@@ -19,7 +33,7 @@ function spelled(negative, digits, scale) {
   return sign + whole + (scale ? "." + padded.slice(padded.length - scale) : "");
 }
 
-/** `text` × 10^`power`, exactly. */
+/** `text` × 10^`power`, exactly. @param {string} text @param {number} power */
 export function shifted(text, power) {
   const { negative, digits, scale } = parts(text);
   return scale >= power
@@ -27,7 +41,7 @@ export function shifted(text, power) {
     : spelled(negative, digits * 10n ** BigInt(power - scale), 0);
 }
 
-/** `text` to so many places, half away from zero. */
+/** `text` to so many places, half away from zero. @param {string} text @param {number} places */
 export function rounded(text, places) {
   const { negative, digits, scale } = parts(text);
   if (scale <= places) return spelled(negative, digits * 10n ** BigInt(places - scale), places);
@@ -35,26 +49,26 @@ export function rounded(text, places) {
   return spelled(negative, (digits + unit / 2n) / unit, places);
 }
 
-/** In full, with thousands, without the zeros at its end that say nothing. */
+/** In full, with thousands, without the zeros at its end that say nothing. @param {string} text */
 export function full(text) {
   const [whole, fraction = ""] = text.split(".");
   const kept = fraction.replace(/0+$/, "");
   return grouped(whole) + (kept && "." + kept);
 }
 
-/** With thousands, all its places kept. */
+/** With thousands, all its places kept. @param {string} text */
 export function grouped(text) {
   const [whole, fraction] = text.split(".");
   return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (fraction === undefined ? "" : "." + fraction);
 }
 
-/** A rate as a percentage with its sign. */
+/** A rate as a percentage with its sign. @param {string} rate */
 export function percent(rate, { places = 2, sign = true } = {}) {
   const text = rounded(shifted(rate, 2), places);
   return (sign && direction(text) > 0 ? "+" : "") + grouped(text).replace("-", "−") + "%";
 }
 
-/** An amount as people write it: 1.23조, 4,567억; 1.23T, 456.7B. */
+/** An amount as people write it: 1.23조, 4,567억; 1.23T, 456.7B. @param {string} text @param {string} language */
 export function amount(text, language) {
   for (const [power, name] of UNITS[language]) {
     const inUnits = shifted(text, -power);
@@ -64,25 +78,29 @@ export function amount(text, language) {
   return brief(text);
 }
 
-/** With thousands and about four digits: what is read at a glance. */
+/** With thousands and about four digits: what is read at a glance. @param {string} text */
 export function brief(text) {
   const [whole, fraction = ""] = text.replace("-", "").split(".");
   if (whole !== "0") return full(rounded(text, Math.max(0, 4 - whole.length)));
   return full(rounded(text, Math.min(fraction.length, fraction.search(/[1-9]|$/) + 4)));
 }
 
-/** 1, -1 or 0. */
+/** 1, -1 or 0. @param {string} text */
 export function direction(text) {
   const { negative, digits } = parts(text);
   return digits === 0n ? 0 : negative ? -1 : 1;
 }
 
-/** The sum of some decimals. */
+/** The sum of some decimals. @param {string[]} texts */
 export function sum(texts) {
   const all = texts.map(parts);
   const scale = Math.max(0, ...all.map((one) => one.scale));
-  const total = all.reduce((so, one) => so + (one.negative ? -1n : 1n) * one.digits * 10n ** BigInt(scale - one.scale), 0n);
+  const total = all.reduce(
+    (so, one) => so + (one.negative ? -1n : 1n) * one.digits * 10n ** BigInt(scale - one.scale),
+    0n,
+  );
   return spelled(total < 0n, total < 0n ? -total : total, scale);
 }
 
+/** @param {string} text */
 export const places = (text) => (text.split(".")[1] ?? "").replace(/0+$/, "").length;

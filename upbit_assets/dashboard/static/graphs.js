@@ -4,15 +4,24 @@ import * as echarts from "/static/vendor/echarts-6.1.0/echarts.esm.min.mjs";
 import { amount, brief, full, percent } from "./figures.js";
 import { colour } from "./settings.js";
 
+/** @import { Book, Market } from "./api.js" */
+/** What the libraries hand back of a drawn item. @typedef {{ data: { market?: string, name: string, exact?: Market, side: number } }} Item */
+
 const MOST_MARKETS = 70;
 const DEEPEST = 0.04; // the change that has the full colour, as the scale on the page says
-const NAMED = 50, TOLD = 72; // pixels of side from which a box has room for a name, and for its change
+const NAMED = 50,
+  TOLD = 72; // pixels of side from which a box has room for a name, and for its change
 
-/** A graph in a place, drawn anew with what it last showed when the place has another size. */
+/**
+ * A graph in a place, drawn anew with what it last showed when the place has another size.
+ * @template {unknown[]} T
+ * @param {HTMLElement} place @param {(...shown: T) => object} options
+ */
 function graph(place, options) {
   const made = echarts.init(place, null, { renderer: "canvas" });
+  /** @type {T | null} */
   let last = null;
-  const draw = (...shown) => {
+  const draw = (/** @type {T} */ ...shown) => {
     last = shown;
     if (place.clientWidth) made.setOption({ ...look(), ...options(...shown) }, { notMerge: true });
   };
@@ -36,76 +45,112 @@ const tooltip = () => ({
   textStyle: { color: colour("ontop"), fontSize: 12 },
 });
 
-/** Between even and the direction's colour, as far as the rate goes. */
+/** Between even and the direction's colour, as far as the rate goes. @param {number} rate */
 function heat(rate) {
   const deep = Math.min(1, Math.abs(rate) / DEEPEST);
-  const [even, full] = [colour("heat-even"), colour(rate < 0 ? "heat-down" : "heat-up")].map((rgb) => rgb.match(/\d+/g).map(Number));
+  const [even, full] = [colour("heat-even"), colour(rate < 0 ? "heat-down" : "heat-up")].map((rgb) =>
+    (rgb.match(/\d+/g) ?? []).map(Number),
+  );
   return `rgb(${even.map((from, place) => Math.round(from + (full[place] - from) * deep)).join(",")})`;
 }
 
+/** @param {HTMLElement} place @param {(market: string) => void} choose */
 export function heatMap(place, choose) {
-  const { made, draw } = graph(place, (markets, chosen, language) => {
-    const gap = colour("panel");
-    const shown = markets.filter((one) => one.turnover_krw !== null).slice(0, MOST_MARKETS);
-    const each = (place.clientWidth * place.clientHeight) / shown.reduce((so, one) => so + Number(one.turnover_krw), 0);
-    const data = shown.map((one) => ({
-      market: one.market,
-      side: Math.sqrt(Number(one.turnover_krw) * each),
-      name: one.market.startsWith("KRW-") ? one.market.slice(4) : one.market,
-      value: Number(one.turnover_krw),
-      exact: one,
-      itemStyle: {
-        color: heat(Number(one.change_rate)),
-        borderColor: one.market === chosen ? colour("text") : gap,
-        borderWidth: one.market === chosen ? 2 : 0,
-      },
-    }));
-    return {
-      tooltip: {
-        ...tooltip(),
-        formatter: ({ data: { exact } }) =>
-          exact ? `${exact.market}\n${full(exact.trade_price)}  ${percent(exact.change_rate)}\n${amount(exact.turnover_krw, language)} KRW` : "",
-      },
-      series: [{
-        type: "treemap", data, roam: false, nodeClick: false, breadcrumb: { show: false },
-        left: 0, right: 0, top: 0, bottom: 0, itemStyle: { gapWidth: 1, borderColor: gap },
-        label: {
-          formatter: ({ data: { name, exact, side } }) =>
-            !exact || side < NAMED ? "" : side < TOLD ? `{small|${name}}` : `{name|${name}}\n${percent(exact.change_rate)}`,
-          rich: {
-            name: { fontWeight: 600, fontSize: 13, lineHeight: 18, color: "#fff" },
-            small: { fontWeight: 600, fontSize: 10, color: "#fff" },
-          },
-          color: "#fff", fontSize: 11, lineHeight: 14, position: "inside", align: "center", verticalAlign: "middle",
+  const { made, draw } = graph(
+    place,
+    (/** @type {Market[]} */ markets, /** @type {string | null} */ chosen, /** @type {string} */ language) => {
+      const gap = colour("panel");
+      const shown = markets.filter((one) => one.turnover_krw !== null).slice(0, MOST_MARKETS);
+      const each =
+        (place.clientWidth * place.clientHeight) / shown.reduce((so, one) => so + Number(one.turnover_krw), 0);
+      const data = shown.map((one) => ({
+        market: one.market,
+        side: Math.sqrt(Number(one.turnover_krw) * each),
+        name: one.market.startsWith("KRW-") ? one.market.slice(4) : one.market,
+        value: Number(one.turnover_krw),
+        exact: one,
+        itemStyle: {
+          color: heat(Number(one.change_rate)),
+          borderColor: one.market === chosen ? colour("text") : gap,
+          borderWidth: one.market === chosen ? 2 : 0,
         },
-      }],
-    };
-  });
-  made.on("click", ({ data }) => data?.market && choose(data.market));
+      }));
+      return {
+        tooltip: {
+          ...tooltip(),
+          formatter: (/** @type {Item} */ { data: { exact } }) =>
+            exact?.turnover_krw
+              ? `${exact.market}\n${full(exact.trade_price)}  ${percent(exact.change_rate)}\n${amount(exact.turnover_krw, language)} KRW`
+              : "",
+        },
+        series: [
+          {
+            type: "treemap",
+            data,
+            roam: false,
+            nodeClick: false,
+            breadcrumb: { show: false },
+            left: 0,
+            right: 0,
+            top: 0,
+            bottom: 0,
+            itemStyle: { gapWidth: 1, borderColor: gap },
+            label: {
+              formatter: (/** @type {Item} */ { data: { name, exact, side } }) =>
+                !exact || side < NAMED
+                  ? ""
+                  : side < TOLD
+                    ? `{small|${name}}`
+                    : `{name|${name}}\n${percent(exact.change_rate)}`,
+              rich: {
+                name: { fontWeight: 600, fontSize: 13, lineHeight: 18, color: "#fff" },
+                small: { fontWeight: 600, fontSize: 10, color: "#fff" },
+              },
+              color: "#fff",
+              fontSize: 11,
+              lineHeight: 14,
+              position: "inside",
+              align: "center",
+              verticalAlign: "middle",
+            },
+          },
+        ],
+      };
+    },
+  );
+  made.on("click", (/** @type {Partial<Item>} */ { data }) => data?.market && choose(data.market));
   return { draw };
 }
 
-/** [price, cumulative size] from the best outwards: sums for pixels only. */
+/** [price, cumulative size] from the best outwards: sums for pixels only. @param {string[]} prices @param {string[]} sizes */
 function cumulative(prices, sizes) {
-  let so = 0;
-  return prices.map((price, place) => [Number(price), (so += Number(sizes[place]))]);
+  let total = 0;
+  return prices.map((price, place) => [Number(price), (total += Number(sizes[place]))]);
 }
 
+/** @param {HTMLElement} place */
 export function depthGraph(place) {
-  const { draw } = graph(place, (book) => {
-    const [bids, asks] = ["bid", "ask"].map((side) => cumulative(book[`${side}_prices`], book[`${side}_sizes`]));
+  const { draw } = graph(place, (/** @type {Book} */ book) => {
+    const bids = cumulative(book.bid_prices, book.bid_sizes),
+      asks = cumulative(book.ask_prices, book.ask_sizes);
     const exact = new Map([...book.bid_prices, ...book.ask_prices].map((text) => [Number(text), full(text)]));
-    const side = (data, name) => ({
-      type: "line", data, step: "end", symbol: "none",
-      lineStyle: { color: colour(name), width: 1.5 }, areaStyle: { color: colour(name), opacity: 0.18 },
+    const side = (/** @type {number[][]} */ data, /** @type {string} */ name) => ({
+      type: "line",
+      data,
+      step: "end",
+      symbol: "none",
+      lineStyle: { color: colour(name), width: 1.5 },
+      areaStyle: { color: colour(name), opacity: 0.18 },
     });
     return {
       grid: { left: 0, right: 0, top: 6, bottom: 0 },
       xAxis: { type: "value", scale: true, show: false, min: "dataMin", max: "dataMax" },
       yAxis: { type: "value", show: false },
       tooltip: {
-        ...tooltip(), trigger: "axis",
-        formatter: ([{ value }]) => `${exact.get(value[0])}\n${brief(value[1].toFixed(8))}`,
+        ...tooltip(),
+        trigger: "axis",
+        formatter: (/** @type {{ value: [number, number] }[]} */ [{ value }]) =>
+          `${exact.get(value[0])}\n${brief(value[1].toFixed(8))}`,
       },
       series: [side([...bids].reverse(), "up"), side(asks, "down")],
     };

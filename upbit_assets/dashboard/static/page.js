@@ -2,17 +2,35 @@
 
 import { amount, brief, direction, full, percent } from "./figures.js";
 
-const SEOUL = { timeZone: "Asia/Seoul", hourCycle: "h23" };
+const SEOUL = { timeZone: "Asia/Seoul", hourCycle: /** @type {const} */ ("h23") };
 const clock = new Intl.DateTimeFormat("en-GB", { ...SEOUL, hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-export const byId = (id) => document.getElementById(id);
+/** @import { Market } from "./api.js" */
 
-/** 14:03:12, in Seoul. */
+/** @param {string} id @returns {HTMLElement} */
+export function byId(id) {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`The page has no element ${id}`);
+  return found;
+}
+
+/** @param {string} id */
+export const inputById = (id) => /** @type {HTMLInputElement} */ (byId(id));
+/** @param {string} id */
+export const tableById = (id) => /** @type {HTMLTableElement} */ (byId(id));
+/** The body of the list of markets in a panel. @param {string} id */
+export const tableBody = (id) => /** @type {HTMLTableElement} */ (byId(id).querySelector("table")).tBodies[0];
+
+/** 14:03:12, in Seoul. @param {string} iso */
 export const timeOf = (iso) => clock.format(new Date(iso));
 
-/** 2026-01-29 14:00, in Seoul: the API's times carry its zone already. */
+/** 2026-01-29 14:00, in Seoul: the API's times carry its zone already. @param {string} iso */
 export const minuteOf = (iso) => iso.slice(0, 16).replace("T", " ");
 
+/**
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} name @param {Record<string, string | null | undefined>} attributes @param {(Node | string)[]} children
+ */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [attribute, value] of Object.entries(attributes)) {
@@ -22,15 +40,16 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** A figure as people read it, with the exact one behind it. */
-export function figure(exact, shown, attributes = {}) {
-  if (exact === null || exact === undefined) return element("span", { class: "no" }, "–");
-  return element("data", { value: exact, title: shown === exact ? null : exact, ...attributes }, shown);
+/** A figure as people read it, with the exact one behind it. @param {string | null} exact */
+export function figure(exact, shown = "") {
+  if (exact === null) return element("span", { class: "no" }, "–");
+  return element("data", { value: exact, title: shown === exact ? null : exact }, shown);
 }
 
+/** @type {Record<string, [string, string]>} */
 const DIRECTIONS = { 1: ["up", "▲"], "-1": ["down", "▼"], 0: ["even", ""] };
 
-/** A change in colour and with a mark, so that it needs no colour. */
+/** A change in colour and with a mark, so that it needs no colour. @param {string | null} rate */
 export function change(rate) {
   if (rate === null) return figure(rate);
   const [name, mark] = DIRECTIONS[direction(rate)];
@@ -38,34 +57,58 @@ export function change(rate) {
   return element("span", { class: name }, arrow, figure(rate, percent(rate)));
 }
 
+/** @param {string | null} exact @param {string} language */
 export const won = (exact, language) => figure(exact, exact === null ? "" : amount(exact, language));
+/** @param {string} exact */
 export const price = (exact) => figure(exact, full(exact));
+/** @param {string} exact */
 export const quantity = (exact) => figure(exact, brief(exact));
 
 /** The heads of the lists of markets, which differ in their last column. */
 export function headLists() {
-  for (const table of document.querySelectorAll(".list")) {
+  for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll(".list"))) {
     const columns = ["rank", "market", "price", "change", table.dataset.last];
-    table.createTHead().append(element("tr", {}, ...columns.map((word, place) =>
-      element("th", { scope: "col", class: ["rank", ""][place] ?? "figure", "data-word": word }))));
+    table
+      .createTHead()
+      .append(
+        element(
+          "tr",
+          {},
+          ...columns.map((word, place) =>
+            element("th", { scope: "col", class: ["rank", ""][place] ?? "figure", "data-word": word }),
+          ),
+        ),
+      );
   }
 }
 
 /**
  * A list of markets, of which one can be chosen: by its row, by its button, and by the arrow keys from one to the next.
- * `last` is what the last column shows, `share` the length of its bar (0 to 1).
+ * @param {HTMLTableSectionElement} body
+ * @param {Market[]} rows
+ * @param {object} shown
+ * @param {string | null} shown.chosen
+ * @param {(one: Market) => number} shown.rank
+ * @param {(one: Market) => Node} shown.last what the last column shows
+ * @param {(one: Market) => number} shown.share the length of its bar (0 to 1)
  */
 export function marketRows(body, rows, { chosen, last, rank, share }) {
   const there = new Map([...body.rows].map((row) => [row.dataset.market, row]));
-  const focused = body.contains(document.activeElement) && document.activeElement.closest("tr").dataset.market;
+  const focused = body.contains(document.activeElement)
+    ? document.activeElement?.closest("tr")?.dataset.market
+    : undefined;
   const made = rows.map((market) => {
     const row = there.get(market.market) ?? element("tr", { "data-market": market.market });
     const moved = row.dataset.price ? direction(difference(market.trade_price, row.dataset.price)) : 0;
     row.dataset.price = market.trade_price;
     row.classList.toggle("chosen", market.market === chosen);
-    const button = element("button", { type: "button", "aria-pressed": market.market === chosen }, market.market);
+    const button = element(
+      "button",
+      { type: "button", "aria-pressed": String(market.market === chosen) },
+      market.market,
+    );
     const bar = element("td", { class: "figure bar" }, last(market));
-    bar.style.setProperty("--share", share(market));
+    bar.style.setProperty("--share", String(share(market)));
     row.replaceChildren(
       element("td", { class: "rank" }, String(rank(market))),
       element("th", { scope: "row" }, button),
@@ -76,27 +119,30 @@ export function marketRows(body, rows, { chosen, last, rank, share }) {
     return row;
   });
   body.replaceChildren(...made);
-  if (focused && body.contains(there.get(focused))) there.get(focused).querySelector("button").focus();
+  const kept = focused && there.get(focused);
+  if (kept && body.contains(kept)) kept.querySelector("button")?.focus();
 }
 
-/** Only its sign is of use: two prices' texts compared without floats. */
+/** Only its sign is of use: two prices' texts compared without floats. @param {string} a @param {string} b */
 function difference(a, b) {
   const scale = Math.max(...[a, b].map((text) => (text.split(".")[1] ?? "").length));
-  const whole = (text) => BigInt(text.replace(".", "") + "0".repeat(scale - (text.split(".")[1] ?? "").length));
+  const whole = (/** @type {string} */ text) =>
+    BigInt(text.replace(".", "") + "0".repeat(scale - (text.split(".")[1] ?? "").length));
   return String(whole(a) - whole(b));
 }
 
+/** @param {HTMLTableSectionElement} body @param {(market: string) => void} choose */
 export function choosable(body, choose) {
   body.addEventListener("click", (event) => {
-    const row = event.target.closest("tr");
-    if (row) choose(row.dataset.market);
+    const row = /** @type {Element} */ (event.target).closest("tr");
+    if (row?.dataset.market) choose(row.dataset.market);
   });
   body.addEventListener("keydown", (event) => {
-    const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
-    const next = step && event.target.closest("tr")?.[step];
+    const row = /** @type {Element} */ (event.target).closest("tr");
+    const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
     if (next) {
       event.preventDefault();
-      next.querySelector("button").focus();
+      next.querySelector("button")?.focus();
     }
   });
 }

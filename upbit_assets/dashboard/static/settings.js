@@ -1,5 +1,6 @@
 // What a person chose, kept in this browser.
 
+/** @param {string} name */
 const stored = (name) => {
   try {
     return localStorage.getItem(name);
@@ -8,9 +9,12 @@ const stored = (name) => {
   }
 };
 
-export function setting(name, choices, usual) {
-  const kept = stored(name);
-  let value = choices.includes(kept) ? kept : usual;
+/**
+ * @template {string} T
+ * @param {string} name @param {T[]} choices @param {T} byDefault
+ */
+export function setting(name, choices, byDefault) {
+  let value = choices.find((choice) => choice === stored(name)) ?? byDefault;
   return {
     get: () => value,
     next() {
@@ -28,7 +32,7 @@ export function setting(name, choices, usual) {
 const probe = document.body.appendChild(document.createElement("i"));
 probe.hidden = true;
 
-/** A colour of the style sheet, as the theme has it now. */
+/** A colour of the style sheet, as the theme has it now. @param {string} name */
 export function colour(name) {
   probe.style.color = `var(--${name})`;
   return getComputedStyle(probe).color;

@@ -1,0 +1,132 @@
+// Where the figures come from: the JSON API, and the stream of events that says what was just written.
+// A figure is a decimal in a string, null where there is none; times are ISO 8601 with Seoul's zone.
+
+/**
+ * @typedef {object} Status
+ * @property {string | null} window_start
+ * @property {string | null} collected_at
+ * @property {number} stale_after seconds
+ * @property {boolean | null} simulated
+ * @property {string} dagster
+ *
+ * @typedef {object} Market
+ * @property {string} market
+ * @property {string} quote_currency
+ * @property {string} trade_price
+ * @property {string} daily_volume
+ * @property {number} rank_volume
+ * @property {string | null} turnover_krw
+ * @property {string} change_rate
+ * @property {string | null} change_rate_24h
+ * @property {string} window_high
+ * @property {string} window_low
+ * @property {string} volatility
+ * @property {number} rank_volatility
+ * @property {string | null} vwap
+ *
+ * @typedef {object} Book
+ * @property {string} market
+ * @property {string} quote_currency
+ * @property {string} ingested_at
+ * @property {string} total_ask_size
+ * @property {string} total_bid_size
+ * @property {string[]} ask_prices
+ * @property {string[]} ask_sizes
+ * @property {string[]} bid_prices
+ * @property {string[]} bid_sizes
+ * @property {string | null} spread_bps
+ * @property {string | null} imbalance
+ * @property {string | null} reach
+ * @property {string | null} bid_depth_01
+ * @property {string | null} bid_depth_05
+ * @property {string | null} bid_depth_1
+ * @property {string | null} ask_depth_01
+ * @property {string | null} ask_depth_05
+ * @property {string | null} ask_depth_1
+ *
+ * @typedef {object} Candle
+ * @property {string} started_at
+ * @property {string} opening_price
+ * @property {string} high_price
+ * @property {string} low_price
+ * @property {string} closing_price
+ * @property {string} volume
+ *
+ * @typedef {object} CoverageRow
+ * @property {string} window the partition's key
+ * @property {string} window_start
+ * @property {number | null} bronze_rows
+ * @property {number | null} rejected_rows
+ * @property {number | null} gold_rows
+ */
+
+let skew = 0; // the server's clock less ours, ms
+
+export const serverNow = () => Date.now() + skew;
+
+export class Failure extends Error {
+  /** @param {number} status of the reply; 0: there was none @param {string} message */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/**
+ * The JSON at a path of the API; a Failure says what the server said.
+ * @param {string} path @param {Record<string, string>} query
+ */
+export async function get(path, query = {}) {
+  let response;
+  try {
+    response = await fetch(`${path}?${new URLSearchParams(query)}`);
+  } catch {
+    throw new Failure(0, "");
+  }
+  const date = response.headers.get("date");
+  if (date) skew = Date.parse(date) - Date.now();
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Failure(response.status, answer.error?.message ?? response.statusText);
+  return answer;
+}
+
+/** All the rows of a path of the API, page after page. @param {string} path @param {Record<string, string>} query */
+export async function getAll(path, query = {}) {
+  /** @type {any[]} */
+  const rows = [];
+  for (let answer = await get(path, query); ;) {
+    rows.push(...answer.rows);
+    if (!answer.next) return rows;
+    const next = new URL(answer.next, location.origin);
+    answer = await get(next.pathname, Object.fromEntries(next.searchParams));
+  }
+}
+
+/**
+ * Tells of what is written. A browser opens six streams to a server at most, so a page that nobody sees lets go of
+ * its own, and begins anew when it is seen again.
+ * @param {{ connected(): void, lost(): void, database(up: boolean): void, written(write: { table: string }): void }} handlers
+ */
+export function listen({ connected, lost, database, written }) {
+  /** @type {EventSource | null} */
+  let current = null;
+  const open = () => {
+    const source = new EventSource("/api/events");
+    current = source;
+    source.onopen = connected;
+    source.onerror = () => {
+      lost();
+      if (source.readyState === EventSource.CLOSED) {
+        source.close();
+        setTimeout(() => document.hidden || open(), 3000);
+      }
+    };
+    source.addEventListener("database", (event) => database(JSON.parse(event.data).up));
+    source.addEventListener("asset_written", (event) => written(JSON.parse(event.data)));
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) current?.close();
+    else open();
+  });
+  if (!document.hidden) open();
+}

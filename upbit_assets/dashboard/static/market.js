@@ -1,0 +1,103 @@
+// The chosen market: its figures and its chart.
+
+import { get, getAll, serverNow } from "./api.js";
+import { candleChart, timeOf as chartTime } from "./chart.js";
+import { brief, full, percent } from "./figures.js";
+import { byId, change, element, figure, minuteOf, price, quantity, won } from "./page.js";
+import { hasMoved } from "./rankings.js";
+import { SPANS, language, state, translation } from "./state.js";
+
+/** @import { Candle, Market } from "./api.js" */
+/** @typedef {[string, ...(Node | string)[]]} Fact */
+
+export const chart = candleChart(byId("chart"), { hovered: (row) => drawLegend(row) });
+
+export function drawMarket() {
+  const one = state.markets.find(({ market }) => market === state.market);
+  byId("market-code").textContent = state.market ?? "";
+  byId("market-price").replaceChildren(...(one ? [price(one.trade_price)] : []));
+  byId("market-quote").textContent = one?.quote_currency ?? "";
+  byId("market-change").replaceChildren(...(one ? [change(one.change_rate)] : []));
+  byId("market-figures").replaceChildren(
+    ...(one ? facts(one) : []).map(([name, ...shown]) =>
+      element("div", {}, element("dt", {}, translation()[name]), element("dd", {}, ...shown)),
+    ),
+  );
+  document.title = [one && `${full(one.trade_price)} ${one.market}`, translation().board].filter(Boolean).join(" · ");
+}
+
+/** @param {Market} one @returns {Fact[]} */
+function facts(one) {
+  const unit = (/** @type {string} */ text) => element("span", { class: "unit" }, ` ${text}`);
+  const ranked = (/** @type {number} */ rank) => translation().ranked(rank, state.markets.length);
+  return [
+    ["turnover24", one.turnover_krw === null ? translation().noRate : won(one.turnover_krw, language.get())],
+    ["volume24", quantity(one.daily_volume), unit(one.market.split("-")[1])],
+    ["change24", change(one.change_rate_24h)],
+    ["vwap10", one.vwap === null ? figure(null) : figure(one.vwap, brief(one.vwap))],
+    ["low10", price(one.window_low)],
+    ["high10", price(one.window_high)],
+    [
+      "volatilityShort",
+      figure(one.volatility, percent(one.volatility, { sign: false })),
+      ...(hasMoved(one) ? [unit(ranked(one.rank_volatility))] : []),
+    ],
+    ["rankTurnover", ranked(one.rank_volume)],
+  ];
+}
+
+/** @param {string} market @param {string} span */
+export async function readCandles(market, span) {
+  const [minutes, unit] = SPANS[span];
+  // to the minute, so that all pages that ask at a time ask the same, which is read once
+  const to = new Date(Math.ceil(serverNow() / 60_000) * 60_000),
+    from = new Date(to.getTime() - minutes * 60_000);
+  const query = { from: from.toISOString(), to: to.toISOString() };
+  const path = `/api/markets/${market}`;
+  const [{ rows }, vwaps] = await Promise.all([
+    get(`${path}/candles`, { ...query, unit: String(unit) }),
+    getAll(minutes > 1440 ? `${path}/days` : `${path}/windows`, query),
+  ]);
+  const prices = rows.length ? [] : minutes > 1440 ? await getAll(`${path}/windows`, query) : vwaps;
+  return {
+    rows,
+    step: unit * 60,
+    prices: prices.map((row) => ({ time: chartTime(row.window_start), price: row.trade_price })),
+    vwaps: vwaps.map((row) => ({ time: chartTime(row.window_start ?? row.day), price: row.vwap })),
+  };
+}
+
+export function drawCandles(fit = false) {
+  const { candles } = state;
+  if (!candles) return;
+  chart.draw({ ...candles, fit });
+  const note = byId("chart-note");
+  note.textContent = candles.rows.length ? "" : candles.prices.length ? translation().line : translation().nothing;
+  note.hidden = !note.textContent;
+  note.classList.toggle("alone", !candles.prices.length);
+  drawLegend();
+  const last = candles.rows.at(-1);
+  byId("chart-caption").textContent =
+    `${state.market} ${translation()[state.span]}. ` +
+    (last ? `${minuteOf(last.started_at)} ${byId("legend").textContent}` : note.textContent);
+}
+
+/** @param {Candle} [row] */
+function drawLegend(row = state.candles?.rows.at(-1)) {
+  const key = (/** @type {string} */ name) => element("span", { class: "name" }, translation()[name]);
+  const entries = row
+    ? [
+        element("time", { datetime: row.started_at }, minuteOf(row.started_at).slice(5)),
+        element("span", {}, key("opening"), price(row.opening_price)),
+        element("span", {}, key("high"), price(row.high_price)),
+        element("span", {}, key("low"), price(row.low_price)),
+        element("span", {}, key("closing"), price(row.closing_price)),
+        element("span", {}, key("volume"), quantity(row.volume)),
+      ]
+    : [];
+  const hasVwap = state.candles?.vwaps.some((one) => one.price !== null);
+  byId("legend").replaceChildren(
+    ...entries,
+    ...(hasVwap ? [element("span", { class: "vwap" }, translation().vwap)] : []),
+  );
+}

@@ -1,0 +1,66 @@
+// How the page stands: live, stale, down, lost, empty or loading; and says so plainly.
+
+import { serverNow } from "./api.js";
+import { byId, minuteOf, timeOf } from "./page.js";
+import { state, translation } from "./state.js";
+
+let before = "loading";
+
+export function drawStatus() {
+  const { status, failure } = state;
+  const collected = status?.collected_at;
+  const seconds = collected ? (serverNow() - Date.parse(collected)) / 1000 : 0;
+  const now = statusName(seconds);
+  document.body.dataset.state = now;
+  const age = ageText(seconds),
+    at = collected ? timeOf(collected) : "";
+  byId("age").textContent = collected
+    ? `${now === "live" ? `${translation().live} · ` : ""}${translation().ago(age)}`
+    : "";
+  byId("freshness").title = collected ? `${minuteOf(collected)} KST` : "";
+  const bare = !collected && ["empty", "down", "lost"].includes(now);
+  drawNotice(now, age, at, bare);
+  byId("figures").hidden = !collected;
+  byId("empty").hidden = !bare;
+  if (bare) {
+    byId("empty-title").textContent = now === "empty" ? translation().emptyTitle : translation().downTitle;
+    byId("empty-text").textContent =
+      now === "empty" ? translation().emptyText : failure?.message || translation().downText;
+  }
+  const badge = byId("simulated");
+  badge.hidden = !status?.simulated;
+  badge.textContent = translation().simulated;
+  badge.title = translation().simulatedAbout;
+  if (now === "live" && before !== "live" && before !== "loading") byId("spoken").textContent = translation().recovered;
+  before = now;
+}
+
+/** @param {number} seconds since the last figures were collected */
+function statusName(seconds) {
+  const { status, failure } = state;
+  if (!state.connected || failure?.status === 0) return "lost";
+  if (!state.database || failure) return "down";
+  if (!status) return "loading";
+  if (!status.collected_at) return "empty";
+  return seconds > status.stale_after ? "stale" : "live";
+}
+
+/** @param {string} now @param {string} age @param {string} at @param {boolean} bare */
+function drawNotice(now, age, at, bare) {
+  const { failure } = state;
+  const problem = failure && failure.status !== 503 && failure.status ? failure.message : translation().down;
+  /** @type {Record<string, string>} */
+  const notices = { lost: translation().lost, down: problem, stale: translation().stale(age, at) };
+  const notice = (notices[now] ?? "") + (at && (now === "lost" || now === "down") ? translation().kept(at) : "");
+  const place = byId("notice");
+  if (place.textContent !== notice) place.textContent = notice;
+  place.hidden = !notice || bare;
+}
+
+/** @param {number} age in seconds */
+function ageText(age) {
+  const { seconds, minutes, hours, days } = translation();
+  if (age < 60) return seconds(Math.max(0, Math.floor(age)));
+  if (age < 3600) return minutes(Math.floor(age / 60));
+  return age < 172800 ? hours(Math.floor(age / 3600)) : days(Math.floor(age / 86400));
+}
