@@ -12,7 +12,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -229,17 +228,19 @@ def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
     return [said for said in page.rows if not any(is_of(document, said.row) for document in known[said.key])]
 
 
-exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal, strict=False)
+def exact(text: str) -> Any:
+    """JSON with every number to its last digit; the text where it is none, or nested too deeply to be read here."""
+    try:
+        return json.loads(text, parse_float=Decimal, parse_int=Decimal, strict=False)
+    except (ArithmeticError, ValueError, RecursionError):
+        return text
 
 
 def is_of(document: Any, text: str) -> bool:
     """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
     if isinstance(document, str):
         return document == text.replace("\0", r"\u0000")
-    try:
-        return bool(document == exact(text))
-    except (ArithmeticError, ValueError, RecursionError):  # jsonb refuses it too
-        return False
+    return bool(document == exact(text))
 
 
 def as_records(page: Page, rows: Sequence[Said]) -> Records:

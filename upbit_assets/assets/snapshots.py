@@ -60,8 +60,6 @@ def snapshot(client: UpbitClient, ask: Ask, window: TimeWindow) -> Reply:
         reply = ask(client)
     except UpbitError as error:  # the client has already tried again where that could help
         raise Failure(str(error), allow_retries=False) from error
-    if not reply.rows:
-        raise Failure(f"{reply.url} answered an empty list: nothing was collected.", allow_retries=False)
     if reply.received_at >= window.end:
         raise Failure(
             f"The window {windows.key_of(window.start)} closed before the exchange's answer was in; its last moments "

@@ -37,8 +37,9 @@ class UpbitClient:
 
     All times are in seconds. What may pass is tried again, up to `attempts` times within `deadline`, after
     waits of random length up to 1, 2, 4, 8: no connection, time-out, 429, 5xx, and a 200 whose body is cut
-    off or is something else (a maintenance page, an object). A 418 ends it at once, and until the block is
-    over (a minute, when the exchange does not say) all clients' calls fail without touching the network.
+    off, is something else (a maintenance page, an object), or has no rows where there always are some. A 418
+    ends it at once, and until the block is over (a minute, when the exchange does not say) all clients' calls
+    fail without touching the network.
 
     Every call raises Unreachable, Refused, UnexpectedBody or Blocked, all of them UpbitError.
     Source: Upbit REST, REST API guide and Rate limits.
@@ -90,11 +91,11 @@ class UpbitClient:
 
     def markets(self) -> Reply:
         """All markets with their warnings (GET /v1/market/all)."""
-        return self.get("market", "/v1/market/all", is_details="true")
+        return self._get_rows("market", "/v1/market/all", is_details="true")
 
     def tickers(self, quote_currencies: Iterable[str] = ("KRW", "BTC", "USDT")) -> Reply:
         """The current ticker of every market quoted in these currencies (GET /v1/ticker/all)."""
-        return self.get("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
+        return self._get_rows("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
 
     def trades(
         self,
@@ -123,7 +124,7 @@ class UpbitClient:
         up with zeros; the sizes' totals; `timestamp` (ms) of the book's last change. `level` groups prices of KRW
         markets; a market that doesn't support it has no row. Source: Upbit REST, Orderbook.
         """
-        return self.get("orderbook", "/v1/orderbook", markets=",".join(markets), count=count, level=level)
+        return self._get_rows("orderbook", "/v1/orderbook", markets=",".join(markets), count=count, level=level)
 
     def candles(self, unit: str, market: str, *, to: datetime | None = None, count: int = 200) -> Reply:
         """A market's last candles, newest first (GET /v1/candles/...).
@@ -141,7 +142,11 @@ class UpbitClient:
         """GET a `path` that answers with an array, within the limits of `group`; None omits a parameter."""
         return self._retrying(self._once, group, path, params)
 
-    def _once(self, group: str, path: str, params: dict[str, str | int | None]) -> Reply:
+    def _get_rows(self, group: str, path: str, /, **params: str | int | None) -> Reply:
+        """The same where there always are rows: an empty array is tried again, as one that is cut off."""
+        return self._retrying(self._once, group, path, params, may_be_empty=False)
+
+    def _once(self, group: str, path: str, params: dict[str, str | int | None], *, may_be_empty: bool = True) -> Reply:
         turn = self._limits.acquire(group, background=self._background)
         began = time.monotonic()
         with self._send(group, turn, path, params) as response:
@@ -157,6 +162,8 @@ class UpbitClient:
             rows = split(text)
         except ValueError as error:
             raise UnexpectedBody(url, str(error), body) from None
+        if not (rows or may_be_empty):
+            raise UnexpectedBody(url, "has no rows", body)
         simulated = response.headers.get("X-Upbit-Simulated", "").lower() == "true"
         return Reply(text, rows, received_at, simulated, url, seconds)
 
@@ -212,10 +219,7 @@ def _read(response: requests.Response, limit: int, until: float) -> tuple[bytes,
 def _text(body: bytes, broken: str) -> str:
     if broken:
         raise ValueError(broken)
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+    return body.decode(errors="backslashreplace")  # what is not UTF-8 costs its own row alone
 
 
 def _refused(url: str, response: requests.Response, body: bytes) -> Refused:

@@ -23,6 +23,8 @@ _LENIENT = json.JSONDecoder(parse_float=bool, parse_int=bool, strict=False)
 # within. Were its end in a string, the next quote would end that before a bare `market`, which is no JSON.
 _BEGINS = re.compile(r'\{"market":"([^"\\]*)"')
 _TORN = re.compile(r'\{"market":"[^{}\\]*\}(?=,\{"market":")')
+# For what is nested too deeply for a parser, or holds what is no JSON: an element ends where its brackets are closed.
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 _SPACE = r"[ \t\n\r]*"
 _OPEN = re.compile(rf"{_SPACE}\[{_SPACE}")
 _COMMA = re.compile(rf"{_SPACE},{_SPACE}")
@@ -61,8 +63,8 @@ class Reply:
 def split(text: str) -> list[Row]:
     """Cut the text of a JSON array into its elements, each to the letter.
 
-    NaN and Infinity, which JSON does not know, control characters in strings and numbers of any length pass
-    untouched, so that one odd row does not cost the others. Raises ValueError saying what is wrong.
+    NaN and Infinity, which JSON does not know, control characters in strings, numbers of any length and rows of any
+    depth pass untouched, so that one odd row does not cost the others. Raises ValueError saying what is wrong.
     """
     try:
         return [Row(row, "utf-8") for row in _ROWS.decode(text)]
@@ -100,9 +102,27 @@ def _lenient(text: str) -> list[Row]:
 def _end(text: str, at: int) -> int:
     try:
         return _LENIENT.raw_decode(text, at)[1]
-    except json.JSONDecodeError as error:
-        if torn := _TORN.match(text, at):
-            return torn.end()
-        raise ValueError(f"is cut off or no JSON at character {error.pos}") from None
-    except RecursionError:
-        raise ValueError(f"is nested too deeply at character {at}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        torn = _TORN.match(text, at)
+        if end := torn.end() if torn else _balanced(text, at):
+            return end
+        where = error.pos if isinstance(error, json.JSONDecodeError) else at
+        raise ValueError(f"is cut off or no JSON at character {where}") from None
+
+
+def _balanced(text: str, at: int) -> int | None:
+    """Where the object or array that begins at `at` ends, whatever is between its brackets and strings."""
+    if text[at : at + 1] not in ("{", "["):
+        return None
+    depth = 0
+    for token in _BRACKET.finditer(text, at):
+        match token[0]:
+            case "{" | "[":
+                depth += 1
+            case "}" | "]":
+                depth -= 1
+            case '"':  # a string that doesn't end
+                return None
+        if depth == 0:
+            return token.end()
+    return None

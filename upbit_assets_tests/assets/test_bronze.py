@@ -136,13 +136,16 @@ def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Databa
     assert len(collected) == 31
 
 
-def test_an_empty_reply_is_a_plain_failure_that_stores_nothing(database: Database, exchange: Handle):
-    exchange.faults.add("ticker", "empty")
-    result = materialize("bronze_ticker_raw", first=now())
+@pytest.mark.parametrize("path", ["ticker/all", "market/all", "orderbook"])
+def test_nothing_at_all_is_tried_again(
+    database: Database, exchange: Handle, path: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "KRW-BTC,KRW-ETH")
+    exchange.faults.add(path, "empty", times=1)
+    assert materialize("bronze_ticker_raw", "bronze_orderbook_raw", first=now()).success
 
-    assert not result.success
-    assert "answered an empty list: nothing was collected" in said(result)
-    assert rows(database, tables.bronze_ticker_raw) == rows(database, tables.bronze_market_raw) == []
+    stored = (tables.bronze_ticker_raw, tables.bronze_market_raw, tables.bronze_orderbook_raw)
+    assert [len(rows(database, table)) for table in stored] == [30, 30, 2]
 
 
 def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(

@@ -125,6 +125,42 @@ class TestBadInput:
         )
         assert kept == [(30,)]
 
+    def test_what_no_parser_takes_costs_its_own_row_alone(self):
+        odd = {
+            "1,200 deep": "[" * 1_200 + "]" * 1_200,
+            "100,000 deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
+            "a million characters": f'"{"x" * 1_000_000}"',
+            "a million digits": "9" * 1_000_000,
+            "half a character": '"\\ud800"',
+            "half a character in bytes": '"\ud800"',
+            "no value": "nonsense",
+            "a name twice": '{"a": 1, "a": 2}',
+        }
+        hit = dict(zip(odd, self.markets, strict=False))
+        changes = [{"market": hit[name], "set": {"odd": value}} for name, value in odd.items()]
+        self.exchange.faults.add("ticker/all", "rows", rows=changes)
+        result = materialize(*CHAIN, first=now())
+        assert result.success, said(result)
+        assert_whole(result)
+        assert ask(self.url, "SELECT count(*) FROM bronze.ticker_raw") == [(30,)]
+        kept_as_text = (
+            "SELECT market FROM silver.ticker_rejected WHERE reason = 'raw row: kept as text, jsonb refused it'"
+        )
+        fine = {hit[name] for name in ("1,200 deep", "a million characters", "a name twice")}
+        assert {market for (market,) in ask(self.url, kept_as_text)} == {*hit.values()} - fine
+
+    @pytest.mark.parametrize("row", ["null", "1", '"KRW-BTC"', "[[1], 2]", "{}", "nonsense"])
+    def test_a_row_that_is_none_costs_no_other(self, row: str):
+        good = requests.get(self.exchange.url + TICKERS, timeout=5).text
+        self.exchange.faults.add("ticker/all", "body", body=f"{good[:-1]},{row}]", times=1)
+        result = materialize(*CHAIN, first=now())
+        if row == "nonsense":  # which is no answer, and the next one is
+            assert len(ask(self.url, "SELECT 1 FROM bronze.ticker_raw")) == 30
+        else:
+            assert result.success, said(result)
+            assert_whole(result)
+            assert ask(self.url, "SELECT silver_rows, rejected_rows FROM silver.ticker_build") == [(30, 1)]
+
     def test_an_unknown_quote_currency_ranks_last_with_a_note(self):
         assert self.run_with({"market": self.markets[5], "set": {"market": '"JPY-BTC"'}}) == {}
         ranked = "SELECT market, rank_volume = max(rank_volume) OVER (), rank_note FROM gold.market_stats"
@@ -187,13 +223,14 @@ class TestBadNetwork:
             ),
             ("body", {"body": '{"data": []}'}, "A JSON array was expected from"),
             ("status", {"status": 502, "body": "<h1>Bad Gateway</h1>", "content_type": "text/html"}, "status 502"),
+            ("empty", {}, "the body has no rows"),
             ("cut", {}, "is cut off or no JSON at character"),
             ("cut", {"closes": True}, "broke off after"),
             ("reset", {}, "the connection was closed before an answer came"),
             ("slow", {"seconds": 0.6}, "no answer came in time"),
             ("status", {"status": 429}, "with status 429"),
         ],
-        ids=["html", "object", "502", "cut", "hangs up", "reset", "slow", "429"],
+        ids=["html", "object", "502", "empty", "cut", "hangs up", "reset", "slow", "429"],
     )
     def test_no_whole_answer(self, exchange: Handle, kind: str, options: dict[str, Any], words: str):
         exchange.faults.add("ticker/all", kind, **options)

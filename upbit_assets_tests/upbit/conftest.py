@@ -16,7 +16,7 @@ from upbit_assets.upbit import Limits, UpbitClient
 class Answer:
     """`missing`: bytes promised but never sent; `drip`: seconds between two bytes of the body."""
 
-    body: bytes = b"[]"
+    body: bytes = b'[{"market":"KRW-BTC"}]'
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0

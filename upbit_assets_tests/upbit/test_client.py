@@ -69,9 +69,28 @@ def test_nan_in_one_row_costs_no_other(exchange, client):
     assert [row.market for row in client.tickers().rows] == ["KRW-BTC", "KRW-ODD", "KRW-BTC"]
 
 
-def test_an_empty_array_is_a_reply(exchange, client):
-    exchange.answers = [Answer(b"[]")]
-    assert client.tickers().rows == []
+def test_an_empty_array_is_a_reply_where_there_may_be_nothing(exchange, client):
+    exchange.answers = [Answer(b"[]")] * 2
+    assert client.candles("minutes/1", "KRW-BTC").rows == []
+    assert client.trades("KRW-BTC").rows == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [UpbitClient.markets, UpbitClient.tickers, lambda client: client.orderbook(["KRW-BTC"])],
+    ids=["markets", "tickers", "order books"],
+)
+def test_an_empty_array_where_there_always_is_something_is_tried_again(exchange, client, waits, ask):
+    exchange.answers = [Answer(b"[]"), GOOD]
+    assert [row.market for row in ask(client).rows] == ["KRW-BTC"]
+    assert len(waits) == 1
+
+
+def test_bytes_that_are_no_text_cost_their_own_row_alone(exchange, client):
+    exchange.answers = [
+        Answer(f'[{ROW},{{"market":"KRW-ODD","name":"'.encode() + b'\xed\xa0\x80"},' + ROW.encode() + b"]")
+    ]
+    assert [row.market for row in client.tickers().rows] == ["KRW-BTC", "KRW-ODD", "KRW-BTC"]
 
 
 def test_gzip(exchange, client):
@@ -206,7 +225,8 @@ def test_redirects_are_not_followed(exchange, client):
         (Answer(b""), "is empty. It begins ''"),
         (Answer(b'{"a":1}'), """is not one. It begins '{"a":1}'"""),
         (Answer(b'[{"a":1},{"b"'), "is cut off or no JSON at character 13. It begins "),
-        (Answer(b'["\xff\x1b[31m"]'), "is not UTF-8 at byte 2. It begins '[\"\ufffd\\x1b[31m\"]'"),
+        (Answer(b'["\xff\x1b[31m"]'), "is cut off or no JSON at character 2. It begins '[\"\ufffd\\x1b[31m\"]'"),
+        (Answer(b"[]"), "has no rows. It begins '[]'"),
         (Answer(b'[{"a":1},', missing=99), "broke off after 9 bytes. It begins "),
         (Answer(b"[" + b" " * 2000 + b"]"), "is larger than 1,000 bytes. It begins "),
         (
@@ -214,7 +234,7 @@ def test_redirects_are_not_followed(exchange, client):
             "is larger than 1,000 bytes",
         ),
     ],
-    ids=["HTML", "empty", "object", "cut JSON", "not UTF-8", "broken off", "large", "large once unpacked"],
+    ids=["HTML", "empty", "object", "cut JSON", "not UTF-8", "no rows", "broken off", "large", "large once unpacked"],
 )
 def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
     exchange.answers = [answer] * 2

@@ -44,6 +44,11 @@ def test_whatever_is_cut_off_is_noticed(elements, data):
         '{"market":"KRW-ODD","trade_price":1e999999}',
         '{"market":"KRW-ODD","name":"\\u0000 \\ud800 \t ]},{\\""}',
         '{"deep":{"market":"no"},"market":"KRW-ODD","list":[[1,[2]],"]"]}',
+        '{"market":"KRW-ODD","deep":' + "[" * 1_200 + '{"}]":"\\"]"}' + "]" * 1_200 + "}",
+        '{"market":"KRW-ODD","deep":' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}",
+        '{"market":"KRW-ODD","text":"' + "x" * 2_000_000 + '"}',
+        '{"market":"KRW-ODD","bytes":"\\xff"}',
+        '{"market":"KRW-ODD","price":nonsense}',
     ],
 )
 def test_an_odd_row_costs_no_other_row(odd):
