@@ -67,9 +67,15 @@ def newest(
     connection: sa.Connection, table: sa.Table, start: sa.Column[Any], window: TimeWindow, order: sa.Column[Any]
 ) -> Sequence[sa.Row[Any]]:
     """The first ten rows of the newest window written."""
-    last = sa.select(sa.func.max(start)).where(within(table, window)).scalar_subquery()
-    first_ten = sa.select(table).where(within(table, window), start == last).order_by(order, table.c.market).limit(10)
-    return connection.execute(first_ten).all()
+    return connection.execute(newest_ten(table, start, window, order)).all()
+
+
+def newest_ten(
+    table: sa.Table, start: sa.Column[Any], window: TimeWindow, order: sa.Column[Any]
+) -> sa.Select[tuple[Any, ...]]:
+    moment = table.c[table.info["window"]]  # which the index begins with that finds the window's rows
+    last = sa.select(start).where(within(table, window)).order_by(moment.desc()).limit(1).scalar_subquery()
+    return sa.select(table).where(within(table, window), start == last).order_by(order, table.c.market).limit(10)
 
 
 def as_table(name: str, head: str, rows: Sequence[Sequence[str]]) -> Metadata:
