@@ -40,7 +40,17 @@ from upbit_assets.checks import newest_window_is_fresh
 from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
-from upbit_assets.stale import CHAINS, Chain, Stale, changed_since, collected, horizon, stale
+from upbit_assets.stale import (
+    CHAINS,
+    Chain,
+    Stale,
+    collected,
+    collected_since,
+    committed,
+    computed_since,
+    oldest,
+    stale,
+)
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITION, PRIORITY, HISTORY = "dagster/partition", "dagster/priority", "upbit_assets/history"
@@ -53,6 +63,9 @@ STILL_COLLECTING = "What was asked for before is still being collected"
 LATE = timedelta(minutes=1)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(hours=1)
 MOST_A_RUN = DAY // WINDOW
+RECENT = 2 * DAY  # whose raw rows are looked at each time; those of all partitions, which takes long, every
+EVERYTHING_EVERY = timedelta(minutes=10)
+NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
 DAYS_BACK = 7  # as many as the exchange tells trades of
 
 collect = define_asset_job(
@@ -210,7 +223,7 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     """
     now = datetime.now(UTC)
     cursor = json.loads(context.cursor or "{}")
-    with database.connect("REPEATABLE READ") as connection:
+    with database.connect() as connection:
         found = look(connection, cursor, now)
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
     # a stale window stays in the cursor until it is found whole
@@ -218,7 +231,8 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     for chain, window in found:
         key = waiting_key(chain, window.start)
         attempt = Attempt.of(waiting.get(key), window.sources)
-        if attempt.is_due(now) and (chain.axis, window.start) not in busy:
+        # a window ahead of the clock, which may have been set back, has no partition yet
+        if window.start <= now and attempt.is_due(now) and (chain.axis, window.start) not in busy:
             due.append((chain.axis, window))
             attempt = attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
@@ -237,27 +251,54 @@ def waiting_key(chain: Chain, start: datetime) -> str:
 def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> list[tuple[Chain, Stale]]:
     """The stale windows among those worth a look; moves the cursor past what need not be looked at again.
 
-    On a database not seen before, the past is looked through too, a stretch a tick and the newest first.
+    Raw rows are looked for in the newest partitions, and every ten minutes in all. The cursor has a snapshot for each
+    of the two, taken before anything is read, so that nothing falls between one look and the next. On a database not
+    seen before, the past is looked through too, a stretch a tick and the newest first.
     """
-    database, settled = horizon(connection)
-    ends = {chain.gold: chain.axis.at(now).end.isoformat() for chain in CHAINS}
+    database, snapshot = committed(connection)
+    chains = [chain.gold for chain in CHAINS]
     # a version that knew other chains left another cursor
-    if cursor.get("database") != database or cursor.get("chains") != list(ends):
-        cursor.update(database=database, chains=list(ends), seen=settled, past=ends, waiting={})
+    if cursor.get("database") != database or cursor.get("chains") != chains:
+        cursor.update(database=database, chains=chains, waiting={}, past=past(connection, now))
+        cursor.update(recent=snapshot, everything=snapshot, everything_at=now.timestamp())
+    # a clock that was ahead must not keep everything from being looked at until then
+    everything = not 0 <= now.timestamp() - cursor["everything_at"] < EVERYTHING_EVERY.total_seconds()
+    newest = None if everything else TimeWindow(now - RECENT, now + DAY)
     found = []
     for chain in CHAINS:
-        candidates = changed_since(connection, chain, cursor["seen"])
+        candidates = collected_since(connection, chain, cursor["everything" if everything else "recent"], newest)
+        candidates |= computed_since(connection, chain, cursor["recent"])
         waiting = (key.split("/") for key in cursor.get("waiting", {}))
         candidates |= {chain.axis.start_of(key) for gold, key in waiting if gold == chain.gold}
-        if end := cursor["past"].get(chain.gold):
-            stretch, rest = collected(connection, chain, datetime.fromisoformat(end))
-            candidates |= stretch
-            cursor["past"][chain.gold] = rest and rest.isoformat()
+        candidates |= next_stretch(connection, chain, cursor["past"])
         # a row from before the first partition belongs to none, and asking for it would fail the whole tick
-        known = {start for start in candidates if chain.axis.partitions.start <= start <= now}
+        known = {start for start in candidates if chain.axis.partitions.start <= start}
         found += [(chain, window) for window in stale(connection, chain, known)]
-    cursor["seen"] = settled
+    cursor["recent"] = snapshot
+    if everything:
+        cursor.update(everything=snapshot, everything_at=now.timestamp())
+        connection.invalidate()  # the session remembers each partition that it has opened, which is most of its memory
     return found
+
+
+def past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]:
+    """What there is to be looked through: from the first moment that has rows to the end of the open window."""
+    return {
+        chain.gold: (first.isoformat(), chain.axis.at(now).end.isoformat())
+        for chain in CHAINS
+        if (first := oldest(connection, chain))
+    }
+
+
+def next_stretch(connection: sa.Connection, chain: Chain, ahead: dict[str, tuple[str, str]]) -> set[datetime]:
+    """The windows with rows of the newest stretch that is still to be looked through; takes it from what is ahead."""
+    if chain.gold not in ahead:
+        return set()
+    first, end = map(datetime.fromisoformat, ahead.pop(chain.gold))
+    start = chain.axis.at(max(end - chain.axis.stride, first)).start
+    if first < start:
+        ahead[chain.gold] = (first.isoformat(), start.isoformat())
+    return collected(connection, chain, TimeWindow(start, end))
 
 
 def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
@@ -360,9 +401,9 @@ def missing_days(
 
     Looked at are the last days, those that something was asked for of since the last look, and those that wait.
     """
-    database, settled = horizon(connection)
+    database, snapshot = committed(connection)
     if cursor.get("database") != database:
-        cursor.update(database=database, seen=0, waiting={})
+        cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
     today = days.at(now - SETTLED).start
     last = {today - back * DAY for back in range(1, days_back() + 1)}
     missing: dict[tuple[datetime, str], timedelta] = {}
@@ -375,7 +416,7 @@ def missing_days(
         wanted = [*history.choice.markets(connection, sorted(last & past)), *begun(connection, history.page, past)]
         for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
             missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
-    cursor["seen"] = settled
+    cursor["seen"] = snapshot
     return missing
 
 

@@ -66,14 +66,25 @@ class Axis:
         """SQL: the start of the window that holds `moment`."""
         return sa.func.date_bin(self.length, moment, self.origin, type_=sa.DateTime(timezone=True))
 
+    def span_of(self, starts: Sequence[datetime], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        """SQL: whether a moment is within the span of these windows, in words by which partitions are told apart.
+
+        Windows that are rows of a relation tell the planner nothing: it would open and lock all partitions there are.
+        """
+        return (moment >= min(starts)) & (moment < max(starts) + self.length)
+
     def starts_in(self, span: TimeWindow) -> list[datetime]:
         """The starts of the windows of a span."""
         return [span.start + i * self.length for i in range((span.end - span.start) // self.length)]
 
     def with_rows(self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
         """Those of the windows in which the table holds rows, by one index probe each."""
+        if not starts:
+            return set()
         each, column = each_of(starts), table.c[table.info["window"]]
-        row = sa.select(1).where(column >= each.c.start, column < each.c.start + self.length)
+        row = sa.select(1).where(
+            column >= each.c.start, column < each.c.start + self.length, self.span_of(starts, column)
+        )
         return set(connection.scalars(sa.select(each.c.start).where(row.correlate(each).exists())))
 
 

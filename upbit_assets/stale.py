@@ -2,13 +2,14 @@
 
 Bronze is append-only, so a window has changed exactly when its number of raw rows has, or that of the pages by which
 they were asked for: one without rows tells that nobody traded. Which windows to count is told by the transaction that
-wrote each row: everything below the oldest transaction still open is settled, so whatever commits late or out of order
-is seen at the next look.
+wrote each row: a look remembers PostgreSQL's snapshot, and the next one takes up what was committed since, however late
+or out of order, and however long some other transaction stays open.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
 
 import sqlalchemy as sa
 from dagster import TimeWindow
@@ -18,6 +19,7 @@ from upbit_assets.partitions import DAY, Axis, days, each_of, windows
 from upbit_assets.postgres import tables
 
 NONE = timedelta()
+MOST_TOGETHER = 144  # windows counted in one statement, which locks the partitions from the first to the last
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,12 @@ class Chain:
     pages: Mapping[str, tuple[sa.Table, sa.Table]] = field(default_factory=dict)
 
     @property
+    def raw(self) -> list[sa.Table]:
+        return [bronze for bronze, _ in self.silver.values()]
+
+    @property
     def collected_into(self) -> list[sa.Table]:
-        return [collected for collected, _ in (*self.silver.values(), *self.pages.values())]
+        return [*self.raw, *(page for page, _ in self.pages.values())]
 
 
 TICKER = Chain(
@@ -92,44 +98,66 @@ class Stale:
     sources: str
 
 
-def horizon(connection: sa.Connection) -> tuple[str, int]:
-    """(the database's identity, the oldest transaction still open): rows of older transactions are settled."""
-    oldest = sa.text(
-        "SELECT concat_ws('/', system_identifier, oid), pg_snapshot_xmin(pg_current_snapshot())::text::bigint "
-        "FROM pg_control_system(), pg_database WHERE datname = current_database()"
+def committed(connection: sa.Connection) -> tuple[str, str]:
+    """(the database's identity, what is committed in it by now: a pg_snapshot's text).
+
+    A database that was put back to an earlier moment is another one.
+    """
+    now = sa.text(
+        "SELECT concat_ws('/', system_identifier, timeline_id, oid), pg_current_snapshot()::text "
+        "FROM pg_control_system(), pg_control_checkpoint(), pg_database WHERE datname = current_database()"
     )
-    database, xmin = connection.execute(oldest).one()
-    return database, xmin
+    database, snapshot = connection.execute(now).one()
+    return database, snapshot
 
 
-def changed_since(connection: sa.Connection, chain: Chain, transaction: int) -> set[datetime]:
-    """The windows of which something was written in `transaction` or later, and those that gold compares with them."""
-    found = []
-    for table in chain.collected_into:
-        start = chain.axis.floor(table.c[table.info["window"]])
-        found.append(sa.select(start).where(tables.written_since(table, transaction)))
-    for source in chain.sources:
-        start = source.build.c.window_start + source.older
-        found.append(sa.select(start).where(tables.written_since(source.build, transaction)))
-    return set(connection.scalars(sa.union(*found)))
+def collected_since(
+    connection: sa.Connection, chain: Chain, snapshot: str, within: TimeWindow | None = None
+) -> set[datetime]:
+    """The windows that got raw rows since `snapshot`: those of a span, in whose partitions alone is looked, or all."""
+    found = set[datetime]()
+    for table in chain.raw:  # each in a transaction of its own, as all of a table's partitions may be locked
+        moment = table.c[table.info["window"]]
+        rows = sa.select(chain.axis.floor(moment)).where(tables.written_after(table, snapshot)).distinct()
+        found.update(connection.scalars(rows.where(moment >= within.start, moment < within.end) if within else rows))
+    return found
 
 
-def collected(connection: sa.Connection, chain: Chain, before: datetime) -> tuple[set[datetime], datetime | None]:
-    """A stretch of the past: its windows with raw rows or pages, and where the next stretch ends, if there is one."""
-    into = chain.collected_into
-    first = [connection.scalar(sa.select(sa.func.min(table.c[table.info["window"]]))) for table in into]
-    oldest = min((moment for moment in first if moment), default=None)
-    if oldest is None:
-        return set(), None
-    begin = chain.axis.at(max(before - chain.axis.stride, oldest)).start
-    starts = chain.axis.starts_in(TimeWindow(begin, before))
-    found = set().union(*(chain.axis.with_rows(connection, table, starts) for table in into))
-    return found, begin if oldest < begin else None
+def computed_since(connection: sa.Connection, chain: Chain, snapshot: str) -> set[datetime]:
+    """The windows of which a page was asked for, or silver computed, since then, and those that gold compares with."""
+    pages = [sa.select(page.c.day).where(tables.written_after(page, snapshot)) for page, _ in chain.pages.values()]
+    builds = [
+        sa.select(source.build.c.window_start + source.older).where(tables.written_after(source.build, snapshot))
+        for source in chain.sources
+    ]
+    return set(connection.scalars(sa.union(*pages, *builds)))
+
+
+def oldest(connection: sa.Connection, chain: Chain) -> datetime | None:
+    """The first moment of which there are raw rows or pages."""
+    first = [
+        connection.scalar(sa.select(table.c[table.info["window"]]).order_by(table.c[table.info["window"]]).limit(1))
+        for table in chain.collected_into
+    ]
+    return min((moment for moment in first if moment), default=None)
+
+
+def collected(connection: sa.Connection, chain: Chain, span: TimeWindow) -> set[datetime]:
+    """The windows of a span that have raw rows or pages."""
+    starts = chain.axis.starts_in(span)
+    return set().union(*(chain.axis.with_rows(connection, table, starts) for table in chain.collected_into))
 
 
 def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
-    each = each_of(sorted(candidates))
+    block = MOST_TOGETHER * chain.axis.length
+    together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - chain.axis.origin) // block)
+    return [each for _, starts in together for each in stale_of(connection, chain, list(starts))]
+
+
+def stale_of(connection: sa.Connection, chain: Chain, candidates: Sequence[datetime]) -> list[Stale]:
+    """The same of a few windows, whose span is all of the tables that is opened."""
+    each = each_of(candidates)
     start, gold = each.c.start, chain.gold_build
     relation: sa.FromClause = each
     states: list[sa.ColumnElement[object]] = []
@@ -138,7 +166,7 @@ def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) ->
         moment, built = bronze.c[bronze.info["window"]], build.alias()
         raw = (
             sa.select(sa.func.count().label("rows"))
-            .where(moment >= start, moment < start + chain.axis.length)
+            .where(moment >= start, moment < start + chain.axis.length, chain.axis.span_of(candidates, moment))
             .lateral(f"raw_{bronze.name}")
         )
         relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)

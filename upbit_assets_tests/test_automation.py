@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from dagster import (
     AssetKey,
     DagsterInstance,
@@ -17,14 +19,17 @@ from dagster import (
     build_schedule_context,
     build_sensor_context,
 )
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from upbit_assets import automation
 from upbit_assets.automation import RANGE_END, RANGE_START, collect_every_minute, make_table_partitions
 from upbit_assets.definitions import defs
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
+from upbit_assets.stale import TICKER, collected_since, committed
 from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, ticker
 
 Asked = tuple[str, str, bool]  # first and last window, and whether gold alone
@@ -95,6 +100,7 @@ def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daem
     """One that has looked through an empty database."""
     monkeypatch.setattr(automation, "datetime", Clock)
     monkeypatch.setattr(Clock, "passed", timedelta(0))
+    monkeypatch.setattr(automation, "EVERYTHING_EVERY", timedelta(0))  # as most of what is tested here is of the past
     with DagsterInstance.ephemeral() as instance:
         daemon = Daemon(instance)
         assert daemon.tick() == set()
@@ -225,6 +231,114 @@ class TestChanges:
             put_bronze(database, stray, {"KRW-BTC": ticker("KRW-BTC")})
         put(database, 0)
         assert daemon.tick() == both(0)
+
+
+@dataclass
+class Writer:
+    """Sessions that put a raw row into a window, and commit it when they are told to."""
+
+    url: str
+    open: dict[int, tuple[psycopg.Connection[Any], datetime]] = field(default_factory=dict)
+
+    def begin(self, slot: int, window: datetime) -> None:
+        self.commit(slot)
+        connection = psycopg.connect(self.url)
+        connection.execute(PUT, (ticker("KRW-BTC"), window))
+        self.open[slot] = connection, window
+
+    def commit(self, slot: int) -> set[datetime]:
+        """The window that was committed."""
+        if slot not in self.open:
+            return set()
+        connection, window = self.open.pop(slot)
+        connection.commit()
+        connection.close()
+        return {window}
+
+
+AGES = [timedelta(minutes=10), timedelta(hours=30), 3 * DAY, 40 * DAY, 200 * DAY]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 2), st.sampled_from(AGES)),
+        st.tuples(st.just("commit"), st.integers(0, 2)),
+        st.tuples(st.just("wait"), st.sampled_from([10, 60, 300, 3600, -300, -86400])),
+    ),
+    max_size=14,
+)
+
+
+class TestLooks:
+    """Recent rows are found at the next look, those of any age within ten minutes."""
+
+    examples = 0
+
+    @staticmethod
+    def found(database: Database, cursor: dict[str, Any], moment: datetime) -> set[datetime]:
+        """The windows that the sensor knows to be changed after a look at that moment."""
+        with database.connect() as connection:
+            windows_found = {window.start for _, window in automation.look(connection, cursor, moment)}
+        cursor["waiting"] = {automation.waiting_key(TICKER, start): ["", 0, 0] for start in windows_found}
+        return windows_found
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(STEPS)
+    @example([("write", 0, AGES[0]), ("write", 1, AGES[4]), ("commit", 1), ("wait", 10), ("commit", 0)])
+    def test_what_is_committed_whenever_into_whatever_window_is_found_in_time(
+        self, database: Database, market_url: str, steps: list[tuple[Any, ...]]
+    ):
+        self.examples += 1  # each has windows of its own
+        moment = now()
+        started = moment - self.examples * WINDOW
+        writer, cursor = Writer(market_url), dict[str, Any]()
+        self.found(database, cursor, moment)
+        committed: dict[datetime, timedelta] = {}  # each changed window, and since when by a clock that isn't set back
+        for what, *details in [*steps, *(("commit", slot) for slot in range(3)), ("wait", 10), ("wait", 600)]:
+            if what == "write":
+                slot, age = details
+                done = writer.commit(slot)
+                writer.begin(slot, windows.at(started - age).start)
+            elif what == "commit":
+                done = writer.commit(*details)
+            else:
+                done = set[datetime]()
+                passed = timedelta(seconds=details[0])
+                moment += passed
+                committed = {window: max(ago + passed, timedelta(0)) for window, ago in committed.items()}
+                found = self.found(database, cursor, moment)
+                for window, ago in committed.items():
+                    is_recent = moment - automation.RECENT <= window < moment + DAY
+                    assert window in found or not (is_recent or ago >= automation.EVERYTHING_EVERY)
+            committed |= {window: timedelta(0) for window in done - committed.keys()}
+
+    def test_a_look_opens_as_many_partitions_however_many_there_are(self, another_url: str, monkeypatch):
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
+        few = self.locks_of_a_look(now())
+        ask(another_url, "SELECT bronze.make_partitions(now() - interval '60 days', now())")
+        engine_for(another_url).dispose()
+        assert self.locks_of_a_look(now()) == few
+
+    def locks_of_a_look(self, moment: datetime) -> int:
+        """How many locks a look takes that finds a changed window, once its statements are prepared."""
+        put_bronze(Database(), moment, {"KRW-BTC": ticker("KRW-BTC")})
+        cursor: dict[str, Any] = {}
+        for _ in range(12):
+            assert windows.at(moment).start in self.found(Database(), cursor, moment)
+        with Database().engine.begin() as connection:  # whose locks are held to its end
+            automation.look(connection, cursor, moment)
+            locks = sa.text("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'")
+            return connection.scalar(locks) or 0
+
+    def test_a_transaction_that_stays_open_has_nothing_looked_at_twice(self, database: Database, market_url: str):
+        cursor: dict[str, Any] = {}
+        with psycopg.connect(market_url) as idle:
+            idle.execute("SELECT pg_current_xact_id()")
+            self.found(database, cursor, now())
+            put(database, 0)
+            before = cursor["everything"]
+            with database.connect() as connection:
+                assert collected_since(connection, TICKER, before) == {PAST}
+                _, after = committed(connection)
+                assert collected_since(connection, TICKER, after) == set()
 
 
 class TestFailures:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
-from upbit_assets.postgres.tables import Moment, written_since
+from upbit_assets.postgres.tables import Moment, written_after
 
 MINUTE = timedelta(minutes=1)
 
@@ -80,9 +80,9 @@ def begun(connection: sa.Connection, page: sa.Table, starts: Iterable[datetime])
     return list(connection.execute(pages.distinct().order_by(page.c.day.desc(), page.c.market)).tuples())
 
 
-def touched(connection: sa.Connection, page: sa.Table, transaction: int) -> set[datetime]:
-    """The days of which something was asked for in `transaction` or later."""
-    return set(connection.scalars(sa.select(page.c.day).where(written_since(page, transaction)).distinct()))
+def touched(connection: sa.Connection, page: sa.Table, snapshot: str) -> set[datetime]:
+    """The days of which something was asked for since `snapshot`."""
+    return set(connection.scalars(sa.select(page.c.day).where(written_after(page, snapshot)).distinct()))
 
 
 def held(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:

@@ -54,10 +54,15 @@ def written_in() -> sa.Column[Any]:
     )
 
 
-def written_since(table: sa.Table, transaction: int) -> sa.ColumnElement[bool]:
-    """Whether a row was written in `transaction` or later: one restored from another server may bear one to come."""
+def written_after(table: sa.Table, snapshot: str) -> sa.ColumnElement[bool]:
+    """Whether a row was committed after `snapshot`, a pg_snapshot's text: its transaction was open then, or to come.
+
+    A row restored from another server may bear a transaction that is yet to come here.
+    """
+    _, next_one, still_open = snapshot.split(":")
     newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
-    return (table.c.written_in >= transaction) & (table.c.written_in < newest)
+    began = (table.c.written_in >= int(next_one)) & (table.c.written_in < newest)
+    return began | table.c.written_in.in_(map(int, still_open.split(","))) if still_open else began
 
 
 def quote_currency() -> sa.Column[Any]:

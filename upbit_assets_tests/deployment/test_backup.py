@@ -14,7 +14,7 @@ from upbit_assets.cli import main
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import engine_for
-from upbit_assets.stale import TICKER, changed_since, horizon
+from upbit_assets.stale import TICKER, collected_since, committed
 from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 from upbit_assets_tests.pipeline import PAST, ask, ticker
@@ -80,11 +80,11 @@ def test_everything_is_whose_it_was(deployed: EmbeddedPostgres, restored: Embedd
 def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPostgres):
     url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
     with engine_for(url).connect() as connection:
-        _, settled = horizon(connection)
-        assert changed_since(connection, TICKER, settled) == set()
+        _, snapshot = committed(connection)
+        assert collected_since(connection, TICKER, snapshot) == set()
         connection.rollback()
         ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
-        assert changed_since(connection, TICKER, settled) == {late}
+        assert collected_since(connection, TICKER, snapshot) == {late}
     engine_for(url).dispose()
 
 
