@@ -160,13 +160,14 @@ def on_embedded(home: Path, script: str, folder: Path) -> None:
 @click.option("--port", default=stack.EXCHANGE_PORT, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another market.")
 @click.option("--markets", default=855, show_default=True, help="How many markets it lists.")
-def exchange(host: str, port: int, seed: int, markets: int) -> None:
+@click.option("--regional", is_flag=True, help="Speak as the hosts in Singapore, Indonesia and Thailand do.")
+def exchange(host: str, port: int, seed: int, markets: int, regional: bool) -> None:
     """The offline exchange: Upbit's REST API with simulated data."""
     from upbit_assets.sandbox.server import serve
 
     click.echo(f"The offline exchange listens on http://{host}:{port}; all its data are simulated.")
     try:
-        serve(host, port, seed=seed, markets=markets)
+        serve(host, port, seed=seed, markets=markets, regional=regional)
     except OSError as error:
         raise click.ClickException(str(error)) from None
 

@@ -58,9 +58,8 @@ class Rest:
     async def reply_with(self, request: Request, hit: list[Fault]) -> Reply:
         instead = next((reply for fault in hit if (reply := fault.reply())), None)
         reply = instead or await self.answer(request)
-        for fault in hit:
-            if fault.kind == "rows" and reply.rows is not None:
-                reply.rows = fault.alter(reply.rows)
+        if reply.rows is not None:
+            reply.rows = self.faults.alter(hit, request.url.path, reply.rows, self.endpoints.clock())
         return reply
 
     async def answer(self, request: Request) -> Reply:
@@ -146,14 +145,21 @@ class Labelled:
         await self.app(scope, receive, labelled)
 
 
-def create_app(market: Market, clock: Clock = real_time, *, seconds: Callable[[], float] = time.time) -> Starlette:
+def create_app(
+    market: Market,
+    clock: Clock = real_time,
+    *,
+    seconds: Callable[[], float] = time.time,
+    regional: bool = False,
+) -> Starlette:
     """The exchange as an ASGI app; its `state.faults` is what `/_sandbox/faults` reads and writes.
 
     `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) that of the
-    rate limits, so that they end also where the market's time stands still.
+    rate limits, so that they end also where the market's time stands still. `regional`: it speaks as the exchange's
+    hosts in Singapore, Indonesia and Thailand do.
     Source: Upbit REST, Quotation API and Rate Limits.
     """
-    faults, endpoints = Faults(), Endpoints(market, clock)
+    faults, endpoints = Faults(), Endpoints(market, clock, regional=regional)
 
     async def about(_: Request) -> Response:
         paths = endpoints.paths()

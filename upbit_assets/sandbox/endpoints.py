@@ -29,10 +29,13 @@ class RequestError(Exception):
 
 
 class Endpoints:
-    """The paths of the exchange, each with the group that limits it."""
+    """The paths of the exchange, each with the group that limits it, as of the time that `clock` tells.
 
-    def __init__(self, market: Market, clock: Callable[[], datetime]) -> None:
-        self.market, self.clock = market, clock
+    `regional`: without what Upbit has in Korea only: KST, Korean names, cautions, grouped order books.
+    """
+
+    def __init__(self, market: Market, clock: Callable[[], datetime], *, regional: bool = False) -> None:
+        self.market, self.clock, self.regional = market, clock, regional
         self.endpoints: dict[str, tuple[str, Handler]] = {
             "/v1/market/all": ("market", self.pairs),
             "/v1/ticker": ("ticker", self.ticker),
@@ -57,19 +60,24 @@ class Endpoints:
         details = BOOLEANS.get(query.get("is_details", "false").lower())
         if details is None:
             raise RequestError(400, MISMATCH)
-        at, rows = self.clock(), []
+        at, names = self.clock(), ("market", "korean_name", "english_name")
+        rows: list[Row] = []
         for listing in self.market.markets(at):
-            row = wire.raw({name: getattr(listing, name) for name in ("market", "korean_name", "english_name")})
-            rows.append(row | ({"market_event": wire.text(self.market.event(listing.market, at))} if details else {}))
-        return rows
+            event = self.market.event(listing.market, at)
+            warning = {"market_warning": "CAUTION" if event["warning"] else "NONE"}
+            detail = warning if self.regional else {"market_event": event}
+            rows.append({name: getattr(listing, name) for name in names} | (detail if details else {}))
+        return self.raw_rows(rows)
 
     def ticker(self, query: QueryParams) -> list[wire.RawRow]:
         at = self.clock()
-        return raw_rows(self.market.ticker(market, at) for market in self.listed(codes_of(query, "markets"), at))
+        return self.raw_rows(self.market.ticker(market, at) for market in self.listed(codes_of(query, "markets"), at))
 
     def ticker_all(self, query: QueryParams) -> list[wire.RawRow]:
         quotes, at = codes_of(query, "quote_currencies"), self.clock()
-        return raw_rows(self.market.ticker(each.market, at) for each in self.market.markets(at) if each.quote in quotes)
+        return self.raw_rows(
+            self.market.ticker(each.market, at) for each in self.market.markets(at) if each.quote in quotes
+        )
 
     def trades(self, query: QueryParams) -> list[wire.RawRow]:
         market, count, at = required(query, "market"), count_of(query, 1, 500), self.clock()
@@ -78,7 +86,7 @@ class Endpoints:
             raise RequestError(400, INVALID)
         to = time_of_day(query["to"]) if query.get("to") else None
         (code,) = self.listed([market.upper()], at)
-        return raw_rows(self.market.trades(code, at, days_ago=days_ago or 0, to=to, cursor=cursor, count=count))
+        return self.raw_rows(self.market.trades(code, at, days_ago=days_ago or 0, to=to, cursor=cursor, count=count))
 
     def candles(self, unit: str, query: QueryParams) -> list[wire.RawRow]:
         market, count, at = required(query, "market"), count_of(query, 1, 200), self.clock()
@@ -87,17 +95,27 @@ class Endpoints:
             raise RequestError(400, INVALID)
         to = moment_of(query["to"]) if query.get("to") else None
         (code,) = self.listed([market.upper()], at)
-        return raw_rows(self.market.candles(code, at, unit, to=to, count=count, converted=converted))
+        return self.raw_rows(self.market.candles(code, at, unit, to=to, count=count, converted=converted))
 
     def orderbook(self, query: QueryParams) -> list[wire.RawRow]:
         codes, count, at = codes_of(query, "markets"), count_of(query, book.DEPTH, book.DEPTH), self.clock()
         level = decimal_of(query.get("level", "0"))
+        if self.regional and "level" in query:
+            raise RequestError(400, INVALID)
         rows = (self.market.orderbook(code, at, count=count, level=level) for code in self.listed(codes, at))
-        return raw_rows(row for row in rows if row)
+        return self.raw_rows(row for row in rows if row)
 
     def instruments(self, query: QueryParams) -> list[wire.RawRow]:
         at = self.clock()
-        return raw_rows(self.market.instrument(market, at) for market in self.listed(codes_of(query, "markets"), at))
+        return self.raw_rows(
+            self.market.instrument(market, at) for market in self.listed(codes_of(query, "markets"), at)
+        )
+
+    def raw_rows(self, rows: Iterable[Row]) -> list[wire.RawRow]:
+        return [
+            wire.raw({name: value for name, value in row.items() if not (self.regional and in_korea_only(name))})
+            for row in rows
+        ]
 
     def listed(self, codes: Iterable[str], at: datetime) -> list[str]:
         wanted = list(dict.fromkeys(codes))
@@ -106,8 +124,8 @@ class Endpoints:
         return wanted
 
 
-def raw_rows(rows: Iterable[Row]) -> list[wire.RawRow]:
-    return [wire.raw(row) for row in rows]
+def in_korea_only(field: str) -> bool:
+    return field.endswith("_kst") or field in ("korean_name", "level")
 
 
 def no_unit(unit: str, _: QueryParams) -> list[wire.RawRow]:

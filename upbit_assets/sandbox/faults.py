@@ -1,37 +1,45 @@
 """Faults on demand: what an exchange, or the network before it, does to its clients on a bad day."""
 
+import json
+import random
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from upbit_assets.sandbox.reply import JSON, Reply, error
 from upbit_assets.sandbox.wire import RawRow
 
-KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty")
+KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty", "short", "late", "repeat")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault, for the requests whose `path?query` the regular expression `match` is found in.
 
-    The first `skip` of them are let by, the next `times` (None: all) are hit. By `kind`:
+    The first `skip` of them are let by, the next `times` (None: all) are hit, each by `chance`. By `kind`:
 
     status: reply `status` with `body` (default: the exchange's JSON error), `content_type` and `headers`.
     body:   reply `body` as it is, with `status` (default 200).
     empty:  reply `[]`.
+    short:  the first half of an array's rows, as if there were no more.
+    late:   without the rows of the last `seconds`: candles and trades that come to be told late.
+    repeat: the rows that were given last by the same path, whatever was asked.
     cut:    the reply's first half; with `closes`, Content-Length is the whole's and the connection closes.
     reset:  no reply, a TCP reset.
     slow:   wait for `seconds`, then go on, also to further faults.
     rows:   alter rows of an array: each of `rows` names a `market` ("*": every one), an `index` (-1: the last)
-            or both, and may `set` fields to raw JSON text, `drop` fields and `duplicate` the row so many times.
+            or both, and may `set` fields to raw JSON text, `drop` fields and `duplicate` the row so many times (-1:
+            there is none).
     """
 
     match: str
     kind: str
     times: int | None = None
     skip: int = 0
+    chance: float = 1
     status: int | None = None
     body: str | None = None
     content_type: str = JSON
@@ -60,9 +68,18 @@ class Fault:
             return Reply(self.status or 200, self.body or "", headers=headers)
         return Reply(200, "[]", headers=headers) if self.kind == "empty" else None
 
-    def alter(self, rows: Sequence[RawRow]) -> list[RawRow]:
-        """The rows as this fault leaves them."""
-        return [altered for n, row in enumerate(rows) for altered in self.copies_of(row, (n, n - len(rows)))]
+    def alter(self, rows: Sequence[RawRow], now: datetime, former: Sequence[RawRow] = ()) -> list[RawRow]:
+        """The rows as this fault leaves them; `former` are those that were given last."""
+        match self.kind:
+            case "rows":
+                return [altered for n, row in enumerate(rows) for altered in self.copies_of(row, (n, n - len(rows)))]
+            case "short":
+                return list(rows[: len(rows) // 2])
+            case "late":
+                return [row for row in rows if time_of(row) < now - timedelta(seconds=self.seconds)]
+            case "repeat":
+                return list(former)
+        return list(rows)
 
     def copies_of(self, row: RawRow, places: tuple[int, int]) -> list[RawRow]:
         market, copies = row.get("market", "").strip('"'), 1
@@ -74,17 +91,26 @@ class Fault:
         return [row] * copies
 
 
+def time_of(row: RawRow) -> datetime:
+    """When a candle began, or a trade was made."""
+    if start := row.get("candle_date_time_utc"):
+        return datetime.fromisoformat(json.loads(start)).replace(tzinfo=UTC)
+    return datetime.fromtimestamp(int(row["timestamp"]) / 1000, UTC)
+
+
 @dataclass(slots=True)
 class Active:
     fault: Fault
     seen: int = 0
+    dice: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 - the same faults each time
 
     def hits(self, target: str) -> bool:
         if not re.search(self.fault.match, target):
             return False
         self.seen += 1
         past = self.seen - self.fault.skip
-        return past > 0 and (self.fault.times is None or past <= self.fault.times)
+        chosen = past > 0 and (self.fault.times is None or past <= self.fault.times)
+        return chosen and self.dice.random() < self.fault.chance
 
 
 class Faults:
@@ -93,6 +119,16 @@ class Faults:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.active: list[Active] = []
+        self.former: dict[str, list[RawRow]] = {}
+
+    def alter(self, hit: Iterable[Fault], path: str, rows: list[RawRow], now: datetime) -> list[RawRow]:
+        """The rows of a reply of this path as the faults that hit it leave them."""
+        with self.lock:
+            former = self.former.get(path, [])
+            for fault in hit:
+                rows = fault.alter(rows, now, former)
+            self.former[path] = rows
+        return rows
 
     def add(self, match: str, kind: str, **options: Any) -> None:
         """Switch on one more fault, see `Fault`. Raises ValueError or TypeError if it makes no sense."""

@@ -47,13 +47,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: int = 855) -> None:
+def serve(
+    host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: int = 855, regional: bool = False
+) -> None:
     """Serve the exchange until SIGTERM or SIGINT, then return. To be called in the main thread.
 
     Raises OSError, with a message that says so, when the address can't be listened on.
     """
     with listening(host, port) as listener:
-        server = server_for(create_app(Market(seed, markets)))
+        server = server_for(create_app(Market(seed, markets), regional=regional))
         former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             server.run(sockets=[listener])
@@ -70,13 +72,14 @@ def running(
     *,
     seed: int = 0,
     seconds: Callable[[], float] = time.time,
+    regional: bool = False,
 ) -> Iterator[Handle]:
     """An exchange in a thread of this process, on a free port unless one is given, gone with the context.
 
-    `clock` and `seconds` are those of `create_app`.
+    `clock`, `seconds` and `regional` are those of `create_app`.
     """
     market = Market(seed, market_count)
-    app = create_app(market, clock, seconds=seconds)
+    app = create_app(market, clock, seconds=seconds, regional=regional)
     with listening("127.0.0.1", port) as listener:
         server = server_for(app)
         thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)

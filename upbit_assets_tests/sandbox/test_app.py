@@ -324,3 +324,19 @@ def test_with_an_origin_there_is_one_call_in_ten_seconds(client, watch):
     assert first.headers["remaining-req"] == "group=origin; min=6; sec=0"
     watch.now += 10
     assert statuses(calls(client, 1, **origin)) == [200]
+
+
+def test_a_regional_host_has_nothing_of_korea():
+    with running(market_count=30, regional=True) as regional, running(market_count=30) as korean:
+
+        def only_korean(path):
+            one, other = (requests.get(host.url + path, timeout=5).json()[0] for host in (korean, regional))
+            return set(one) - set(other), set(other) - set(one)
+
+        kst = {"candle_date_time_kst"}
+        assert only_korean("/v1/candles/minutes/1?market=KRW-BTC") == (kst, set())
+        assert only_korean("/v1/ticker?markets=KRW-BTC") == ({"trade_date_kst", "trade_time_kst"}, set())
+        assert only_korean("/v1/orderbook?markets=KRW-BTC") == ({"level"}, set())
+        names = {"korean_name", "market_event"}
+        assert only_korean("/v1/market/all?is_details=true") == (names, {"market_warning"})
+        assert requests.get(f"{regional.url}/v1/orderbook?markets=KRW-BTC&level=0", timeout=5).status_code == 400

@@ -203,3 +203,39 @@ def test_a_fault_that_makes_no_sense_is_refused_and_changes_nothing(exchange, se
     reply = requests.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
     assert reply.status_code == 400
     assert [fault["match"] for fault in exchange.faults.show()] == ["nothing"]
+
+
+def test_a_fault_by_chance_hits_so_many_the_same_ones_each_time(exchange):
+    hit = []
+    for _ in range(2):
+        exchange.faults.replace([{"match": "market", "kind": "empty", "chance": 0.3}])
+        hit.append([fetch(exchange, "/v1/market/all").text == "[]" for _ in range(40)])
+    assert 4 <= sum(hit[0]) <= 20
+    assert hit[0] == hit[1]
+
+
+def test_a_short_page_looks_as_if_there_were_no_more(exchange):
+    candles = "/v1/candles/minutes/1?market=KRW-BTC&count=100&to=2026-01-01T00:00:00"
+    whole = fetch(exchange, candles).json()
+    exchange.faults.add("candles", "short")
+    assert fetch(exchange, candles).json() == whole[:50]
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/candles/minutes/1?market=KRW-BTC&count=9", "/v1/trades/ticks?market=KRW-BTC&count=99"]
+)
+def test_the_newest_rows_come_late(exchange, target):
+    newest = fetch(exchange, target).json()[0]["timestamp"]
+    exchange.faults.add("candles|trades", "late", seconds=600)
+    assert all(row["timestamp"] < newest - 300_000 for row in fetch(exchange, target).json())
+
+
+def test_an_answer_is_repeated_whatever_is_asked(exchange):
+    former = fetch(exchange, "/v1/ticker?markets=KRW-BTC").text
+    exchange.faults.add("ticker", "repeat")
+    assert fetch(exchange, "/v1/ticker?markets=KRW-ETH").text == former
+
+
+def test_a_row_can_be_taken_away(exchange):
+    exchange.faults.add("ticker", "rows", rows=[{"market": "KRW-BTC", "duplicate": -1}])
+    assert [row["market"] for row in fetch(exchange).json()] == ["KRW-ETH"]
