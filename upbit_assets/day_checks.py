@@ -8,7 +8,6 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
-from upbit_assets.assets.figures import PRICE_DIGITS
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
 from upbit_assets.checks import Verdict, Verdicts, accounted_for, by_window, named, ranked, window_check
 from upbit_assets.partitions import DAY, days, windows
@@ -17,7 +16,7 @@ from upbit_assets.postgres.io_manager import within
 
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")
-LAST_DIGIT = Decimal(10) ** -PRICE_DIGITS
+LAST_DIGIT = Decimal("1e-16")  # of a VWAP
 
 
 @window_check("gold_orderbook_stats")

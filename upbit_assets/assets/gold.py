@@ -1,24 +1,43 @@
-"""Gold: the figures of windows and days, each computed by one statement inside the database."""
+"""Gold: the figures of windows and days, each table computed inside the database by its file in `sql`.
 
-from collections.abc import Mapping
+The files name the silver that they read. It is an input of each asset all the same: the IO manager refuses the windows
+of an input whose rows were dropped.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext, TimeWindow, asset
 
 from upbit_assets.assets import house, lineage
-from upbit_assets.assets.market_daily import market_daily, market_daily_build
-from upbit_assets.assets.market_stats import day_before, market_stats, market_stats_build
-from upbit_assets.assets.orderbook_stats import DEPTHS, orderbook_stats, orderbook_stats_build
 from upbit_assets.assets.preview import daily_top10, orderbook_spreads, turnover_top10
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, stored_in
+from upbit_assets.postgres.io_manager import Load, Metadata, stored_in
+from upbit_assets.postgres.tables import DEPTHS
+
+Input = sa.Select[Any]
+Describe = Callable[[sa.Connection, TimeWindow], Metadata]
+SQL = Path(__file__).parent / "sql"
 
 
 def gold(axis: Axis, source: str, table: sa.Table, upstream: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """What the gold assets share. `columns`: each one's origin in the upstream asset."""
     return house(axis, source, {"sql", "gold"}, stored_in(table, write="replace", lineage=lineage(upstream, columns)))
+
+
+def figures(table: sa.Table, window: TimeWindow) -> sa.Select[Any]:
+    """The rows of a table for the windows of a span, as its SQL file says: `:start` and `:end` are the span's."""
+    text = (SQL / f"{table.name}.sql").read_text(encoding="utf-8").rstrip().removesuffix(";")
+    computed = [column for column in table.columns if column.identity is None and column.server_default is None]
+    rows = sa.text(text).bindparams(start=window.start, end=window.end)
+    return sa.select(rows.columns(*(sa.column(column.name, column.type) for column in computed)).subquery("figures"))
+
+
+def computed(context: AssetExecutionContext, *of: sa.Table, describe: Describe) -> Load:
+    return Load({table: figures(table, context.partition_time_window) for table in of}, describe)
 
 
 @asset(
@@ -40,20 +59,13 @@ def gold(axis: Axis, source: str, table: sa.Table, upstream: str, columns: Mappi
         },
     )
 )
-def gold_market_stats(context: AssetExecutionContext, silver_ticker: sa.Select[Any]) -> Load:
+def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> Load:
     """One row per market and window: its last snapshot's figures, ranked by turnover (거래대금) and by volatility.
 
     Turnover is compared in KRW; BTC- and USDT-markets are converted at KRW-BTC and KRW-USDT of the same snapshot.
     A market whose quote currency has no such rate ranks last, with a note that says so.
     """
-    window = context.partition_time_window
-    return Load(
-        {
-            tables.gold_market_stats: market_stats(silver_ticker.subquery("silver"), day_before(window)),
-            tables.gold_market_stats_build: market_stats_build(window),
-        },
-        describe=turnover_top10,
-    )
+    return computed(context, tables.gold_market_stats, tables.gold_market_stats_build, describe=turnover_top10)
 
 
 @asset(
@@ -74,19 +86,12 @@ def gold_market_stats(context: AssetExecutionContext, silver_ticker: sa.Select[A
         },
     )
 )
-def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: sa.Select[Any]) -> Load:
+def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input) -> Load:
     """One row per market and window: spread, depth and imbalance of its last order book, and the window's mean spread.
 
     A book that has no bids or no asks has no spread, and so no row.
     """
-    window = context.partition_time_window
-    return Load(
-        {
-            tables.gold_orderbook_stats: orderbook_stats(silver_orderbook.subquery("silver")),
-            tables.gold_orderbook_stats_build: orderbook_stats_build(window),
-        },
-        describe=orderbook_spreads,
-    )
+    return computed(context, tables.gold_orderbook_stats, tables.gold_orderbook_stats_build, describe=orderbook_spreads)
 
 
 @asset(
@@ -110,21 +115,10 @@ def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: sa.Se
         },
     )
 )
-def gold_market_daily(
-    context: AssetExecutionContext, silver_candle: sa.Select[Any], silver_trade: sa.Select[Any]
-) -> Load:
+def gold_market_daily(context: AssetExecutionContext, silver_candle: Input, silver_trade: Input) -> Load:
     """One row per market and exchange's day (from 09:00 KST): prices, turnover, VWAP and realized volatility, ranked.
 
     Of the markets whose candles are collected. The VWAP is of every trade where the whole day's trades are there, else
     of the candles, and `vwap_source` says which. Ranks are among the collected markets.
     """
-    window = context.partition_time_window
-    return Load(
-        {
-            tables.gold_market_daily: market_daily(
-                silver_candle.subquery("candle"), silver_trade.subquery("trade"), window
-            ),
-            tables.gold_market_daily_build: market_daily_build(window),
-        },
-        describe=daily_top10,
-    )
+    return computed(context, tables.gold_market_daily, tables.gold_market_daily_build, describe=daily_top10)

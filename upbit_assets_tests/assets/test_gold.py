@@ -6,18 +6,15 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upbit_assets.assets.coverage import MINUTE
-from upbit_assets.assets.gold import gold_market_stats
-from upbit_assets.assets.market_stats import day_before, market_stats
+from upbit_assets.assets.gold import figures, gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import (
     PAST,
@@ -77,9 +74,8 @@ def test_gold_is_what_its_definition_says(market_url: str, database: Database, s
 
     # the asset's own statement, without a run around it, so that many cases take little time
     span = TimeWindow(PAST, PAST + 2 * WINDOW)
-    select = sa.select(tables.silver_ticker).where(within(tables.silver_ticker, span))
     with database.connect() as connection:
-        result = connection.execute(market_stats(select.subquery("silver"), day_before(span)))
+        result = connection.execute(figures(tables.gold_market_stats, span))
         found = sorted(tuple(getattr(row, name) for name in COLUMNS) for row in result)
     assert found == [figures for start in (PAST, PAST + WINDOW) for figures in stats(silver, start)]
 
