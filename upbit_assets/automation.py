@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from dagster import (
+    AssetCheckKey,
     AssetKey,
     AssetSelection,
     DagsterInstance,
@@ -37,7 +38,7 @@ from upbit_assets.assets.bronze import CANDLES, TRADES
 from upbit_assets.assets.coverage import begun, gaps, touched
 from upbit_assets.assets.history import SETTLED, History
 from upbit_assets.checks import newest_window_is_fresh
-from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis, days, windows
+from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import (
@@ -52,8 +53,7 @@ from upbit_assets.stale import (
     stale,
 )
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITION, PRIORITY, HISTORY = "dagster/partition", "dagster/priority", "upbit_assets/history"
+PRIORITY, HISTORY = "dagster/priority", "upbit_assets/history"
 UNFINISHED = [
     status
     for status in DagsterRunStatus
@@ -95,7 +95,7 @@ refresh_days = define_asset_job(
 )
 watch = define_asset_job(
     "watch",
-    AssetSelection.checks(newest_window_is_fresh),
+    AssetSelection.checks(AssetCheckKey(AssetKey("gold_market_stats"), newest_window_is_fresh.__name__)),
     description="Whether data still come in, asked even when nothing runs",
 )
 REFRESHES = {windows: refresh, days: refresh_days}
@@ -305,13 +305,8 @@ def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
     """The windows that unfinished runs are about."""
     busy: set[tuple[Axis, datetime]] = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        first, last = (run.tags.get(end) or run.tags.get(PARTITION) for end in (RANGE_START, RANGE_END))
-        if run.job_name == collect.name or not (first and last):
-            continue
-        for axis in REFRESHES:
-            if axis.has(first):
-                span = TimeWindow(axis.start_of(first), axis.start_of(last) + axis.length)
-                busy.update((axis, start) for start in axis.starts_in(span))
+        if run.job_name != collect.name:
+            busy.update((axis, start) for axis in REFRESHES for start in axis.of_run(run.tags))
     return busy
 
 

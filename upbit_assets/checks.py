@@ -1,120 +1,33 @@
-"""What must be true of the data, window by window."""
+"""What must be true of tickers, window by window; and that data come in."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckExecutionContext,
-    AssetChecksDefinition,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetKey,
-    AssetRecordsFilter,
-    Output,
-    TimeWindow,
-    multi_asset_check,
-)
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
-)
+from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.silver import TICKER
+from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
-from upbit_assets.postgres.resource import Database
 
 FRESH = timedelta(minutes=5)
 MOST_NAMED = 10
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a check says of one window."""
-
-    passed: bool
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    description: str | None = None
-
-
-Verdicts = Mapping[datetime, Verdict]
-Judge = Callable[[sa.Connection, TimeWindow], Verdicts]
-
-
-def window_check(
-    asset: str, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR, *, axis: Axis = windows
-) -> Callable[[Judge], AssetChecksDefinition]:
-    """A check that judges each window of a run for itself, in a backfill too.
-
-    Dagster's own `@asset_check` gives one verdict a run, and leaves the windows of a range as skipped.
-    """
-
-    def decorate(judge: Judge) -> AssetChecksDefinition:
-        spec = AssetCheckSpec(judge.__name__, asset=asset, description=judge.__doc__, partitions_def=axis.partitions)
-
-        @multi_asset_check(name=f"{asset}_{judge.__name__}", specs=[spec])
-        def check(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
-            span = context.partition_time_window
-            with database.connect("REPEATABLE READ") as connection:
-                verdicts = judge(connection, span)
-            keys = {start: axis.key_of(start) for start in axis.starts_in(span)}
-            targets = newest_materializations(context, spec.asset_key, list(keys.values()))
-            for start, key in keys.items():
-                yield evaluation(spec, verdicts[start], severity, targets.get(key), partition=key)
-            yield Output(None, output_name=spec.get_python_identifier())
-
-        return check
-
-    return decorate
-
-
-def evaluation(
-    spec: AssetCheckSpec,
-    verdict: Verdict,
-    severity: AssetCheckSeverity,
-    target: Target | None,
-    partition: str | None = None,
-) -> AssetCheckEvaluation:
-    return AssetCheckEvaluation(
-        asset_key=spec.asset_key,
-        check_name=spec.name,
-        passed=verdict.passed,
-        metadata=verdict.metadata,
-        description=verdict.description,
-        severity=severity,
-        partition=partition,
-        target_materialization_data=target,
-    )
-
-
-def newest_materializations(
-    context: AssetCheckExecutionContext, asset: AssetKey, keys: Sequence[str] | None = None
-) -> dict[str | None, Target]:
-    """The materialization of each window that its verdict is about; without `keys`, the newest of all."""
-    found = context.instance.fetch_materializations(
-        AssetRecordsFilter(asset, asset_partitions=keys), limit=1 if keys is None else len(keys)
-    )
-    return {
-        record.partition_key: Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
-        for record in reversed(found.records)
-    }
-
-
-@window_check("bronze_ticker_raw", AssetCheckSeverity.WARN)
-def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check(AssetCheckSeverity.WARN)
+def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -> Results:
     """The markets that have tickers in a window are those of the market list collected in it."""
     tickers, listed = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.bronze_market_raw, span)
     without_ticker = by_window(connection, sa.except_(listed, tickers))
     unlisted = by_window(connection, sa.except_(tickers, listed))
     have_list = by_window(connection, listed.distinct())
     return {
-        start: Verdict(
+        start: Result(
             start in have_list and not without_ticker[start] and not unlisted[start],
             {
                 "listed without a ticker": named(without_ticker[start]),
@@ -128,9 +41,9 @@ def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -
     }
 
 
-def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
-    @window_check(asset, axis=refinement.axis)
-    def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+def accounted_for(refinement: Refinement) -> WindowCheck:
+    @window_check()
+    def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Results:
         """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table.
 
         Raw rows that came after silver was computed are not silver's to account for; the sensor asks for it again.
@@ -150,35 +63,33 @@ def accounted_for(asset: str, refinement: Refinement) -> AssetChecksDefinition:
             start: {name: rows.get(start, 0) for name, rows in counted.items()}
             for start in refinement.axis.starts_in(span)
         }
-        verdicts = {}
+        results = {}
         for start, book in books.items():
             later = max(book["raw"] - read.get(start, book["raw"]), 0)
             told = f"{later} raw rows came after silver was computed." if later else None
-            verdicts[start] = Verdict(2 * book["raw"] - later == sum(book.values()), book, told)
-        return verdicts
+            results[start] = Result(2 * book["raw"] - later == sum(book.values()), book, told)
+        return results
 
     return every_bronze_row_is_accounted_for
 
 
-@window_check("silver_ticker", AssetCheckSeverity.WARN)
-def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check(AssetCheckSeverity.WARN)
+def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Results:
     """Every market that the window's raw rows name has a price in silver."""
     collected, priced = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.silver_ticker, span)
     missing = by_window(connection, sa.except_(collected, priced))
     return {
-        start: Verdict(not missing[start], {"without a price": named(missing[start])})
+        start: Result(not missing[start], {"without a price": named(missing[start])})
         for start in windows.starts_in(span)
     }
 
 
-def ranked(
-    asset: str, axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[str, str]
-) -> AssetChecksDefinition:
+def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[str, str]) -> WindowCheck:
     """`start`: gold's column that names the window; `ranks`: {rank: the figure that it follows}."""
     gold = start.table
 
-    @window_check(asset, axis=axis)
-    def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+    @window_check()
+    def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Results:
         """Ranks start at 1, follow their figures, and every market of silver has one."""
         in_place = [
             gold.c[rank] == sa.func.rank().over(partition_by=start, order_by=gold.c[figure].desc().nulls_last())
@@ -190,7 +101,7 @@ def ranked(
         wrong = by_window(connection, there.where(~row.c.right))
         unranked = by_window(connection, sa.except_(markets_of(silver, span, axis), there))
         return {
-            start: Verdict(
+            start: Result(
                 not wrong[start] and not unranked[start],
                 {"wrongly ranked": named(wrong[start]), "not ranked": named(unranked[start])},
             )
@@ -225,46 +136,32 @@ def named(markets: list[str]) -> str:
     return ", ".join(sorted(markets)[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-FRESHNESS = AssetCheckSpec(
-    "newest_window_is_fresh",
-    asset="gold_market_stats",
-    description="The newest figures are at most five minutes old; asked every five minutes, even when nothing runs.",
-)
-
-
-# not Dagster's own @asset_check, which looks most of a second for what a backfill of a day has materialized
-@multi_asset_check(name="gold_market_stats_newest_window_is_fresh", specs=[FRESHNESS])
-def newest_window_is_fresh(context: AssetCheckExecutionContext, database: Database) -> Iterator[Any]:
-    with database.connect() as connection:
-        verdict = freshness(connection)
-    (target,) = newest_materializations(context, FRESHNESS.asset_key).values() or (None,)
-    yield evaluation(FRESHNESS, verdict, AssetCheckSeverity.WARN, target)
-    yield Output(None, output_name=FRESHNESS.get_python_identifier())
-
-
-def freshness(connection: sa.Connection) -> Verdict:
+def newest_window_is_fresh(connection: sa.Connection) -> Result:
+    """The newest figures are at most five minutes old; asked every five minutes, even when nothing runs."""
     at = tables.gold_market_stats.c.ingested_at
     newest = connection.scalar(sa.select(at).order_by(at.desc()).limit(1))
     if newest is None:
-        return Verdict(False, description="There are no figures yet.")
+        return Result(False, note="There are no figures yet.")
     age = datetime.now(UTC) - newest
-    return Verdict(
+    return Result(
         age < FRESH,
         {"age in seconds": round(age.total_seconds())},
         f"The newest figures are of {newest:%Y-%m-%d %H:%M:%S %Z}.",
     )
 
 
-all_checks = [
-    markets_match_the_market_list,
-    accounted_for("silver_ticker", TICKER),
-    no_price_is_missing,
-    ranked(
+all_checks: list[AssetChecksDefinition] = [
+    checks_of("bronze_ticker_raw", windows, markets_match_the_market_list),
+    checks_of("silver_ticker", windows, accounted_for(TICKER), no_price_is_missing),
+    checks_of(
         "gold_market_stats",
         windows,
-        tables.gold_market_stats.c.window_start,
-        tables.silver_ticker,
-        {"rank_volume": "turnover_krw", "rank_volatility": "volatility"},
+        ranked(
+            windows,
+            tables.gold_market_stats.c.window_start,
+            tables.silver_ticker,
+            {"rank_volume": "turnover_krw", "rank_volatility": "volatility"},
+        ),
+        PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN),
     ),
-    newest_window_is_fresh,
 ]

@@ -1,6 +1,5 @@
 """What must be true of order books, candles, trades and days, and of them all together."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,7 +8,8 @@ import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
-from upbit_assets.checks import Verdict, Verdicts, accounted_for, by_window, named, ranked, window_check
+from upbit_assets.check_results import Result, Results, checks_of, window_check
+from upbit_assets.checks import accounted_for, by_window, named, ranked
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.io_manager import within
@@ -19,8 +19,8 @@ ROUNDING = Decimal("1e-9")
 LAST_DIGIT = Decimal("1e-16")  # of a VWAP
 
 
-@window_check("gold_orderbook_stats")
-def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check()
+def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow) -> Results:
     """Every market that has a book with bids and asks in a window has a spread, and it is above zero."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
@@ -31,13 +31,13 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
     good = sa.select(gold.c.window_start, gold.c.market).where(within(gold, span), gold.c.spread_bps > 0)
     without = by_window(connection, sa.except_(there, good))
     return {
-        start: Verdict(not without[start], {"without figures": named(without[start])})
+        start: Result(not without[start], {"without figures": named(without[start])})
         for start in windows.starts_in(span)
     }
 
 
-@window_check("silver_candle", AssetCheckSeverity.WARN, axis=days)
-def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check(AssetCheckSeverity.WARN)
+def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Results:
     """Of each market of a day that is over, the exchange was asked for every minute, and no minute was rejected."""
     coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
     known = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span))
@@ -47,7 +47,7 @@ def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> V
     lacking = sa.union(known.where(coverage.c.minutes_missing > 0), unknown)
     missing, now = by_window(connection, lacking), datetime.now(UTC)
     return {
-        start: Verdict(
+        start: Result(
             start + DAY > now or not missing[start],
             {"not whole": named(missing[start])},
             "The day is not over." if start + DAY > now else None,
@@ -71,8 +71,8 @@ WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades' 
 """)
 
 
-@window_check("gold_market_daily", axis=days)
-def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check()
+def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Results:
     """Where all of a day's trades and candles were collected, they add up to the same, and so to the same VWAP."""
     return named_by_day(
         connection,
@@ -126,33 +126,35 @@ WHERE (candles.opening_price = (said->'opening_price')::numeric
 """)
 
 
-@window_check("gold_market_daily", axis=days)
-def candles_and_tickers_agree(connection: sa.Connection, span: TimeWindow) -> Verdicts:
+@window_check()
+def candles_and_tickers_agree(connection: sa.Connection, span: TimeWindow) -> Results:
     """The day's candles say what the last ticker that they reach says: the opening price, high, low and volume."""
     return named_by_day(connection, TICKER_AGAINST_CANDLES, span, "ticker and candles differ", rounding=ROUNDING)
 
 
 def named_by_day(
     connection: sa.Connection, query: sa.TextClause, span: TimeWindow, what: str, **values: Any
-) -> Verdicts:
-    """The verdicts of a query that gives the (day, market)s which are wrong."""
+) -> Results:
+    """The results of a query that gives the (day, market)s which are wrong."""
     wrong = by_window(connection, query.bindparams(start=span.start, end=span.end, **values))
-    return {start: Verdict(not wrong[start], {what: named(wrong[start])}) for start in days.starts_in(span)}
+    return {start: Result(not wrong[start], {what: named(wrong[start])}) for start in days.starts_in(span)}
 
 
-all_checks: Sequence[AssetChecksDefinition] = [
-    accounted_for("silver_orderbook", ORDERBOOK),
-    accounted_for("silver_candle", CANDLE),
-    accounted_for("silver_trade", TRADE),
-    every_two_sided_book_has_figures,
-    every_minute_was_collected,
-    ranked(
+all_checks: list[AssetChecksDefinition] = [
+    checks_of("silver_orderbook", windows, accounted_for(ORDERBOOK)),
+    checks_of("gold_orderbook_stats", windows, every_two_sided_book_has_figures),
+    checks_of("silver_candle", days, accounted_for(CANDLE), every_minute_was_collected),
+    checks_of("silver_trade", days, accounted_for(TRADE)),
+    checks_of(
         "gold_market_daily",
         days,
-        tables.gold_market_daily.c.day,
-        tables.silver_candle,
-        {"rank_turnover": "turnover_krw", "rank_volatility": "realized_volatility"},
+        ranked(
+            days,
+            tables.gold_market_daily.c.day,
+            tables.silver_candle,
+            {"rank_turnover": "turnover_krw", "rank_volatility": "realized_volatility"},
+        ),
+        trades_and_candles_agree,
+        candles_and_tickers_agree,
     ),
-    trades_and_candles_agree,
-    candles_and_tickers_agree,
 ]

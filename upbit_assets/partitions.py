@@ -1,7 +1,7 @@
 """The time axes: ten-minute windows of collection, and the exchange's days; half-open, read on Seoul's clock."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,10 @@ DAY = timedelta(days=1)
 START = "2026-01-01-00:00"
 UPBIT_OPENED = "2017-09-25"  # no trade is older
 MOST_NAMED = 5
+# the tags by which Dagster tells a run what it is about
+PARTITION, RANGE_START, RANGE_END = (
+    f"dagster/{tag}" for tag in ("partition", "asset_partition_range_start", "asset_partition_range_end")
+)
 DAY_BEGINS = 9  # o'clock in Seoul, which is midnight UTC
 
 
@@ -76,6 +80,13 @@ class Axis:
     def starts_in(self, span: TimeWindow) -> list[datetime]:
         """The starts of the windows of a span."""
         return [span.start + i * self.length for i in range((span.end - span.start) // self.length)]
+
+    def of_run(self, tags: Mapping[str, str]) -> list[datetime]:
+        """The starts of the windows that a run with these tags is about."""
+        first, last = (tags.get(end) or tags.get(PARTITION) for end in (RANGE_START, RANGE_END))
+        if not (first and last and self.has(first)):
+            return []
+        return self.starts_in(TimeWindow(self.start_of(first), self.start_of(last) + self.length))
 
     def with_rows(self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
         """Those of the windows in which the table holds rows, by one index probe each."""

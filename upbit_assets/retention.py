@@ -21,6 +21,7 @@ from dagster import (
 from sqlalchemy.dialects.postgresql import REGCLASS
 
 from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TICKER, TRADE
+from upbit_assets.check_results import DROPPED
 from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.dagster_internals import dagster_tables, prune
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
@@ -76,6 +77,8 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
                         busy.append(f"{table}: {error.orig}")
                         continue
                     context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
+    with database.connect() as connection:
+        context.log.info(f"{connection.execute(DROPPED).rowcount} results of checks dropped with their windows")
     if kept := days("dagster"):
         context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
     if busy:

@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 from dagster import (
     AssetCheckEvaluation,
-    AssetChecksDefinition,
+    AssetCheckKey,
     AssetKey,
     AssetsDefinition,
     AssetSelection,
@@ -23,14 +23,16 @@ from dagster import (
     TimeWindow,
 )
 
+from upbit_assets import checks as ticker_checks
+from upbit_assets import day_checks
 from upbit_assets.definitions import MarketDataIOManager, defs
-from upbit_assets.partitions import SEOUL, Axis, days, windows
+from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, storable
 from upbit_assets.postgres.io_manager import within
 from upbit_assets.postgres.resource import Database
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks)
 SECONDS_A_TEST = 10
 # in the recovery guide's window
 PAST = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
@@ -108,14 +110,18 @@ def checks(result: ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]:
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
 
-def evaluate(check: AssetChecksDefinition, first: datetime | None = None, axis: Axis = windows) -> AssetCheckEvaluation:
-    """One check alone, over the window that holds `first`."""
+def evaluate(
+    asset: str, check: str, first: datetime | None = None, last: datetime | None = None, axis: Axis = windows
+) -> AssetCheckEvaluation:
+    """One check alone, over the windows that hold `first` to `last`."""
+    (definition,) = (each for each in ALL_CHECKS if AssetCheckKey(AssetKey(asset), check) in each.check_keys)
+    tags = {RANGE_START: first, RANGE_END: last or first}
     result = dagster.materialize(
-        [check],
+        [definition],
         # partition_key= looks for an asset, and there is none
-        tags={"dagster/partition": axis.key_of(axis.at(first).start)} if first else None,
+        tags={tag: axis.key_of(axis.at(moment).start) for tag, moment in tags.items() if moment},
         resources=defs.resources,
-        selection=AssetSelection.checks(check),
+        selection=AssetSelection.checks(AssetCheckKey(AssetKey(asset), check)),
     )
     (evaluation,) = result.get_asset_check_evaluations()
     return evaluation

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from upbit_assets import automation
-from upbit_assets.automation import RANGE_END, RANGE_START, collect_every_minute, make_table_partitions
+from upbit_assets.automation import collect_every_minute, make_table_partitions
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import DAY, WINDOW, windows
+from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle

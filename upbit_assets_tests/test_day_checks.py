@@ -1,19 +1,17 @@
 """Each check of books and days is red for what it looks for, in that window alone, and names the markets."""
 
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import dagster
 import pytest
-from dagster import AssetCheckEvaluation, AssetCheckSeverity, AssetSelection
+from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
-from upbit_assets import day_checks
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_market_daily, gold_orderbook_stats
 from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_ticker, silver_trade
-from upbit_assets.definitions import defs
 from upbit_assets.partitions import DAY, WINDOW, Axis, days, windows
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox import wire
@@ -23,17 +21,15 @@ from upbit_assets_tests.assets.test_candles_and_trades import TODAY, cover, mill
 from upbit_assets_tests.assets.test_market_daily import Candle, Trade, put_candles, put_trades
 from upbit_assets_tests.pipeline import (
     PAST,
-    RANGE_END,
-    RANGE_START,
     ask,
     compute,
+    evaluate,
     materialize,
     put_bronze,
     said,
     ticker,
 )
 
-CHECKS = {(check.check_key.asset_key.to_user_string(), check.check_key.name): check for check in day_checks.all_checks}
 TOMORROW = TODAY + DAY
 MARKETS = [f"KRW-{nth}" for nth in range(9)]
 # minute, price, volume: what was traded on each day, of each market
@@ -41,22 +37,23 @@ TRADED = [(0, "100", "1"), (0, "101", "2"), (1, "105", "0.5"), (3, "95", "1.5"),
 ASKED = timedelta(minutes=5, seconds=30)
 
 
-def judged(check: tuple[str, str], first: datetime, axis: Axis) -> list[AssetCheckEvaluation]:
-    """What the check says of two windows in one run."""
-    definition = CHECKS[check]
-    result = dagster.materialize(
-        [definition],
-        tags={RANGE_START: axis.key_of(first), RANGE_END: axis.key_of(first + axis.length)},
-        resources=defs.resources,
-        selection=AssetSelection.checks(definition),
-    )
-    evaluations = sorted(result.get_asset_check_evaluations(), key=lambda each: str(each.partition))
-    assert [each.partition for each in evaluations] == [axis.key_of(first), axis.key_of(first + axis.length)]
-    return evaluations
+Asked = tuple[AssetCheckEvaluation, list[bool]]
+
+
+def judged(check: tuple[str, str], first: datetime, axis: Axis) -> Asked:
+    """What the check says of two windows in one run, and whether each of them passes."""
+    evaluation = evaluate(*check, first, first + axis.length, axis)
+    passed = "SELECT passed FROM silver.check_result WHERE (asset, check_name) = (%s, %s) ORDER BY window_start DESC"
+    second, one = ask(os.environ["UPBIT_POSTGRES_URL"], passed + " LIMIT 2", *check)
+    return evaluation, [*one, *second]
 
 
 def shown(evaluation: AssetCheckEvaluation) -> Mapping[str, Any]:
     return {name: getattr(entry, "value", entry) for name, entry in evaluation.metadata.items()}
+
+
+def reason(culprits: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in culprits.items() if value != "")
 
 
 @pytest.fixture
@@ -151,7 +148,7 @@ DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
 
 @pytest.mark.parametrize(("check", "damages", "culprits"), DAMAGES, ids=[check[1] for check, *_ in DAMAGES])
 def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check: Any, damages: Any, culprits: Any):
-    assert all(evaluation.passed for evaluation in judged(check, TODAY, days))
+    assert judged(check, TODAY, days)[0].passed
     whole_day = f"BETWEEN '{TODAY.isoformat()}' AND '{(TOMORROW - MINUTE).isoformat()}'"
     places = {f"minute_{nth}": f"started_at = '{(TODAY + nth * MINUTE).isoformat()}'" for nth in (0, 1, 3)}
     places |= {"traded": f"traded_at {whole_day}", "any_minute": f"started_at {whole_day}"}
@@ -160,19 +157,20 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
         where = {name: f"WHERE market = '{market}' AND {place}" for name, place in places.items()}
         ask(two_days, damage.format(**where))
 
-    today, tomorrow = judged(check, TODAY, days)
-    assert (today.passed, shown(today)) == (False, culprits)
-    assert tomorrow.passed
-    assert (today.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
+    evaluation, passed = judged(check, TODAY, days)
+    assert passed == [False, True]
+    assert not evaluation.passed
+    assert reason(culprits) in shown(evaluation)["failing windows"]
+    assert (evaluation.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
 
 
 def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: str):
     values = f"('', '{{}}', 'market: missing', '{TODAY.isoformat()}', 1)"
     ask(two_days, f"INSERT INTO silver.candle_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")
 
-    today, tomorrow = judged(COVERAGE, TODAY, days)
-    assert (today.passed, shown(today)) == (False, {"not whole": "(none)"})
-    assert tomorrow.passed
+    evaluation, passed = judged(COVERAGE, TODAY, days)
+    assert passed == [False, True]
+    assert "not whole: (none)" in shown(evaluation)["failing windows"]
 
 
 def test_what_was_not_collected_is_not_compared(two_days: str, database: Database):
@@ -184,16 +182,17 @@ def test_what_was_not_collected_is_not_compared(two_days: str, database: Databas
 
     for check in (TRADES, TICKERS):
         assert judged(check, TODAY, days)[0].passed
-    assert shown(judged(COVERAGE, TODAY, days)[0]) == {"not whole": "KRW-0"}
+    assert "not whole: KRW-0 |" in shown(judged(COVERAGE, TODAY, days)[0])["failing windows"]
 
 
 def test_a_day_that_is_not_over_need_not_be_whole(market_url: str, database: Database):
     today = days.at(datetime.now(UTC)).start
     cover(database, "candle", "KRW-A", today, today)
     compute(database, silver_candle, today)
-    evaluation = judged(COVERAGE, today - DAY, days)[1]
+    evaluation = evaluate(*COVERAGE, today, axis=days)
 
-    assert (evaluation.passed, evaluation.description) == (True, "The day is not over.")
+    assert evaluation.passed
+    assert "The day is not over." in (evaluation.description or "")
 
 
 def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database):
@@ -204,19 +203,19 @@ def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database
         compute(database, asset, PAST, PAST + WINDOW)
     accounts, figures = ("silver_orderbook", ACCOUNTS), ("gold_orderbook_stats", "every_two_sided_book_has_figures")
     for check in (accounts, figures):
-        assert all(evaluation.passed for evaluation in judged(check, PAST, windows))
+        assert judged(check, PAST, windows)[1] == [True, True]
 
     there = f"ingested_at = '{PAST.isoformat()}'"
     ask(market_url, f"DELETE FROM gold.orderbook_stats WHERE market = 'KRW-0' AND {there}")
     ask(market_url, f"UPDATE gold.orderbook_stats SET spread_bps = 0 WHERE market = 'KRW-1' AND {there}")
-    first, second = judged(figures, PAST, windows)
-    assert (first.passed, shown(first), second.passed) == (False, {"without figures": "KRW-0, KRW-1"}, True)
+    evaluation, passed = judged(figures, PAST, windows)
+    assert passed == [False, True]
+    assert "without figures: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
 
     ask(market_url, f"DELETE FROM silver.orderbook WHERE market = 'KRW-2' AND {there}")
-    first, second = judged(accounts, PAST, windows)
-    assert not first.passed
-    assert shown(first) == {"raw": 10, "silver": 9, "rejected": 0, "duplicates": 0}
-    assert second.passed
+    evaluation, passed = judged(accounts, PAST, windows)
+    assert passed == [False, True]
+    assert "raw: 10; silver: 9; rejected: 0; duplicates: 0" in shown(evaluation)["failing windows"]
 
 
 def test_all_agree_on_what_the_offline_exchange_says(
@@ -233,8 +232,8 @@ def test_all_agree_on_what_the_offline_exchange_says(
     result = materialize(*chain, first=yesterday, axis=days)
 
     assert result.success, said(result)
-    verdicts = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
-    assert all(verdicts.values()), verdicts
+    passed = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    assert all(passed.values()), passed
     assert ask(market_url, "SELECT market, vwap_source FROM gold.market_daily") == [(market, "trades")]
     ask(market_url, "UPDATE silver.candle SET opening_price = opening_price * 1.00001")
     assert not judged(TICKERS, yesterday, days)[0].passed

@@ -116,6 +116,16 @@ class TestDropping:
         dropped = [(EDGE.replace(day=1),)] if OLD.month != EDGE.month else []
         assert noted == dropped, "what is still there is not noted as dropped"
 
+    def test_the_results_of_checks_go_with_their_windows(self, market: str, monkeypatch: pytest.MonkeyPatch):
+        put(OLD, EDGE)
+        for moment in (OLD, EDGE):
+            assert materialize("silver_ticker", first=moment).success
+        windows = "SELECT DISTINCT window_start FROM silver.check_result ORDER BY 1"
+        assert ask(market, windows) == [(OLD,), (EDGE,)]
+        monkeypatch.setenv("UPBIT_KEEP_SILVER_DAYS", "10")
+        assert drop_old_data().success
+        assert ask(market, windows) == [(EDGE,)]
+
     def test_unset_keeps_everything(self, market: str):
         put(OLD - 300 * DAY)
         before = partitions_of(market, "bronze.ticker_raw")

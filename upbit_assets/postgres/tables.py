@@ -274,6 +274,23 @@ gold_market_stats_build = gold_books(
     day_before_computed_at="The silver 24 h before that it was computed from",
 )
 
+silver_check_result = table(
+    "silver.check_result",
+    column("asset", sa.Text, "The asset, of any layer, that the check is of"),
+    column("check_name", sa.Text, "The check, as in Dagster"),
+    window_start(),
+    column("passed", sa.Boolean, "Whether the window passed when it was checked last"),
+    column("severity", sa.Text, "ERROR: figures are wrong; WARN: it may be the exchange's fault"),
+    column("reason", sa.Text, "Why the window fails; NULL where it passes", nullable=True),
+    column("failing_since", Moment, "When it was first found failing; NULL where it passes", nullable=True),
+    column("checked_at", Moment, "When it was checked last"),
+    column("run_id", sa.Text, "The Dagster run that checked it last"),
+    sa.PrimaryKeyConstraint("asset", "check_name", "window_start"),
+    sa.Index("ix_check_result_failing", "asset", "check_name", "window_start", postgresql_where=sa.text("NOT passed")),
+    comment="Which windows pass which checks, and why not: the latest result of each, of all layers",
+    window="window_start",
+)
+
 bronze_orderbook_raw = raw_table("bronze.orderbook_raw", "Order books as the exchange sent them; append-only")
 
 

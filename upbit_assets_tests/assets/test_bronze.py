@@ -84,7 +84,8 @@ def test_a_market_list_that_fails_costs_no_ticker(market_url: str, still_exchang
     assert result.success
     assert len(stored(market_url, "bronze.ticker_raw")) == 30
     check = checks(result)["markets_match_the_market_list"]
-    assert (check.passed, check.description) == (False, "No market list was collected in this window.")
+    assert not check.passed
+    assert "No market list was collected in this window." in (check.description or "")
 
 
 def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange: Handle):

@@ -14,8 +14,6 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 from psycopg import sql
 
-from upbit_assets.assets.silver import TICKER
-from upbit_assets.checks import accounted_for
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -25,6 +23,7 @@ from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize,
 PROJECT = Path(__file__).parents[2]
 AS_TYPED = "DELETE FROM silver.ticker WHERE ingested_at BETWEEN '2026-01-29 14:00:00' AND '2026-01-29 14:10:00'"
 NEXT = PAST + WINDOW
+ACCOUNTS = "every_bronze_row_is_accounted_for"
 REPAIR = ("silver_ticker", "gold_market_stats")
 DERIVED = (
     tables.silver_ticker,
@@ -107,8 +106,8 @@ class TestTheRowAtTheLastMoment:
         silver, whole = derived(self.database)[0], self.whole[0]
         assert len(whole) - len(silver) == 1
 
-        assert evaluate(accounted_for("silver_ticker", TICKER), PAST).passed
-        assert not evaluate(accounted_for("silver_ticker", TICKER), NEXT).passed
+        assert evaluate("silver_ticker", ACCOUNTS, PAST).passed
+        assert not evaluate("silver_ticker", ACCOUNTS, NEXT).passed
         assert materialize(*REPAIR, first=NEXT).success
         assert derived(self.database) == self.whole
 

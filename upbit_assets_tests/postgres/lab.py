@@ -27,10 +27,10 @@ from dagster import (
 from dagster import materialize as dagster_materialize
 from sqlalchemy.dialects.postgresql import JSONB
 
-from upbit_assets.partitions import SEOUL, WINDOW, windows
+from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, WINDOW, windows
 from upbit_assets.postgres.io_manager import Load, PostgresIOManager, Write, stored_in
 from upbit_assets.postgres.resource import PIPELINE_ROLE, Database
-from upbit_assets_tests.pipeline import RANGE_END, RANGE_START, said
+from upbit_assets_tests.pipeline import said
 
 T0 = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 PATIENCE = 20
