@@ -1,8 +1,6 @@
 """What runs by itself: collecting, computing again what changed, and filling in what was not collected."""
 
 import json
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +39,7 @@ from upbit_assets.checks import newest_window_is_fresh
 from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
+from upbit_assets.settings import settings
 from upbit_assets.stale import (
     CHAINS,
     Chain,
@@ -66,7 +65,6 @@ MOST_A_RUN = DAY // WINDOW
 RECENT = 2 * DAY  # whose raw rows are looked at each time; those of all partitions, which takes long, every
 EVERYTHING_EVERY = timedelta(minutes=10)
 NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
-DAYS_BACK = 7  # as many as the exchange tells trades of
 
 collect = define_asset_job(
     "collect",
@@ -148,14 +146,12 @@ def unfinished(instance: DagsterInstance, **which: Any) -> bool:
 
 
 def markets_are_chosen(database: Database, markets: choice.Choice, now: datetime) -> bool:
-    """Whether there is something to choose them by; a wrong setting is the run's to tell."""
+    """Whether there is something to choose them by."""
     with database.connect() as connection:
         try:
             markets.markets(connection, [days.at(now).start])
         except choice.NoRankingYet:
             return False
-        except choice.ChoiceError:
-            return True
     return True
 
 
@@ -360,7 +356,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
     try:
         with database.connect("REPEATABLE READ") as connection:
             missing = missing_days(connection, cursor, now)
-    except choice.ChoiceError as error:
+    except choice.NoRankingYet as error:
         return SensorResult(skip_reason=str(error), cursor=context.cursor)
     waiting, request = cursor.get("waiting", {}), None
     cursor["waiting"] = {}
@@ -400,7 +396,7 @@ def missing_days(
     if cursor.get("database") != database:
         cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
     today = days.at(now - SETTLED).start
-    last = {today - back * DAY for back in range(1, days_back() + 1)}
+    last = {today - back * DAY for back in range(1, settings.UPBIT_DAYS_BACK + 1)}
     missing: dict[tuple[datetime, str], timedelta] = {}
     for source, history in SOURCES.items():
         waiting = (key.split("/") for key in cursor["waiting"])
@@ -413,15 +409,3 @@ def missing_days(
             missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
     cursor["seen"] = snapshot
     return missing
-
-
-def days_back() -> int:
-    """How many past days are filled in by themselves: UPBIT_DAYS_BACK.
-
-    Raises:
-        ValueError: it is no such number.
-    """
-    given = os.environ.get("UPBIT_DAYS_BACK") or str(DAYS_BACK)
-    if not re.fullmatch("[0-9]{1,4}", given):
-        raise ValueError(f"UPBIT_DAYS_BACK must be a whole number of days from 0 to 9999, and is {given!r}")
-    return int(given)

@@ -1,4 +1,7 @@
-"""The few commands that are not Dagster's."""
+"""The few commands that are not Dagster's.
+
+What takes long to import, or reads a setting as it is imported, is imported by the commands that need it.
+"""
 
 import os
 import shlex
@@ -11,23 +14,23 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from upbit_assets import stack
-from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres, wheel_binaries
+from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
 from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url, reader_url
-from upbit_assets.settings import database_setting, setting
+from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, Settings, check, home_of, settings
 
 
 @click.group()
 def main() -> None:
     """Upbit market data in PostgreSQL: what there is beside the dagster and dg commands."""
+    check()
 
 
 def home_option(*, demo: bool) -> Callable[[Any], Any]:
     return click.option(
         "--home",
         type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
-        default=stack.home_of(demo=demo),
+        default=lambda: home_of(demo=demo),
         help="Where the stack keeps its data and logs.",
     )
 
@@ -36,6 +39,8 @@ def home_option(*, demo: bool) -> Callable[[Any], Any]:
 @home_option(demo=True)
 def demo(home: Path) -> None:
     """Everything on this machine, against the offline exchange."""
+    from upbit_assets import stack
+
     stack.run(home, demo=True)
 
 
@@ -43,6 +48,8 @@ def demo(home: Path) -> None:
 @home_option(demo=False)
 def up(home: Path) -> None:
     """Everything on this machine, against the real exchange (UPBIT_API_URL)."""
+    from upbit_assets import stack
+
     stack.run(home, demo=False)
 
 
@@ -51,7 +58,7 @@ def down() -> None:
     """Stop embedded databases that plain Dagster commands have started."""
     in_use = []
     for demo in (True, False):
-        home = stack.home_of(demo=demo)
+        home = home_of(demo=demo)
         if user := user_of(home):
             in_use.append(user)
         elif EmbeddedPostgres(home / ".postgres").stop():
@@ -62,6 +69,8 @@ def down() -> None:
 
 def user_of(home: Path) -> str | None:
     """Who uses it, and what to do about that."""
+    from upbit_assets import stack
+
     if there := stack.running(home):
         return f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C."
     return None
@@ -101,19 +110,15 @@ def metabase() -> None:
     """
     from upbit_assets.metabase import MetabaseError, provision
 
-    wanted = {
-        "METABASE_ADMIN_EMAIL": setting,
-        "METABASE_ADMIN_PASSWORD": setting,
-        "METABASE_DATABASE_URL": database_setting,
-    }
+    email, password = settings.METABASE_ADMIN_EMAIL, settings.METABASE_ADMIN_PASSWORD
+    database_url = settings.METABASE_DATABASE_URL
+    if not (email and password and database_url):
+        wanted = (Settings.METABASE_ADMIN_EMAIL, Settings.METABASE_ADMIN_PASSWORD, Settings.METABASE_DATABASE_URL)
+        missing = ", ".join(each.name for each in wanted if not each.value)
+        raise click.ClickException(f"Set {missing}, or the same with _FILE and a file's path.")
     try:
-        values = {name: read(name) or "" for name, read in wanted.items()}
-        if missing := [name for name, value in values.items() if not value]:
-            raise click.ClickException(f"Set {', '.join(missing)}, or the same with _FILE and a file's path.")
-        email, password, database_url = values.values()
-        url = setting("METABASE_URL") or "http://127.0.0.1:3001"
-        address = provision(url, email, password, database_url, click.echo)
-    except (MetabaseError, OSError) as error:
+        address = provision(settings.METABASE_URL, email, password, database_url, click.echo)
+    except MetabaseError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"The dashboard is up to date: {address}")
 
@@ -157,7 +162,7 @@ def on_embedded(home: Path, script: str, folder: Path) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=stack.EXCHANGE_PORT, show_default=True)
+@click.option("--port", default=EXCHANGE_PORT, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another market.")
 @click.option("--markets", default=855, show_default=True, help="How many markets it lists.")
 @click.option("--regional", is_flag=True, help="Speak as the hosts in Singapore, Indonesia and Thailand do.")
@@ -174,9 +179,9 @@ def exchange(host: str, port: int, seed: int, markets: int, regional: bool) -> N
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=stack.BOARD_PORT, show_default=True)
+@click.option("--port", default=BOARD_PORT, show_default=True)
 @click.option(
-    "--allow-host", multiple=True, envvar="UPBIT_BOARD_HOSTS", help="A further name by which browsers may call it."
+    "--allow-host", multiple=True, help="A name by which browsers may call it beside those of UPBIT_BOARD_HOSTS."
 )
 def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
     """The market board: a page and a read-only API over gold and silver."""
@@ -184,16 +189,18 @@ def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
 
     use_the_running_stack()
     click.echo(f"The market board listens on http://{host}:{port}")
-    serve(reader_url(), host, port, allow_host)
+    serve(reader_url(), host, port, (*settings.UPBIT_BOARD_HOSTS, *allow_host))
 
 
 @main.command()
 @click.option("--demo/--up", default=None, help="Which stack; by default the one that is running, else that of up.")
 def env(demo: bool | None) -> None:
     """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
+    from upbit_assets import stack
+
     if demo is None:
         demo = demo_is_running()
-    home = stack.home_of(demo=demo)
+    home = home_of(demo=demo)
     stack.prepare(home)
     for name, value in stack.environment(home, demo=demo).items():
         click.echo(f"export {name}={shlex.quote(value)}")
@@ -201,12 +208,14 @@ def env(demo: bool | None) -> None:
 
 def demo_is_running() -> bool:
     """Whether it is the demo that commands are about: where both run, or none does, it is the real stack."""
-    return bool(stack.running(stack.home_of(demo=True))) and not stack.running(stack.home_of(demo=False))
+    from upbit_assets import stack
+
+    return bool(stack.running(home_of(demo=True))) and not stack.running(home_of(demo=False))
 
 
 def use_the_running_stack() -> None:
     if demo_is_running():
-        os.environ.setdefault("DAGSTER_HOME", str(stack.home_of(demo=True)))
+        os.environ.setdefault("DAGSTER_HOME", str(home_of(demo=True)))
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -9,6 +9,9 @@ from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import metadata
+from upbit_assets.settings import check
+
+check()
 
 
 class MarketDataIOManager(retention.RetainingIOManager):

@@ -1,12 +1,9 @@
 """The exchange as a Dagster resource."""
 
-import os
-
 from dagster import ConfigurableResource
 
+from upbit_assets.settings import settings
 from upbit_assets.upbit import UpbitClient
-
-REAL = "https://api.upbit.com"
 
 
 class Exchange(ConfigurableResource):
@@ -14,4 +11,4 @@ class Exchange(ConfigurableResource):
 
     def client(self, *, background: bool = False) -> UpbitClient:
         """`background`: lets whoever collects the present go first."""
-        return UpbitClient(os.environ.get("UPBIT_API_URL") or REAL, background=background)
+        return UpbitClient(settings.UPBIT_API_URL, background=background)

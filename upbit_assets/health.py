@@ -39,9 +39,9 @@ def daemon() -> str | None:
     """What is wrong with the daemon: parts of it that have not said lately that they are alive."""
     import psycopg
 
-    from upbit_assets.settings import database_setting
+    from upbit_assets.settings import settings
 
-    with psycopg.connect(database_setting("DAGSTER_POSTGRES_URL") or "", connect_timeout=SECONDS) as connection:
+    with psycopg.connect(settings.DAGSTER_POSTGRES_URL or "", connect_timeout=SECONDS) as connection:
         alive = {name for (name,) in connection.execute(ALIVE, [STALE_SECONDS])}
     return f"not alive: {', '.join(sorted(DAEMON - alive))}" if DAEMON - alive else None
 

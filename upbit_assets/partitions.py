@@ -1,6 +1,5 @@
 """The time axes: ten-minute windows of collection, and the exchange's days; half-open, read on Seoul's clock."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,11 +9,11 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from dagster import DailyPartitionsDefinition, TimeWindow, TimeWindowPartitionsDefinition
 
+from upbit_assets.settings import UPBIT_OPENED, WINDOW_FORMAT, settings
+
 SEOUL = ZoneInfo("Asia/Seoul")
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
-START = "2026-01-01-00:00"
-UPBIT_OPENED = "2017-09-25"  # no trade is older
 MOST_NAMED = 5
 # the tags by which Dagster tells a run what it is about
 PARTITION, RANGE_START, RANGE_END = (
@@ -101,8 +100,8 @@ class Axis:
 
 windows = Axis(
     TimeWindowPartitionsDefinition(
-        start=os.environ.get("UPBIT_START") or START,
-        fmt="%Y-%m-%d-%H:%M",
+        start=settings.UPBIT_START,
+        fmt=WINDOW_FORMAT,
         cron_schedule="*/10 * * * *",
         timezone=str(SEOUL),
         end_offset=1,

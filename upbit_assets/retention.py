@@ -27,25 +27,14 @@ from upbit_assets.postgres.dagster_internals import dagster_tables, prune
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from
-from upbit_assets.settings import setting
+from upbit_assets.settings import settings
 
 LAYERS = ("bronze", "silver", "gold")
-FEWEST_DAYS = 2  # the database refuses less
 
 
 def days(what: str) -> int | None:
-    """How many days `what` is kept, from UPBIT_KEEP_BRONZE_DAYS and its like; None is for ever.
-
-    Raises:
-        ValueError: it is not a whole number of days, or fewer than the figures over 24 hours need.
-    """
-    name = f"UPBIT_KEEP_{what.upper()}_DAYS"
-    text = setting(name)
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < FEWEST_DAYS:
-        raise ValueError(f"{name} is {text!r}: set it to a whole number of days, {FEWEST_DAYS} or more, or unset it.")
-    return int(text)
+    """How many days `what` is kept; None is for ever."""
+    return getattr(settings, f"UPBIT_KEEP_{what.upper()}_DAYS")
 
 
 def partitioned(connection: sa.Connection, layer: str) -> Sequence[str]:

@@ -23,15 +23,12 @@ import requests
 import sqlalchemy as sa
 
 from upbit_assets.assets.preview import plain, won
-from upbit_assets.exchange import REAL
 from upbit_assets.partitions import SEOUL, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
-from upbit_assets.settings import setting
+from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, UI_PORT, settings
 
-UI_PORT, BOARD_PORT, EXCHANGE_PORT = 3000, 8501, 8766
 READY_WITHIN = 120
 PATIENCE = 20  # seconds a process has to end by itself
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -39,11 +36,6 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 class StackError(click.ClickException):
     """The stack can't start or go on; the message says why."""
-
-
-def home_of(*, demo: bool) -> Path:
-    """Where a stack keeps everything: simulated and real data never meet."""
-    return PROJECT / (".demo" if demo else ".live")
 
 
 def prepare(home: Path) -> None:
@@ -196,7 +188,7 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
     os.environ.update(environment(home, demo=demo, exchange=addresses.get("exchange")))
     os.environ["UPBIT_DAGSTER_URL"] = addresses["ui"]
 
-    if not (setting("UPBIT_POSTGRES_URL") and setting("DAGSTER_POSTGRES_URL")):
+    if not (settings.UPBIT_POSTGRES_URL and settings.DAGSTER_POSTGRES_URL):
         click.echo("PostgreSQL: starting the embedded one ...")
         started.callback(embedded().stop)
         embedded().start()
@@ -213,7 +205,7 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
         wait_for(processes[-1], addresses["exchange"])
         click.echo(f"Exchange:   {addresses['exchange']}  (simulated: no figure on it is real)")
     else:
-        click.echo(f"Exchange:   {os.environ.get('UPBIT_API_URL') or REAL}")
+        click.echo(f"Exchange:   {settings.UPBIT_API_URL}")
     port = addresses["ui"].rpartition(":")[2]
     dagster = start(started, "Dagster", ["dagster", "dev", "--host", "127.0.0.1", "--port", port], home)
     processes.append(dagster)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from upbit_assets.postgres.embedded import PROJECT
+from upbit_assets.settings import PROJECT
 from upbit_assets_tests.postgres import lab
 
 OURS = ("code", "webserver", "daemon", "board", "exchange")

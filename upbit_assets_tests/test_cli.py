@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from upbit_assets import stack
+from upbit_assets import cli, stack
 from upbit_assets.cli import main
 
 
@@ -24,7 +24,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Of a demo that is running."""
-    monkeypatch.setattr(stack, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
+    monkeypatch.setattr(cli, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
     (tmp_path / "demo").mkdir()
     with stack.only_one(tmp_path / "demo") as note:
         note.write_text('{"pid": "1"}')

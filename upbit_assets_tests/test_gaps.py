@@ -172,12 +172,6 @@ class TestCloseGaps:
         candles, trades = ({back for back in range(12) if asked(kind, back) <= found} for kind in PAGE)
         assert (candles, trades) == (set(range(1, 10)), set(range(1, 8)))
 
-    @pytest.mark.parametrize("given", ["seven", "-1", "1.5", "99999"])
-    def test_days_back_that_are_no_number_say_so(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch, given: str):
-        monkeypatch.setenv("UPBIT_DAYS_BACK", given)
-        with pytest.raises(ValueError, match=f"UPBIT_DAYS_BACK must be a whole number .* and is '{given}'"):
-            automation.days_back()
-
     def test_without_a_ranking_it_waits_for_one(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv("UPBIT_TRADE_MARKETS")
         assert daemon.tick() == set()

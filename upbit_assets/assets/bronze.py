@@ -64,7 +64,7 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
         try:
             with database.connect() as connection:
                 chosen = choice.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
-        except choice.ChoiceError as error:
+        except choice.NoRankingYet as error:
             raise Failure(str(error), allow_retries=False) from error
         return client.orderbook([market for _, market in chosen])
 

@@ -1,7 +1,5 @@
 """Which markets are collected where all of them would be too many: configuration, read anew each time."""
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from upbit_assets.partitions import DAY
-
-ALL = 2**31 - 1
+from upbit_assets.settings import Setting, Settings
 
 # the ranking that was the day's last; for a day from before the first ranking, the first one
 RANKED = sa.text("""
@@ -35,50 +32,37 @@ ORDER BY each.start DESC, stats.rank_volume, stats.market
 """)
 
 
-class ChoiceError(ValueError):
-    """The markets can't be told; the message says why and what to do."""
-
-
-class NoRankingYet(ChoiceError):  # noqa: N818 - reads as what happened
-    """Nothing was ranked so far."""
+class NoRankingYet(ValueError):  # noqa: N818 - reads as what happened
+    """Nothing was ranked so far to choose markets by; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`topN` (the N largest turnovers of the day), `all`, or codes separated by commas.
+    """The largest turnovers of the day, or the codes that the setting names."""
 
-    Args:
-        variable: of the environment, which says it.
-        default: where that is unset.
-    """
-
-    variable: str
-    default: str
+    setting: Setting[int | tuple[str, ...]]
 
     def markets(self, connection: sa.Connection, starts: Sequence[datetime]) -> list[tuple[datetime, str]]:
         """(day, market) of each day that starts so, the newest day and the largest turnover first.
 
         Raises:
-            ChoiceError: the variable says none of the three, or there is no ranking yet.
+            NoRankingYet: there is no ranking to choose by.
         """
-        said = (os.environ.get(self.variable) or self.default).strip()
-        if top := re.fullmatch(r"top([1-9][0-9]{0,3})|all", said):
-            return self.ranked(connection, starts, int(top[1] or ALL))
-        codes = [code.strip().upper() for code in said.split(",")]
-        if not all(re.fullmatch("[A-Z0-9]{2,10}-[A-Z0-9]{1,20}", code) for code in codes):
-            raise ChoiceError(f"{self.variable} is {said!r}: give topN (as top10), all, or codes as KRW-BTC,KRW-ETH.")
-        return [(start, code) for start in sorted(starts, reverse=True) for code in dict.fromkeys(codes)]
+        chosen = self.setting.value
+        if isinstance(chosen, int):
+            return self.ranked(connection, starts, chosen)
+        return [(start, code) for start in sorted(starts, reverse=True) for code in chosen]
 
     def ranked(self, connection: sa.Connection, starts: Sequence[datetime], most: int) -> list[tuple[datetime, str]]:
         found = connection.execute(RANKED, {"starts": list(starts), "length": DAY, "most": most}).tuples().all()
         if starts and not found:
             raise NoRankingYet(
                 "There is no turnover ranking yet to choose the markets by: materialize gold_market_stats first, or "
-                f"name them in {self.variable}."
+                f"name them in {self.setting.name}."
             )
         return list(found)
 
 
-orderbooks = Choice("UPBIT_ORDERBOOK_MARKETS", "top30")
-candles = Choice("UPBIT_CANDLE_MARKETS", "top10")
-trades = Choice("UPBIT_TRADE_MARKETS", "top10")
+orderbooks = Choice(Settings.UPBIT_ORDERBOOK_MARKETS)
+candles = Choice(Settings.UPBIT_CANDLE_MARKETS)
+trades = Choice(Settings.UPBIT_TRADE_MARKETS)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, TimeWindow
 from psycopg.types.range import Range
 
-from upbit_assets.assets.choice import Choice, ChoiceError
+from upbit_assets.assets.choice import Choice, NoRankingYet
 from upbit_assets.assets.coverage import Gap, begun, gaps
 from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, Said
 from upbit_assets.assets.snapshots import claim_origin, storable_market
@@ -114,7 +114,7 @@ class History:
         now, starts = datetime.now(UTC), days.starts_in(span)
         try:
             wanted = self.choice.markets(connection, starts)
-        except ChoiceError as error:
+        except NoRankingYet as error:
             raise Failure(str(error), allow_retries=False) from error
         found = begun(connection, self.page, starts)
         missing = gaps(

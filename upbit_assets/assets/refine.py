@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
-from upbit_assets.partitions import UPBIT_OPENED, Axis, days
+from upbit_assets.partitions import Axis, days
 from upbit_assets.postgres.io_manager import Load, Metadata, Rows, stage, within
+from upbit_assets.settings import UPBIT_OPENED
 
 # Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400
 SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")

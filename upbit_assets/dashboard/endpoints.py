@@ -3,7 +3,6 @@
 Decimals leave the database as text, digit for digit, and stay text.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from upbit_assets.dashboard.parameters import (
 )
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
+from upbit_assets.settings import settings
 
 Values = Mapping[str, Any]
 DAY = timedelta(days=1)
@@ -106,7 +106,7 @@ def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
         "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
         **(one or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
         "stale_after": int(STALE_AFTER.total_seconds()),
-        "dagster": (os.environ.get("UPBIT_DAGSTER_URL") or "http://127.0.0.1:3000").rstrip("/"),
+        "dagster": settings.UPBIT_DAGSTER_URL,
     }
 
 

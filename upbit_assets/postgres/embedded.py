@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 import psycopg
 
-PROJECT = Path(__file__).parents[2]
 DATABASES = ("dagster", "upbit")
 SUPERUSER = "postgres"
 MOST_TRIES = 60  # a quarter of a second apart
@@ -40,11 +39,6 @@ SETTINGS = {
 
 class EmbeddedPostgresError(RuntimeError):
     """The embedded server can't be started; the message says why and what to do."""
-
-
-def home() -> Path:
-    """Where an unconfigured stack keeps everything: $DAGSTER_HOME, else .live in the project's root."""
-    return Path(os.environ.get("DAGSTER_HOME") or PROJECT / ".live").resolve()
 
 
 def wheel_binaries() -> Path:

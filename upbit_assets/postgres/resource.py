@@ -9,9 +9,9 @@ import psycopg
 import sqlalchemy as sa
 from dagster import ConfigurableResource
 
-from upbit_assets.postgres.embedded import EmbeddedPostgres, home
+from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
-from upbit_assets.settings import database_setting
+from upbit_assets.settings import settings
 
 PIPELINE_ROLE, READER_ROLE = "upbit_pipeline", "upbit_reader"
 READER_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "5s"}
@@ -22,13 +22,11 @@ class DatabaseError(RuntimeError):
 
 
 def embedded() -> EmbeddedPostgres:
-    return EmbeddedPostgres(home() / ".postgres")
+    return EmbeddedPostgres(settings.DAGSTER_HOME / ".postgres")
 
 
-def database_url(variable: str, name: str) -> str:
-    """The URL in an environment variable, else the embedded server's database, started if it isn't running."""
-    if url := database_setting(variable):
-        return url
+def embedded_url(name: str) -> str:
+    """A database of the embedded server, which is started if it isn't running."""
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))
     return server.url(name)
@@ -36,17 +34,17 @@ def database_url(variable: str, name: str) -> str:
 
 def market_url() -> str:
     """The market data's database: UPBIT_POSTGRES_URL, else embedded."""
-    return database_url("UPBIT_POSTGRES_URL", "upbit")
+    return settings.UPBIT_POSTGRES_URL or embedded_url("upbit")
 
 
 def reader_url() -> str:
     """The same for those who only read: UPBIT_READER_URL, else as the pipeline."""
-    return database_setting("UPBIT_READER_URL") or market_url()
+    return settings.UPBIT_READER_URL or market_url()
 
 
 def instance_url() -> str:
     """Dagster's own database: DAGSTER_POSTGRES_URL, else embedded."""
-    return database_url("DAGSTER_POSTGRES_URL", "dagster")
+    return settings.DAGSTER_POSTGRES_URL or embedded_url("dagster")
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from upbit_assets.settings import settings
 from upbit_assets.upbit import shared
 from upbit_assets.upbit.errors import Blocked
 
@@ -120,7 +120,7 @@ class Limits:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url, self._clock, self._sleep = base_url, clock, sleep
-        self._per_second = per_second or _per_second()
+        self._per_second = per_second or settings.UPBIT_CALLS_PER_SECOND
 
     def acquire(self, group: str, *, background: bool = False) -> float:
         """Wait until a call of `group` may be made; returns the moment, by which `record_response` knows it.
@@ -189,10 +189,3 @@ def _block(text: str) -> tuple[datetime, Blocked] | None:
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     return until, Blocked(until if stated else None, str(message))
-
-
-def _per_second() -> int:
-    given = os.environ.get("UPBIT_CALLS_PER_SECOND") or str(QUOTA)
-    if not given.isdecimal() or not int(given):
-        raise ValueError(f"UPBIT_CALLS_PER_SECOND must be a whole number from 1 on, and is {given!r}")
-    return int(given)

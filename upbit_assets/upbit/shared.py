@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from upbit_assets.settings import settings
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,7 @@ def update(name: str, change: Callable[[str], tuple[str, T]]) -> T:
 
 
 def _folder() -> Path:
-    given = os.environ.get("UPBIT_LIMITS_DIR")
-    folder = Path(given).resolve() if given else Path(tempfile.gettempdir(), f"upbit-limits-{os.geteuid()}")
+    folder = settings.UPBIT_LIMITS_DIR or Path(tempfile.gettempdir(), f"upbit-limits-{os.geteuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -9,7 +9,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from upbit_assets.launcher import NoticesDeath
-from upbit_assets.settings import database_setting
+from upbit_assets.settings import SettingError, settings
 
 QUEUE = "dagster"
 ANSWER_SECONDS = 5
@@ -30,11 +30,11 @@ def celery_options() -> dict[str, Any]:
     """What the launcher and the workers must agree on.
 
     Raises:
-        ValueError: UPBIT_REDIS_URL is not set.
+        SettingError: UPBIT_REDIS_URL is not set.
     """
-    url = database_setting("UPBIT_REDIS_URL")
+    url = settings.UPBIT_REDIS_URL
     if not url:
-        raise ValueError("UPBIT_REDIS_URL is not set: say where Redis is, e.g. redis://127.0.0.1:6379/0")
+        raise SettingError("UPBIT_REDIS_URL is not set: say where Redis is, e.g. redis://127.0.0.1:6379/0")
     return {"broker": url, "backend": url, "config_source": CONFIG}
 
 

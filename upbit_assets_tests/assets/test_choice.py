@@ -5,20 +5,19 @@ from datetime import datetime, timedelta
 import pytest
 
 from upbit_assets.assets import choice
-from upbit_assets.assets.choice import Choice, ChoiceError, NoRankingYet
+from upbit_assets.assets.choice import NoRankingYet
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, ticker
 
-VARIABLE = "UPBIT_TEST_MARKETS"
+VARIABLE = "UPBIT_CANDLE_MARKETS"
 TODAY = days.at(PAST).start
 
 
 def chosen(said: str | None, monkeypatch: pytest.MonkeyPatch, *starts: datetime) -> list[tuple[datetime, str]]:
-    if said is not None:
-        monkeypatch.setenv(VARIABLE, said)
+    monkeypatch.setenv(VARIABLE, said or "top2")
     with Database().connect() as connection:
-        return Choice(VARIABLE, "top2").markets(connection, starts)
+        return choice.candles.markets(connection, starts)
 
 
 def rank(database: Database, at: datetime, *markets: str) -> None:
@@ -30,17 +29,6 @@ def rank(database: Database, at: datetime, *markets: str) -> None:
     assert materialize("silver_ticker", "gold_market_stats", first=at).success
 
 
-@pytest.mark.parametrize(
-    "said", ["top", "top0", "top ten", "TOP10", "top10,KRW-BTC", "KRW", "KRW-BTC,", "KRW-BTC;KRW-ETH", "KRW-비트", "*"]
-)
-def test_a_setting_that_says_nothing_says_what_may_be_said(
-    database: Database, monkeypatch: pytest.MonkeyPatch, said: str
-):
-    with pytest.raises(ChoiceError) as error:
-        chosen(said, monkeypatch, TODAY)
-    assert str(error.value) == f"{VARIABLE} is {said!r}: give topN (as top10), all, or codes as KRW-BTC,KRW-ETH."
-
-
 def test_named_markets_are_taken_in_their_order_once_each_and_need_no_ranking(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
@@ -48,7 +36,7 @@ def test_named_markets_are_taken_in_their_order_once_each_and_need_no_ranking(
     assert named == [(day, market) for day in (TODAY, TODAY - DAY) for market in ("KRW-ETH", "KRW-BTC")]
 
 
-@pytest.mark.parametrize("said", [None, "", "top3", "all"])
+@pytest.mark.parametrize("said", [None, "top3", "all"])
 def test_without_a_ranking_it_says_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch, said: str | None):
     with pytest.raises(NoRankingYet, match=f"materialize gold_market_stats first, or name them in {VARIABLE}"):
         chosen(said, monkeypatch, TODAY)
@@ -79,12 +67,3 @@ def test_a_ranking_that_retention_dropped_is_none(database: Database, market_url
     ask(market_url, "DELETE FROM gold.market_stats WHERE window_start = %s", PAST)
     ask(market_url, "INSERT INTO bronze.retention VALUES ('gold.market_stats', %s, now())", PAST + DAY)
     assert chosen(None, monkeypatch, TODAY) == [(TODAY, "KRW-C"), (TODAY, "KRW-D")]
-
-
-def test_unset_they_are_the_largest_turnovers():
-    kinds = (choice.orderbooks, choice.candles, choice.trades)
-    assert [(each.variable, each.default) for each in kinds] == [
-        ("UPBIT_ORDERBOOK_MARKETS", "top30"),
-        ("UPBIT_CANDLE_MARKETS", "top10"),
-        ("UPBIT_TRADE_MARKETS", "top10"),
-    ]

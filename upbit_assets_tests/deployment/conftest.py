@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance
 
-from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
+from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
+from upbit_assets.settings import PROJECT
 from upbit_assets_tests.conftest import BINARIES
 
 PASSWORDS = {

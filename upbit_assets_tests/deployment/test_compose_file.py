@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from upbit_assets.postgres.embedded import PROJECT
+from upbit_assets.settings import PROJECT
 
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -97,18 +97,6 @@ def test_every_password_is_a_file_that_make_secrets_makes():
     assert set(made.split()) == COMPOSE["secrets"].keys()
     for name, secret in COMPOSE["secrets"].items():
         assert re.fullmatch(rf"\$\{{UPBIT_SECRETS(:\?[^}}]+)?\}}/{name}", secret["file"])
-
-
-def test_every_setting_is_explained_in_the_example():
-    explained = set(re.findall(r"^#? ?([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))
-    passed = {key for service in SERVICES for key, value in settings_of(service).items() if value is None}
-    assert explained == passed | {"UPBIT_SECRETS", "COMPOSE_PROFILES"}
-
-
-def test_every_setting_reaches_whom_it_is_for():
-    documented = set(re.findall(r"^\| `(UPBIT_[A-Z_]+)`", (PROJECT / "README.md").read_text(), re.MULTILINE))
-    # the runs share a folder of their container's anyway
-    assert documented - settings_of("code").keys() - settings_of("board").keys() <= {"UPBIT_LIMITS_DIR"}
 
 
 def test_the_images_instance_says_nothing_twice():

@@ -7,8 +7,8 @@ from itertools import count
 import execnet
 import pytest
 
-from upbit_assets.postgres.embedded import PROJECT
 from upbit_assets.sandbox.server import Handle, running
+from upbit_assets.settings import PROJECT
 
 CLIENTS = PROJECT / ".venv-clients" / "bin" / "python"
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)

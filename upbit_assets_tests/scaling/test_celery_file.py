@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from upbit_assets.postgres.embedded import PROJECT
+from upbit_assets.settings import PROJECT
 from upbit_assets.workers.launcher import WorkerRunLauncher, celery_options
 from upbit_assets_tests.scaling.workers import instance_of_the_image, worker
 

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from upbit_assets.postgres.embedded import PROJECT
+from upbit_assets.settings import PROJECT
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
 VERSIONS = ("1.29", "1.37")

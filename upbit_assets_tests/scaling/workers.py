@@ -22,8 +22,9 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
-from upbit_assets.postgres.embedded import PROJECT, EmbeddedPostgres
+from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.sandbox.server import running
+from upbit_assets.settings import PROJECT
 from upbit_assets_tests.postgres import lab
 
 PASSWORD = secrets.token_urlsafe()

@@ -93,13 +93,6 @@ def test_machines_behind_one_address_take_their_parts(url, clock, monkeypatch):
     assert [wait > 0 for wait in waits] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "ten", "1.5"])
-def test_a_part_that_is_none_is_refused_in_plain_words(url, monkeypatch, given):
-    monkeypatch.setenv("UPBIT_CALLS_PER_SECOND", given)
-    with pytest.raises(ValueError, match=f"UPBIT_CALLS_PER_SECOND must be a whole number from 1 on, and is '{given}'"):
-        Limits(url)
-
-
 @dataclass
 class World:
     """Callers in any number of processes, and an exchange whose seconds begin when they do; in its own time."""
