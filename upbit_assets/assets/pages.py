@@ -133,10 +133,10 @@ def within(rows: Sequence[Said], gap: Gap) -> list[Said]:
 
 
 def candle(row: Row) -> Said:
-    """A candle's start, `candle_date_time_utc`, is its key. Source: Upbit REST, Candles."""
+    """A candle's start, `candle_date_time_utc`, is its key; KST is told in Korea only. Source: Upbit REST, Candles."""
     utc, kst = fields(row, "candle_date_time_utc", "candle_date_time_kst")
     at = moment(utc, UTC)
-    return Said(row, utc if at else "", at if at == moment(kst, SEOUL) else None)
+    return Said(row, utc if at else "", at if not kst or at == moment(kst, SEOUL) else None)
 
 
 def trade(row: Row) -> Said:

@@ -37,6 +37,18 @@ def silver(axis: Axis, source: str, table: sa.Table, raw: str, **columns: str) -
     return house(axis, source, {"sql", "silver"}, stored)
 
 
+ISO = 'YYYY-MM-DD"T"HH24:MI:SS'
+
+
+def utc_text(moment: Column, form: str = ISO, zone: str = "UTC") -> Column:
+    """A time as the exchange spells it."""
+    return sa.func.to_char(sa.func.timezone(zone, moment), form)
+
+
+def kst_text(moment: Column, form: str = ISO) -> Column:
+    return utc_text(moment, form, "Asia/Seoul")
+
+
 TICKER = Refinement(
     axis=windows,
     bronze=tables.bronze_ticker_raw,
@@ -61,13 +73,14 @@ TICKER = Refinement(
         (row.signed_change_rate.is_(None), "signed_change_rate: not a number"),
         (~plausible(sa.func.abs(row.signed_change_rate)), "signed_change_rate: out of range"),
         *milliseconds(row.trade_timestamp, row.ingested_at),
-        (~sa.func.coalesce(row.trade_date, "").regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
-        (~sa.func.coalesce(row.trade_time, "").regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
+        (~row.trade_date.regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
+        (~row.trade_time.regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
     ],
     columns=lambda good: [
         good.market,
-        good.trade_date,
-        good.trade_time,
+        # the hosts outside of Korea don't say it in KST
+        sa.func.coalesce(good.trade_date, kst_text(moment_of(good.trade_timestamp), "YYYYMMDD")).label("trade_date"),
+        sa.func.coalesce(good.trade_time, kst_text(moment_of(good.trade_timestamp), "HH24MISS")).label("trade_time"),
         good.trade_price,
         good.acc_trade_volume_24h.label("acc_trade_volume"),
         good.ingested_at,
@@ -178,11 +191,6 @@ def minute_of(row: Any) -> Column:
     return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
 
 
-def utc_text(moment: Column, form: str = 'YYYY-MM-DD"T"HH24:MI:SS', zone: str = "UTC") -> Column:
-    """A time as the exchange spells it."""
-    return sa.func.to_char(sa.func.timezone(zone, moment), form)
-
-
 def misdated(row: Any) -> Cases:
     """The exchange spells times without a zone; what it calls UTC must not be KST."""
     time, start = sa.func.coalesce(sa.func.substr(row.started, 11), ""), minute_of(row)
@@ -191,7 +199,7 @@ def misdated(row: Any) -> Cases:
         (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
         (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (
-            row.started_kst.is_distinct_from(utc_text(start, zone="Asia/Seoul")),
+            row.started_kst != kst_text(start),  # which the hosts outside of Korea don't say
             "candle_date_time_kst: not nine hours after the UTC time",
         ),
         (moment_of(row.timestamp) < start, "timestamp: before the candle began"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Self
+from urllib.parse import urlsplit
 
 import requests
 import tenacity
@@ -93,8 +94,12 @@ class UpbitClient:
         """All markets with their warnings (GET /v1/market/all)."""
         return self._get_rows("market", "/v1/market/all", is_details="true")
 
-    def tickers(self, quote_currencies: Iterable[str] = ("KRW", "BTC", "USDT")) -> Reply:
-        """The current ticker of every market quoted in these currencies (GET /v1/ticker/all)."""
+    def tickers(self, quote_currencies: Iterable[str] | None = None) -> Reply:
+        """The current ticker of every market quoted in these currencies (GET /v1/ticker/all).
+
+        Unless given: the host's own currency, BTC and USDT.
+        """
+        quote_currencies = quote_currencies or (_local_currency(self._base_url), "BTC", "USDT")
         return self._get_rows("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
 
     def trades(
@@ -189,6 +194,11 @@ class UpbitClient:
         error = Blocked(block_end(body.decode(errors="replace"), now), complaint(body)[1])
         self._limits.block(error, now)
         return error
+
+
+def _local_currency(base_url: str) -> str:
+    region = (urlsplit(base_url).hostname or "").partition("-api.")[0]
+    return {"sg": "SGD", "id": "IDR", "th": "THB"}.get(region, "KRW")
 
 
 def _instant(time: datetime | None) -> str | None:

@@ -201,7 +201,7 @@ def test_every_figure_is_the_one_of_its_field(market_url: str, database: Databas
         ({"trade_date_kst": '"20261301"'}, "trade_date_kst: not YYYYMMDD"),
         ({"trade_date_kst": '"2026-01-29"'}, "trade_date_kst: not YYYYMMDD"),
         ({"trade_time_kst": '"246060"'}, "trade_time_kst: not HHMMSS"),
-        ({"trade_time_kst": None}, "trade_time_kst: not HHMMSS"),
+        ({"trade_time_kst": '""'}, "trade_time_kst: not HHMMSS"),
         ({"trade_price": "NaN"}, "raw row: kept as text, jsonb refused it"),
     ],
 )

@@ -101,3 +101,18 @@ def test_groups_have_limits_of_their_own(client):
         client.trades("KRW-BTC", count=1)
         client.orderbook(["KRW-BTC"], count=1)
     assert datetime.now(UTC) - began < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("host", "currency"),
+    [
+        *(("https://api.upbit.com", "KRW"), ("http://127.0.0.1:1", "KRW"), ("https://sg-api.upbit.com", "SGD")),
+        *(("https://id-api.upbit.com/", "IDR"), ("https://th-api.upbit.com", "THB")),
+    ],
+)
+def test_tickers_are_asked_for_in_the_hosts_own_currency(host: str, currency: str, monkeypatch: pytest.MonkeyPatch):
+    params: dict[str, object] = {}
+    monkeypatch.setattr(UpbitClient, "_once", lambda _self, _group, _path, given, **_: params.update(given))
+    with UpbitClient(host) as client:
+        client.tickers()
+    assert params == {"quote_currencies": f"{currency},BTC,USDT"}
