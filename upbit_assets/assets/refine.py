@@ -18,7 +18,7 @@ UPBIT_OPENED_MS = int(days.start_of(UPBIT_OPENED).timestamp()) * 1000
 CLOCK_TOLERANCE_MS = 600_000
 
 Column = sa.ColumnElement[Any]
-Cases = Sequence[tuple[sa.ColumnElement[bool], str]]
+Cases = Sequence[tuple[sa.ColumnElement[bool], str | Column]]
 Further = Callable[[sa.TableClause], Mapping[sa.Table, Rows]]
 
 

@@ -1,5 +1,6 @@
 """Silver: bronze, typed, checked and de-duplicated, inside the database."""
 
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +28,7 @@ from upbit_assets.postgres.io_manager import Load, Rows, stored_in
 
 YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
 HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"
+RATE_TOLERANCE = Decimal("1e-6")  # the exchange rounds rates to ten decimals
 HH_MM = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
@@ -49,6 +51,32 @@ def kst_text(moment: Column, form: str = ISO) -> Column:
     return utc_text(moment, form, "Asia/Seoul")
 
 
+def misrated(row: Any) -> sa.ColumnElement[bool]:
+    """Whether the rate is not that of the row's own prices. NULL where it names no previous price, or 0."""
+    previous = sa.func.nullif(row.prev_closing_price, 0)
+    return sa.func.abs((row.signed_change_rate + 1) * previous - row.trade_price) > previous * RATE_TOLERANCE
+
+
+def trade_date(row: Any) -> Column:
+    """In KST, which the hosts outside of Korea don't say."""
+    return sa.func.coalesce(row.trade_date, kst_text(moment_of(row.trade_timestamp), "YYYYMMDD"))
+
+
+def trade_time(row: Any) -> Column:
+    return sa.func.coalesce(row.trade_time, kst_text(moment_of(row.trade_timestamp), "HH24MISS"))
+
+
+def mistimed(row: Any) -> Cases:
+    """A ticker tells its last trade's time twice. What is wrong is looked for only where the two differ."""
+    which = sa.case(
+        (~row.trade_date.regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
+        (~row.trade_time.regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
+        else_="trade_date_kst, trade_time_kst: not the time that trade_timestamp says",
+    )
+    traded_at = kst_text(moment_of(row.trade_timestamp), "YYYYMMDDHH24MISS")
+    return [(sa.func.concat(trade_date(row), trade_time(row)) != traded_at, which)]
+
+
 TICKER = Refinement(
     axis=windows,
     bronze=tables.bronze_ticker_raw,
@@ -62,6 +90,7 @@ TICKER = Refinement(
         "acc_trade_volume_24h",
         "acc_trade_price_24h",
         "signed_change_rate",
+        "prev_closing_price",
         "trade_timestamp",
         "acc_trade_volume",
         "acc_trade_price",
@@ -71,16 +100,19 @@ TICKER = Refinement(
         *amount(row.acc_trade_volume_24h),
         *amount(row.acc_trade_price_24h),
         (row.signed_change_rate.is_(None), "signed_change_rate: not a number"),
-        (~plausible(sa.func.abs(row.signed_change_rate)), "signed_change_rate: out of range"),
+        (
+            (row.signed_change_rate < -1) | ~plausible(sa.func.abs(row.signed_change_rate)),
+            "signed_change_rate: out of range",
+        ),
+        (~plausible(row.prev_closing_price), "prev_closing_price: negative or out of range"),
+        (misrated(row), "signed_change_rate: not the change from prev_closing_price to trade_price"),
         *milliseconds(row.trade_timestamp, row.ingested_at),
-        (~row.trade_date.regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
-        (~row.trade_time.regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
+        *mistimed(row),
     ],
     columns=lambda good: [
         good.market,
-        # the hosts outside of Korea don't say it in KST
-        sa.func.coalesce(good.trade_date, kst_text(moment_of(good.trade_timestamp), "YYYYMMDD")).label("trade_date"),
-        sa.func.coalesce(good.trade_time, kst_text(moment_of(good.trade_timestamp), "HH24MISS")).label("trade_time"),
+        trade_date(good).label("trade_date"),
+        trade_time(good).label("trade_time"),
         good.trade_price,
         good.acc_trade_volume_24h.label("acc_trade_volume"),
         good.ingested_at,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import pytest
@@ -171,7 +172,8 @@ def test_the_last_good_one_of_duplicates_wins(market_url: str, database: Databas
 
 
 def test_every_figure_is_the_one_of_its_field(market_url: str, database: Database):
-    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", trade_timestamp="1769662799123")})
+    fields = {"trade_timestamp": "1769662799123", "trade_time_kst": '"135959"'}
+    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", **fields)})
     build(0)
 
     columns = (
@@ -179,7 +181,7 @@ def test_every_figure_is_the_one_of_its_field(market_url: str, database: Databas
     )
     assert ask(market_url, f"SELECT {columns} FROM silver.ticker") == [
         (
-            *("20260129", "140000", Decimal("100.0"), Decimal("10.25"), Decimal("1000.5"), Decimal("-0.0123456789")),
+            *("20260129", "135959", Decimal("100.0"), Decimal("10.25"), Decimal("1000.5"), Decimal("-0.0123456789")),
             *(PAST - timedelta(milliseconds=877), PAST),
         )
     ]
@@ -196,12 +198,28 @@ def test_every_figure_is_the_one_of_its_field(market_url: str, database: Databas
         ({"acc_trade_price_24h": "-0.1"}, "acc_trade_price_24h: negative or out of range"),
         ({"signed_change_rate": "null"}, "signed_change_rate: not a number"),
         ({"signed_change_rate": "-1e400"}, "signed_change_rate: out of range"),
+        ({"signed_change_rate": "-5"}, "signed_change_rate: out of range"),
+        (
+            {"signed_change_rate": "0.25", "prev_closing_price": "200.0"},
+            "signed_change_rate: not the change from prev_closing_price to trade_price",
+        ),
+        ({"prev_closing_price": "1e131000"}, "prev_closing_price: negative or out of range"),
+        ({"prev_closing_price": "-100.0"}, "prev_closing_price: negative or out of range"),
         ({"trade_timestamp": "0"}, "trade_timestamp: before Upbit opened, or in the future"),
         ({"trade_timestamp": "1769663401000"}, "trade_timestamp: before Upbit opened, or in the future"),
         ({"trade_date_kst": '"20261301"'}, "trade_date_kst: not YYYYMMDD"),
         ({"trade_date_kst": '"2026-01-29"'}, "trade_date_kst: not YYYYMMDD"),
         ({"trade_time_kst": '"246060"'}, "trade_time_kst: not HHMMSS"),
         ({"trade_time_kst": '""'}, "trade_time_kst: not HHMMSS"),
+        *(
+            (wrong, "trade_date_kst, trade_time_kst: not the time that trade_timestamp says")
+            for wrong in (
+                {"trade_date_kst": '"20260231"'},
+                {"trade_date_kst": '"19990129"'},
+                {"trade_time_kst": '"140001"'},
+                {"trade_timestamp": "1769662799999"},
+            )
+        ),
         ({"trade_price": "NaN"}, "raw row: kept as text, jsonb refused it"),
     ],
 )
@@ -211,6 +229,40 @@ def test_a_rejection_says_what_is_wrong(market_url: str, database: Database, fie
 
     assert ask(market_url, "SELECT reason FROM silver.ticker_rejected") == [(reason,)]
     assert ask(market_url, "SELECT FROM silver.ticker") == []
+
+
+PRICE = st.decimals("0.00000001", "1e9", places=8)
+
+
+@settings(on_real_database, max_examples=8)
+@given(st.lists(st.tuples(PRICE, PRICE, st.sampled_from([4, 8, 10])), min_size=1, max_size=50))
+def test_a_rate_is_of_the_rows_own_prices_however_the_exchange_rounds_it(market_url: str, database: Database, quotes):
+    """Rounded to ten decimals, as Upbit does, or to eight; to four is another rate unless it happens to be the same."""
+    texts, right = [], []
+    for price, previous, places in quotes:
+        rate = (price - previous) / previous
+        said_rate = round(rate, places)
+        texts.append(
+            ticker(
+                "KRW-BTC", trade_price=f"{price}", prev_closing_price=f"{previous}", signed_change_rate=f"{said_rate:f}"
+            )
+        )
+        right.append(abs(Fraction(said_rate) - (Fraction(price) / Fraction(previous) - 1)) <= Fraction(1, 10**6))
+    ask(market_url, "DELETE FROM bronze.ticker_raw")
+    put_bronze(database, PAST, [("KRW-BTC", text) for text in texts])
+    build(0)
+
+    assert rejected_ids(market_url) == bronze_ids(market_url, [not each for each in right])
+
+
+@pytest.mark.parametrize("previous", [None, "null", "0.0", '"100"'])
+def test_a_ticker_without_a_previous_price_has_no_rate_to_be_held_against(
+    market_url: str, database: Database, previous
+):
+    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", prev_closing_price=previous)})
+    build(0)
+
+    assert ask(market_url, "SELECT change_rate FROM silver.ticker") == [(Decimal("-0.0123456789"),)]
 
 
 @pytest.mark.parametrize("row", ["null", "7", '"KRW-BTC"', "[]", '["market"]', "{}"])
