@@ -130,11 +130,15 @@ class MarketData:
         self.run(
             """
             INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at)
-            SELECT market, raw_data || jsonb_build_object('trade_price', CASE
-                     WHEN %(bad)s AND (855 * snapshot + nth) %% 1000 = 0 THEN -1
-                     ELSE round((raw_data->>'trade_price')::numeric * (1 + (nth + snapshot) %% 997 / 10000.0), 8) END),
+            SELECT market, raw_data || jsonb_build_object(
+                     'trade_price', price,
+                     'signed_change_rate', round(price / (raw_data->>'prev_closing_price')::numeric - 1, 10)),
                    %(first)s + snapshot * interval '1 minute'
             FROM generate_series(0, %(last)s) snapshot CROSS JOIN sample
+                 CROSS JOIN LATERAL (SELECT CASE
+                   WHEN %(bad)s AND (855 * snapshot + nth) %% 1000 = 0 THEN -1
+                   ELSE round((raw_data->>'trade_price')::numeric * (1 + (nth + snapshot) %% 997 / 10000.0), 8) END
+                 ) AS moved(price)
                  CROSS JOIN generate_series(
                    1, CASE WHEN %(bad)s AND (855 * snapshot + nth) %% 1000 = 500 THEN 2 ELSE 1 END)
             """,

@@ -147,11 +147,13 @@ def exact(text: str) -> Any:
 
 def ticker(market: str, /, **fields: Any) -> str:
     """A ticker's text that silver takes, unless `fields` (raw JSON text each, None leaves one out) say otherwise."""
+    traded_at = str(fields.get("trade_timestamp", "1769662800000"))
+    kst = datetime.fromtimestamp(int(traded_at) // 1000 if traded_at.isdecimal() else 0, SEOUL)
     row = {
         "market": json.dumps(market),
-        "trade_date_kst": '"20260129"',
-        "trade_time_kst": '"140000"',
-        "trade_timestamp": "1769662800000",
+        "trade_date_kst": f'"{kst:%Y%m%d}"',
+        "trade_time_kst": f'"{kst:%H%M%S}"',
+        "trade_timestamp": traded_at,
         "trade_price": "100.0",
         "acc_trade_price_24h": "1000.5",
         "acc_trade_volume_24h": "10.25",

@@ -172,8 +172,7 @@ def test_the_last_good_one_of_duplicates_wins(market_url: str, database: Databas
 
 
 def test_every_figure_is_the_one_of_its_field(market_url: str, database: Database):
-    fields = {"trade_timestamp": "1769662799123", "trade_time_kst": '"135959"'}
-    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", **fields)})
+    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", trade_timestamp="1769662799123")})
     build(0)
 
     columns = (
@@ -217,7 +216,7 @@ def test_every_figure_is_the_one_of_its_field(market_url: str, database: Databas
                 {"trade_date_kst": '"20260231"'},
                 {"trade_date_kst": '"19990129"'},
                 {"trade_time_kst": '"140001"'},
-                {"trade_timestamp": "1769662799999"},
+                {"trade_time_kst": '"135959"'},
             )
         ),
         ({"trade_price": "NaN"}, "raw row: kept as text, jsonb refused it"),
