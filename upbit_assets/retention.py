@@ -46,9 +46,17 @@ def partitioned(connection: sa.Connection, layer: str) -> Sequence[str]:
 
 
 def drop(connection: sa.Connection, table: str, before: datetime) -> tuple[int, int]:
-    """Drop what a table has from before that day in Seoul: (partitions, rows that were in none of their own)."""
+    """Drop what a table has from before that day in Seoul: (partitions, rows that were in none of their own).
+
+    Each call of the function drops a few, in a transaction of its own where the connection commits by itself.
+    """
     function = sa.func.bronze.drop_partitions(sa.cast(table, REGCLASS), before).table_valued("partitions", "stray_rows")
-    return connection.execute(sa.select(function)).one()._tuple()
+    dropped, stray_rows = 0, 0
+    while True:
+        partitions, rows = connection.execute(sa.select(function)).one()
+        dropped, stray_rows = dropped + partitions, stray_rows + rows
+        if not partitions:
+            return dropped, stray_rows
 
 
 @op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")

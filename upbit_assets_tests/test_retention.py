@@ -28,6 +28,7 @@ from upbit_assets.definitions import defs
 from upbit_assets.partitions import SEOUL, WINDOW
 from upbit_assets.postgres import dagster_internals, tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import TICKER, stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
@@ -100,6 +101,22 @@ class TestDropping:
         assert before - partitions_of(market, "bronze.ticker_raw") == dropped
         assert moments(tables.bronze_ticker_raw) == [EDGE, MIDNIGHT]
         assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept for ever"
+
+    def test_a_first_drop_after_long_goes_a_few_partitions_at_a_time(self, market: str, monkeypatch):
+        first = EDGE - 75 * DAY
+        with Database().connect() as connection:
+            make_partitions(connection, first, EDGE, [tables.bronze_market_raw])
+        before = partitions_of(market, "bronze.market_raw")
+        [(dropped, _)] = ask(market, "SELECT * FROM bronze.drop_partitions('bronze.market_raw', %s)", EDGE)
+        noted = "SELECT kept_from FROM bronze.retention WHERE table_name = 'bronze.market_raw'"
+        assert dropped == 50
+        assert ask(market, noted) == [(first + 50 * DAY,)], "the oldest go first, and what is left is not given up"
+
+        monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
+        assert drop_old_data().success
+        gone = {f"bronze.market_raw_{EDGE - day * DAY:%Y%m%d}" for day in range(1, 76)}
+        assert before - partitions_of(market, "bronze.market_raw") == gone
+        assert ask(market, noted) == [(EDGE,)]
 
     def test_old_rows_without_a_partition_go_too(self, market: str, monkeypatch: pytest.MonkeyPatch):
         put(OLD - 300 * DAY, MIDNIGHT + 300 * DAY)

@@ -31,6 +31,7 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     "log_timezone": "Asia/Seoul",
     "max_connections": "200",
+    "max_locks_per_transaction": "256",  # a query over a year of daily partitions locks each, with its indexes
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "logging_collector": "off",

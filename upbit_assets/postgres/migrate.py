@@ -11,6 +11,7 @@ from alembic.config import Config
 from upbit_assets.postgres.tables import metadata
 
 DAYS_AHEAD = timedelta(days=14)
+YEAR = timedelta(days=365)
 
 
 def migrate(url: str) -> None:
@@ -48,7 +49,11 @@ def make_partitions_ahead(connection: sa.Connection) -> int:
 
 
 def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
-    """Partitions of some tables for `first` to `last`."""
+    """Partitions of some tables for `first` to `last`, of a table's year at a time: a transaction holds their locks."""
+    make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
     for table in of:
-        make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
-        connection.execute(make, {"name": table.fullname, "first": first, "last": last})
+        start = first
+        while start <= last:
+            until = min(start + YEAR, last)
+            connection.execute(make, {"name": table.fullname, "first": start, "last": until})
+            start += YEAR

@@ -158,6 +158,7 @@ def gold_books(name: str, of: str, **sources: str) -> sa.Table:
         *(column(source, Moment, comment, nullable=True) for source, comment in sources.items()),
         computed_at(),
         sa.PrimaryKeyConstraint("window_start"),
+        sa.Index(f"ix_{name.partition('.')[2]}_computed_at", "computed_at"),
         comment=f"What {of} was computed from, window by window",
         window="window_start",
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from upbit_assets.postgres.embedded import SETTINGS
 from upbit_assets.settings import PROJECT
 
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
@@ -64,6 +65,11 @@ class TestEveryService:
             assert read == mounted
         urls = [value or "" for key, value in settings_of(name).items() if key.endswith("_URL")]
         assert not any(re.search(r"//[^/@]*:[^/@]*@", url) for url in urls)
+
+
+def test_a_transaction_may_lock_as_much_as_on_the_embedded_server():
+    locks = SETTINGS["max_locks_per_transaction"]
+    assert f"--max_locks_per_transaction={locks}" in SERVICES["postgres"]["command"]
 
 
 def test_the_stack_has_the_services_that_it_is_made_of():
