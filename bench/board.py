@@ -104,7 +104,7 @@ def served(url: str) -> Iterator[str]:
     try:
         for _ in range(300):
             try:
-                httpx.get(f"{address}/api/status").raise_for_status()
+                httpx.get(f"{address}/api/status", trust_env=False).raise_for_status()
                 break
             except httpx.HTTPError:
                 time.sleep(0.1)
@@ -119,7 +119,7 @@ async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[fl
 
     The first two seconds, in which the board connects and learns its SQL, don't count.
     """
-    async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as client:
 
         async def one(endpoint: Endpoint, market: str, due: float) -> float:
             await asyncio.sleep(due - time.perf_counter())
@@ -138,7 +138,7 @@ async def connections_of_pages(address: str, url: str, pages: int) -> int:
     """How many connections the board listens on while so many pages are open, each of which hears of a write."""
     allow_open_files()
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
         ready = asyncio.Barrier(pages + 1)
 
         async def page() -> None:

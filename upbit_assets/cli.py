@@ -170,9 +170,9 @@ def exchange(host: str, port: int, seed: int, markets: int, regional: bool) -> N
     """The offline exchange: Upbit's REST API with simulated data."""
     from upbit_assets.sandbox.server import serve
 
-    click.echo(f"The offline exchange listens on http://{host}:{port}; all its data are simulated.")
+    said = f"The offline exchange listens on http://{host}:{port}; all its data are simulated."
     try:
-        serve(host, port, seed=seed, markets=markets, regional=regional)
+        serve(host, port, seed=seed, markets=markets, regional=regional, ready=lambda: click.echo(said))
     except OSError as error:
         raise click.ClickException(str(error)) from None
 
@@ -188,8 +188,12 @@ def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
     from upbit_assets.dashboard.server import serve
 
     use_the_running_stack()
-    click.echo(f"The market board listens on http://{host}:{port}")
-    serve(reader_url(), host, port, (*settings.UPBIT_BOARD_HOSTS, *allow_host))
+    said = f"The market board listens on http://{host}:{port}"
+    hosts = (*settings.UPBIT_BOARD_HOSTS, *allow_host)
+    try:
+        serve(reader_url(), host, port, hosts, ready=lambda: click.echo(said))
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()

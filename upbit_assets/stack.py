@@ -1,5 +1,6 @@
 """The whole stack on one machine, in the foreground: what `make demo` and `make up` run."""
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -19,17 +20,21 @@ from pathlib import Path
 from types import FrameType
 
 import click
+import psutil
 import requests
 import sqlalchemy as sa
 
 from upbit_assets.assets.preview import plain, won
+from upbit_assets.local_http import session_for
 from upbit_assets.partitions import SEOUL, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
 from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, UI_PORT, settings
 
-READY_WITHIN = 120
+STILL_SECONDS = 60  # in which a process that is starting at least logs something, or uses so many seconds of CPU:
+LITTLE_CPU = 1
+SAID_AGAIN = 30  # seconds after which it is said that it is still starting
 PATIENCE = 20  # seconds a process has to end by itself
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -60,7 +65,7 @@ def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[
 
 
 def running(home: Path) -> dict[str, str]:
-    """What a running stack says of itself: its addresses and its process; empty if none runs."""
+    """What a running stack says of itself: its process, and once it has them its addresses; empty if none runs."""
     note = home / ".stack.json"
     if not note.exists():
         return {}
@@ -73,19 +78,30 @@ def running(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def only_one(home: Path) -> Iterator[Path]:
-    """Hold the stack's note while it runs, so that a second one says where the first is."""
-    note = home / ".stack.json"
-    with note.open("a+") as file:
+def only_one(home: Path) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Hold the stack's note while it runs, so that a second one says where the first is; yields what writes it."""
+    path = home / ".stack.json"
+    path.touch()
+    with path.open("rb+") as file:
+
+        def note(addresses: dict[str, str]) -> None:
+            # in one piece that is never shorter than what was there, for whoever reads meanwhile
+            os.pwrite(file.fileno(), json.dumps({"pid": str(os.getpid())} | addresses).ljust(1000).encode(), 0)
+
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            there = running(home)
-            raise StackError(
-                f"It is already running: {there.get('ui', 'starting')}, process {there.get('pid')}."
-            ) from None
-        note.write_text("{}")
+            raise StackError(where_it_runs(home)) from None
+        note({})
         yield note
+
+
+def where_it_runs(home: Path) -> str:
+    there = running(home)
+    stop = f"Ctrl-C there stops it, or: kill {there.get('pid')}"
+    if "ui" in there:
+        return f"It is already running: {there['ui']}, the board at {there['board']}. {stop}"
+    return f"It is already starting, and prints its addresses where it was started; its logs are in {home}. {stop}"
 
 
 def free_port(wanted: int) -> int:
@@ -126,6 +142,16 @@ class Process:
         if self.child.poll() is not None:
             raise StackError(f"{self.name} ended unexpectedly. The end of its log, {self.log}:\n{self.last_words()}")
 
+    def progress(self) -> tuple[int, int]:
+        """What grows while it does something: the bytes of its log, and the CPU that it and what it started used."""
+        cpu = 0.0
+        with contextlib.suppress(psutil.Error):
+            itself = psutil.Process(self.child.pid)
+            for each in (itself, *itself.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    cpu += sum(each.cpu_times()[:4])  # its own, and those of its children that have ended
+        return self.log.stat().st_size, int(cpu / LITTLE_CPU)
+
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
@@ -148,6 +174,14 @@ def end_with_parent() -> None:
     """Have the kernel send SIGTERM to this process where its parent is killed; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def chosen_port(name: str, wanted: int) -> int:
+    """A free port; it is said where that is not the one that people know."""
+    port = free_port(wanted)
+    if port != wanted:
+        click.echo(f"Port {wanted} is taken: {name} gets {port}.")
+    return port
 
 
 def run(home: Path, *, demo: bool) -> None:
@@ -180,11 +214,11 @@ def interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
-    addresses = {"pid": str(os.getpid()), "ui": f"http://127.0.0.1:{free_port(UI_PORT)}"}
-    addresses["board"] = f"http://127.0.0.1:{free_port(BOARD_PORT)}"
+def serve(started: ExitStack, home: Path, note: Callable[[dict[str, str]], None], *, demo: bool) -> None:
+    ports = {"ui": chosen_port("Dagster", UI_PORT), "board": chosen_port("the board", BOARD_PORT)}
     if demo:
-        addresses["exchange"] = f"http://127.0.0.1:{free_port(EXCHANGE_PORT)}"
+        ports["exchange"] = chosen_port("the offline exchange", EXCHANGE_PORT)
+    addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     os.environ.update(environment(home, demo=demo, exchange=addresses.get("exchange")))
     os.environ["UPBIT_DAGSTER_URL"] = addresses["ui"]
 
@@ -200,20 +234,19 @@ def serve(started: ExitStack, home: Path, note: Path, *, demo: bool) -> None:
 
     processes = []
     if demo:
-        port = addresses["exchange"].rpartition(":")[2]
-        processes.append(start(started, "The offline exchange", ["upbit-assets", "exchange", "--port", port], home))
+        exchange = ["upbit-assets", "exchange", "--port", str(ports["exchange"])]
+        processes.append(start(started, "The offline exchange", exchange, home))
         wait_for(processes[-1], addresses["exchange"])
         click.echo(f"Exchange:   {addresses['exchange']}  (simulated: no figure on it is real)")
     else:
         click.echo(f"Exchange:   {settings.UPBIT_API_URL}")
-    port = addresses["ui"].rpartition(":")[2]
-    dagster = start(started, "Dagster", ["dagster", "dev", "--host", "127.0.0.1", "--port", port], home)
+    dev = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(ports["ui"])]
+    dagster = start(started, "Dagster", dev, home)
     processes.append(dagster)
-    note.write_text(json.dumps(addresses))
+    note(addresses)
     click.echo("Dagster:    starting webserver and daemon; the first snapshot is being collected meanwhile ...")
     first = start(started, "The first run", first_run(), home)
-    port = addresses["board"].rpartition(":")[2]
-    processes.append(start(started, "The board", ["upbit-assets", "board", "--port", port], home))
+    processes.append(start(started, "The board", ["upbit-assets", "board", "--port", str(ports["board"])], home))
     wait_for(processes[-1], addresses["board"])
     click.echo(f"Board:      {addresses['board']}")
     wait_for(dagster, addresses["ui"] + "/server_info")
@@ -247,15 +280,31 @@ def materialize(assets: str, partition: str) -> list[str]:
 
 
 def wait_for(process: Process, address: str) -> None:
-    for _ in range(READY_WITHIN * 5):
-        process.require_alive()
-        try:
-            if requests.get(address, timeout=2).ok:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.2)
-    raise StackError(f"{process.name} does not answer at {address} after {READY_WITHIN} s; its log is {process.log}")
+    """Wait until the process answers, however long it takes; not for one that has ended or does nothing any more."""
+    began = said = moved = time.monotonic()
+    progress = process.progress()
+    with session_for(address) as session:
+        while not answers(session, address):
+            process.require_alive()
+            now = time.monotonic()
+            if (latest := process.progress()) != progress:
+                progress, moved = latest, now
+            elif now - moved > STILL_SECONDS:
+                raise StackError(
+                    f"{process.name} does not answer at {address}, and has done nothing for {STILL_SECONDS} s. "
+                    f"The end of its log, {process.log}:\n{process.last_words()}"
+                )
+            if now - said > SAID_AGAIN:
+                said = now
+                click.echo(f"{process.name} is still starting, after {now - began:.0f} s; its log: {process.log}")
+            time.sleep(0.2)
+
+
+def answers(session: requests.Session, address: str) -> bool:
+    try:
+        return session.get(address, timeout=10).ok
+    except requests.RequestException:
+        return False
 
 
 def tell_first_run(first: Process, ui: str) -> bool:

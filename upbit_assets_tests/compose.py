@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from upbit_assets.settings import PROJECT
+from upbit_assets_tests import http
 from upbit_assets_tests.postgres import lab
 
 OURS = ("code", "webserver", "daemon", "board", "exchange")
@@ -72,7 +72,7 @@ class Stack:
         return f"http://{self.compose('port', service, str(port)).strip()}"
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        reply = requests.post(
+        reply = http.post(
             self.address("webserver", 3000) + "/graphql", json={"query": query, "variables": variables}, timeout=30
         ).json()
         assert "errors" not in reply, reply
@@ -158,7 +158,7 @@ def test_a_scheduled_run_succeeds_and_gold_follows(stack: Stack):
 
 
 def test_the_boards_page_is_there(stack: Stack):
-    page = requests.get(stack.address("board", 8501), timeout=10)
+    page = http.get(stack.address("board", 8501), timeout=10)
     assert page.ok
     assert page.headers["content-type"].startswith("text/html")
 

@@ -1,6 +1,8 @@
 """The project's own commands."""
 
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
     monkeypatch.setattr(cli, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
     (tmp_path / "demo").mkdir()
     with stack.only_one(tmp_path / "demo") as note:
-        note.write_text('{"pid": "1"}')
+        note({"pid": "1"})
         yield tmp_path / "demo"
 
 
@@ -57,3 +59,13 @@ def test_down_stops_what_it_can_though_a_stack_is_running(monkeypatch: pytest.Mo
     assert result.exit_code == 1
     assert f"{demo_home} is in use by process 1" in result.output
     assert stopped == [demo_home.parent / "live" / ".postgres"]
+
+
+@pytest.mark.parametrize("command", ["exchange", "board"])
+def test_a_server_whose_port_is_taken_says_that_and_not_that_it_listens(command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UPBIT_READER_URL", "postgresql://127.0.0.1:1/none")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(main, [command, "--port", str(port)])
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"Error: the .+ can't listen on 127.0.0.1:{port}: Address already in use\n", result.output)

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-import requests
 
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import now, ticker
 
 COMMAND = Path(sys.executable).parent / "upbit-assets"
+PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
 UNSET = ("UPBIT_POSTGRES_URL", "DAGSTER_POSTGRES_URL", "UPBIT_API_URL", "DAGSTER_HOME")
 
 
@@ -39,7 +40,7 @@ class Stack:
         return next(word for word in self.said.split("Dagster:    http")[1].split()).replace("://", "http://", 1)
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        reply = requests.post(self.ui + "/graphql", json={"query": query, "variables": variables}, timeout=30).json()
+        reply = http.post(self.ui + "/graphql", json={"query": query, "variables": variables}, timeout=30).json()
         assert "errors" not in reply, reply
         return reply["data"]
 
@@ -69,8 +70,8 @@ def belongs(process: psutil.Process, home: str) -> bool:
 
 
 @contextmanager
-def demo(home: Path, output: Path) -> Iterator[Stack]:
-    environment = {name: value for name, value in os.environ.items() if name not in UNSET}
+def demo(home: Path, output: Path, **more: str) -> Iterator[Stack]:
+    environment = {name: value for name, value in os.environ.items() if name not in UNSET} | more
     with output.open("wb") as file:
         process = subprocess.Popen([COMMAND, "demo", "--home", home], env=environment, stdout=file, stderr=file)
     try:
@@ -98,8 +99,8 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert "KRW-BTC" in stack.said
         assert stack.query("SELECT count(*) FROM gold.turnover_top10") == [(10,)]
         board = stack.said.split("Board:      ")[1].split()[0]
-        assert len(requests.get(board + "/api/markets?limit=10", timeout=30).json()["rows"]) == 10
-        assert requests.get(board + "/api/status", timeout=30).json()["dagster"] == stack.ui
+        assert len(http.get(board + "/api/markets?limit=10", timeout=30).json()["rows"]) == 10
+        assert http.get(board + "/api/status", timeout=30).json()["dagster"] == stack.ui
 
         late = windows.at(now() - timedelta(hours=3)).start
         stack.query(
@@ -137,9 +138,11 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert stack.processes() == []
 
     started = time.monotonic()
-    with demo(tmp_path / "home", tmp_path / "second.txt") as stack:
+    # also where the environment names a proxy, that can't reach this machine
+    with demo(tmp_path / "home", tmp_path / "second.txt", **PROXIES) as stack:
         until(lambda: "Collecting every minute" in stack.said)
         assert time.monotonic() - started < 60
+        assert "거래대금 상위 10" in stack.said
         os.kill(stack.process.pid, signal.SIGINT)
         assert stack.process.wait(60) == 0
         assert stack.processes() == []

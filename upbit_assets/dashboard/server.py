@@ -4,21 +4,21 @@ import contextlib
 import resource
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
 from upbit_assets.dashboard.app import LOOPBACK, create_app
+from upbit_assets.local_http import listening
 
 OPEN_FILES = 8192
+NAME = "the market board"
 
 
-def server(url: str, host: str, port: int, hosts: Sequence[str]) -> uvicorn.Server:
+def server(url: str, hosts: Sequence[str]) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             create_app(url, hosts),
-            host=host,
-            port=port,
             lifespan="on",
             ws="none",
             log_level="warning",
@@ -29,11 +29,17 @@ def server(url: str, host: str, port: int, hosts: Sequence[str]) -> uvicorn.Serv
     )
 
 
-def serve(url: str, host: str, port: int, hosts: Sequence[str] = ()) -> None:
-    """Serve the board over the market database at `url` until a signal comes."""
+def serve(
+    url: str, host: str, port: int, hosts: Sequence[str] = (), *, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve the board over the market database at `url` until a signal comes.
+
+    `ready` is called once it listens. Raises OSError, with a message that says so, when it can't.
+    """
     allow_open_files()
-    with contextlib.suppress(KeyboardInterrupt):
-        server(url, host, port, (*LOOPBACK, host, *hosts)).run()
+    with listening(NAME, host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+        ready()
+        server(url, (*LOOPBACK, host, *hosts)).run([listener])
 
 
 def allow_open_files() -> None:
@@ -47,8 +53,8 @@ def allow_open_files() -> None:
 @contextlib.contextmanager
 def running(url: str) -> Iterator[str]:
     """The board in a thread of this process, on a free port, gone with the context; its address."""
-    board = server(url, "127.0.0.1", 0, LOOPBACK)
-    listener = board.config.bind_socket()
+    board = server(url, LOOPBACK)
+    listener = listening(NAME, "127.0.0.1", 0)
     thread = threading.Thread(target=board.run, args=([listener],), name="board", daemon=True)
     thread.start()
     try:

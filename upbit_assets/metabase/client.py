@@ -6,6 +6,8 @@ from typing import Any
 
 import requests
 
+from upbit_assets.local_http import session_for
+
 
 class MetabaseError(RuntimeError):
     """Metabase is not there, or refuses; the message says what happened and what to do, and has no secret in it.
@@ -27,7 +29,7 @@ class Metabase:
     def __init__(self, url: str, secrets: Iterable[str | None] = ()) -> None:
         self.url = url.rstrip("/")
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
-        self._session = requests.Session()
+        self._session = session_for(self.url)
 
     def get(self, path: str, **params: Any) -> Any:
         return self._call("GET", path, params=params)

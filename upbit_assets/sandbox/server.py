@@ -1,9 +1,7 @@
 """Runs the offline exchange: as a process of its own, or beside a test in a thread."""
 
 import contextlib
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -15,9 +13,12 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from upbit_assets.local_http import listening
 from upbit_assets.sandbox.app import Clock, create_app, real_time
 from upbit_assets.sandbox.faults import Faults
 from upbit_assets.sandbox.market import Market
+
+NAME = "the offline exchange"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,23 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    host: str = "127.0.0.1", port: int = 8766, *, seed: int = 0, markets: int = 855, regional: bool = False
+    host: str = "127.0.0.1",
+    port: int = 8766,
+    *,
+    seed: int = 0,
+    markets: int = 855,
+    regional: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the exchange until SIGTERM or SIGINT, then return. To be called in the main thread.
 
-    Raises OSError, with a message that says so, when the address can't be listened on.
+    `ready` is called once it listens. Raises OSError, with a message that says so, when it can't.
     """
-    with listening(host, port) as listener:
+    with listening(NAME, host, port) as listener:
         server = server_for(create_app(Market(seed, markets), regional=regional))
         former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
+            ready()
             server.run(sockets=[listener])
         finally:
             for each, handler in former.items():
@@ -80,7 +88,7 @@ def running(
     """
     market = Market(seed, market_count)
     app = create_app(market, clock, seconds=seconds, regional=regional)
-    with listening("127.0.0.1", port) as listener:
+    with listening(NAME, "127.0.0.1", port) as listener:
         server = server_for(app)
         thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)
         thread.start()
@@ -108,19 +116,6 @@ def server_for(app: Starlette) -> Server:
             timeout_graceful_shutdown=1,
         )
     )
-
-
-def listening(host: str, port: int) -> socket.socket:
-    # asyncio switches Nagle's delay off (40 ms a reply) only where the protocol is named
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as problem:
-        listener.close()
-        reason = os.strerror(problem.errno or 0)
-        raise OSError(problem.errno, f"the offline exchange can't listen on {host}:{port}: {reason}") from None
-    return listener
 
 
 def await_start(server: Server, thread: threading.Thread) -> None:

@@ -13,6 +13,7 @@ import requests
 import tenacity
 import urllib3
 
+from upbit_assets.local_http import session_for
 from upbit_assets.upbit.errors import (
     Blocked,
     Refused,
@@ -63,7 +64,7 @@ class UpbitClient:
         self._timeout = (connect_timeout, read_timeout)
         self._deadline, self._max_bytes = deadline, max_bytes
         self._limits, self._background = limits or Limits(_without_login(self._base_url)), background
-        self._session = requests.Session()
+        self._session = session_for(self._base_url)
         self._session.headers.update(
             {
                 "User-Agent": f"upbit-assets/{version('upbit-assets')}",

@@ -15,13 +15,13 @@ QUOTED = 120
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (requests.ConnectTimeout, "no connection was made in time"),
     (requests.Timeout, "no answer came in time"),
-    (requests.exceptions.ProxyError, "the proxy could not pass the call on"),
+    (requests.exceptions.ProxyError, "the proxy that the environment names could not pass the call on"),
     (ssl.SSLError, "no trusted connection (TLS) could be made"),
     (socket.gaierror, "the name is not known"),
     (ConnectionRefusedError, "nobody listens at that address"),
     (ConnectionError, "the connection was closed before an answer came"),
     (http.client.HTTPException, "what answers there does not speak HTTP"),
-    (requests.exceptions.InvalidSchema, "that is not a usable address"),
+    (requests.exceptions.InvalidSchema, "that, or the proxy that the environment names, is not a usable address"),
     (requests.exceptions.MissingSchema, "that is not a usable address"),
     (requests.exceptions.InvalidURL, "that is not a usable address"),
 )

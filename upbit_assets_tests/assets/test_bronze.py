@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import requests
 from dagster import build_asset_context
 
 from upbit_assets.assets import bronze, snapshots
@@ -14,6 +13,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.upbit import UpbitClient
+from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import (
     PAST,
     ask,
@@ -33,7 +33,7 @@ MARKETS = "/v1/market/all?is_details=true"
 
 
 def said_by(exchange: Handle, target: str) -> Any:
-    return exact(requests.get(exchange.url + target, timeout=5).text)
+    return exact(http.get(exchange.url + target, timeout=5).text)
 
 
 def stored(url: str, table: str) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import WINDOW, windows
@@ -27,6 +26,7 @@ from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.upbit import UpbitClient
 from upbit_assets.upbit.replies import split
+from upbit_assets_tests import http
 from upbit_assets_tests.conftest import BINARIES
 from upbit_assets_tests.pipeline import (
     CHAIN,
@@ -63,7 +63,7 @@ class TestBadInput:
         result = materialize(*CHAIN, first=now())
         assert result.success, said(result)
         assert_whole(result)
-        self.assert_bronze_is(requests.get(self.exchange.url + TICKERS, timeout=5).text)
+        self.assert_bronze_is(http.get(self.exchange.url + TICKERS, timeout=5).text)
         rejected = ask(self.url, "SELECT market, reason FROM silver.ticker_rejected")
         self.found = ask(self.url, "SELECT market, trade_price, acc_trade_volume FROM silver.ticker")
         self.exchange.faults.clear()
@@ -151,7 +151,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("row", ["null", "1", '"KRW-BTC"', "[[1], 2]", "{}", "nonsense"])
     def test_a_row_that_is_none_costs_no_other(self, row: str):
-        good = requests.get(self.exchange.url + TICKERS, timeout=5).text
+        good = http.get(self.exchange.url + TICKERS, timeout=5).text
         self.exchange.faults.add("ticker/all", "body", body=f"{good[:-1]},{row}]", times=1)
         result = materialize(*CHAIN, first=now())
         if row == "nonsense":  # which is no answer, and the next one is

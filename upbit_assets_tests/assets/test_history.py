@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from dagster import DagsterInstance, ExecuteInProcessResult
 from psycopg.types.range import Range
 
@@ -28,6 +27,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import UpbitClient, client
 from upbit_assets.upbit.replies import split
+from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import Clock, ask, materialize, metadata_of, said
 from upbit_assets_tests.postgres.lab import PATIENCE, spawn, until
 from upbit_assets_tests.sandbox.history import candles, trades
@@ -171,7 +171,7 @@ class Counter:
 def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
     """Yesterday's newest rows as the exchange spells them."""
     which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
-    reply = requests.get(exchange.url + PATH[kind], {"market": MARKET, "count": count, **which}, timeout=5)
+    reply = http.get(exchange.url + PATH[kind], params={"market": MARKET, "count": count, **which}, timeout=5)
     return list(split(reply.text))
 
 

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import jsonschema
 import psycopg
 import pytest
-import requests
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from upbit_assets.dashboard.app import STATIC
 from upbit_assets.dashboard.endpoints import ENDPOINTS, UNITS
 from upbit_assets.dashboard.parameters import at_or_after
 from upbit_assets.dashboard.server import running
+from upbit_assets.local_http import session_for
 from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import READER_ROLE, engine_for
@@ -32,7 +32,7 @@ from upbit_assets_tests.pipeline import ask
 
 AT = windows.at(datetime.now(UTC)).start - WINDOW + timedelta(minutes=9, seconds=58)
 MISSING = windows.at(AT).start - 7 * WINDOW
-session = requests.Session()
+session = session_for("http://127.0.0.1")
 
 
 @pytest.fixture(scope="module")

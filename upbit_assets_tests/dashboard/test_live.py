@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 
 from upbit_assets.dashboard.server import running
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets_tests import http
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.dashboard.market_data import books_of, notify, put
 
@@ -27,7 +27,7 @@ class OpenPage:
     """The stream of one page."""
 
     def __init__(self, address: str) -> None:
-        self.reply = requests.get(address + "/api/events", stream=True, timeout=10)
+        self.reply = http.get(address + "/api/events", stream=True, timeout=10)
         self.lines = self.reply.iter_lines(chunk_size=1, decode_unicode=True)
 
     def event(self) -> tuple[str, Any]:
@@ -116,7 +116,7 @@ def test_an_answer_is_kept_until_something_is_written(board: str, url: str):
     start = windows.at(datetime.now(UTC)).start
 
     def rejected() -> int:
-        rows = requests.get(board + "/api/coverage", timeout=10).json()["rows"]
+        rows = http.get(board + "/api/coverage", timeout=10).json()["rows"]
         return rows[-1]["rejected_rows"]
 
     empty(url)

@@ -43,6 +43,10 @@ class TestEveryService:
         assert test[0] == "CMD"
         assert not any("$" in word for word in test)
 
+    def test_asks_no_proxy_for_what_is_in_its_container(self, name: str):
+        test = SERVICES[name].get("healthcheck", {}).get("test", [])
+        assert "curl" not in test or "--noproxy" in test
+
     def test_takes_no_more_memory_and_disk_than_it_may(self, name: str):
         assert re.fullmatch(r"[0-9]+[mg]", SERVICES[name]["mem_limit"])
         assert SERVICES[name]["logging"] == {

@@ -4,14 +4,15 @@ from datetime import UTC, datetime, time
 from decimal import Decimal
 
 import pytest
-import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
+from upbit_assets.local_http import session_for
 from upbit_assets.sandbox.endpoints import Endpoints, RequestError
 from upbit_assets.sandbox.market import Market
 from upbit_assets.sandbox.server import running
+from upbit_assets_tests import http
 from upbit_assets_tests.sandbox.conftest import AT
 
 MARKET = Market(count=30)
@@ -31,7 +32,7 @@ GROUPED = [MARKET.orderbook("KRW-BTC", AT, level=Decimal(10000), count=2)]
 
 class Client:
     def __init__(self, url):
-        self.url, self.session = url, requests.Session()
+        self.url, self.session = url, session_for(url)
 
     def get(self, target, **options):
         return self.session.get(self.url + target, timeout=5, **options)
@@ -330,7 +331,7 @@ def test_a_regional_host_has_nothing_of_korea():
     with running(market_count=30, regional=True) as regional, running(market_count=30) as korean:
 
         def only_korean(path):
-            one, other = (requests.get(host.url + path, timeout=5).json()[0] for host in (korean, regional))
+            one, other = (http.get(host.url + path, timeout=5).json()[0] for host in (korean, regional))
             return set(one) - set(other), set(other) - set(one)
 
         kst = {"candle_date_time_kst"}
@@ -339,4 +340,4 @@ def test_a_regional_host_has_nothing_of_korea():
         assert only_korean("/v1/orderbook?markets=KRW-BTC") == ({"level"}, set())
         names = {"korean_name", "market_event"}
         assert only_korean("/v1/market/all?is_details=true") == (names, {"market_warning"})
-        assert requests.get(f"{regional.url}/v1/orderbook?markets=KRW-BTC&level=0", timeout=5).status_code == 400
+        assert http.get(f"{regional.url}/v1/orderbook?markets=KRW-BTC&level=0", timeout=5).status_code == 400

@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from upbit_assets_tests import http
+
 TICKER = "/v1/ticker?markets=KRW-BTC,KRW-ETH"
 
 
 def fetch(exchange, target=TICKER, **options):
-    return requests.get(exchange.url + target, timeout=5, **options)
+    return http.get(exchange.url + target, timeout=5, **options)
 
 
 def test_a_status_comes_with_the_body_type_and_headers_asked_for(exchange):
@@ -100,7 +102,7 @@ def test_a_slow_reply_is_late_but_right(exchange):
 def test_a_slow_reply_is_too_late_for_the_impatient(exchange):
     exchange.faults.add("ticker", "slow", seconds=1)
     with pytest.raises(requests.exceptions.ReadTimeout):
-        requests.get(exchange.url + TICKER, timeout=0.1)
+        http.get(exchange.url + TICKER, timeout=0.1)
 
 
 def test_slow_goes_with_another_fault(exchange):
@@ -171,17 +173,17 @@ def test_a_fault_leaves_compression_as_it_is(exchange):
 def test_faults_are_switched_over_http(exchange):
     url = exchange.url + "/_sandbox/faults"
     fault = {"match": "ticker", "kind": "status", "status": 429, "times": 1}
-    assert requests.put(url, json=[fault], timeout=5).status_code == 200
-    assert fault.items() <= requests.get(url, timeout=5).json()[0].items()
+    assert http.put(url, json=[fault], timeout=5).status_code == 200
+    assert fault.items() <= http.get(url, timeout=5).json()[0].items()
     assert [fetch(exchange).status_code for _ in range(2)] == [429, 200]
-    assert requests.get(url, timeout=5).json()[0]["seen"] == 2
-    assert requests.delete(url, timeout=5).json() == []
+    assert http.get(url, timeout=5).json()[0]["seen"] == 2
+    assert http.delete(url, timeout=5).json() == []
     assert exchange.faults.show() == []
 
 
 def test_faults_never_hit_their_own_switch(exchange):
     exchange.faults.add("", "status", status=500)
-    assert requests.delete(exchange.url + "/_sandbox/faults", timeout=5).status_code == 200
+    assert http.delete(exchange.url + "/_sandbox/faults", timeout=5).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_faults_never_hit_their_own_switch(exchange):
 )
 def test_a_fault_that_makes_no_sense_is_refused_and_changes_nothing(exchange, senseless):
     exchange.faults.add("nothing", "empty")
-    reply = requests.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
+    reply = http.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
     assert reply.status_code == 400
     assert [fault["match"] for fault in exchange.faults.show()] == ["nothing"]
 
