@@ -22,7 +22,7 @@ from bench.history import fill_gold
 from bench.measure import Result
 from bench.stage import DAY, MarketData, Stage, tickers
 from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint
-from upbit_assets.dashboard.parameters import read
+from upbit_assets.dashboard.parameters import parse
 from upbit_assets.dashboard.server import allow_open_files
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres.resource import READER_ROLE, engine_for
@@ -174,7 +174,7 @@ def statements(connection: sa.Connection, endpoint: Endpoint, market: str) -> li
         said.append((statement, values))
 
     sa.event.listen(connection, "before_cursor_execute", note)
-    endpoint.answer(connection, read(endpoint.parameters, {"market": market}, QueryParams(parameters(endpoint))))
+    endpoint.answer(connection, parse(endpoint.parameters, {"market": market}, QueryParams(parameters(endpoint))))
     sa.event.remove(connection, "before_cursor_execute", note)
     return said
 

@@ -23,11 +23,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from upbit_assets.dashboard.cache import Body, ResponseCache
 from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint, next_page
-from upbit_assets.dashboard.kept import Body, Kept
 from upbit_assets.dashboard.live import Announcer
 from upbit_assets.dashboard.openapi import as_html, document
-from upbit_assets.dashboard.parameters import Refused, read
+from upbit_assets.dashboard.parameters import RequestError, parse
 from upbit_assets.postgres.resource import READER_ROLE, engine_for
 
 STATIC = Path(__file__).parent / "static"
@@ -48,10 +48,10 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-class Door:
-    """Lets in whoever calls the board by its own name, and seals each reply.
+class TrustedHosts:
+    """Answers only requests whose Host is one of the board's names, and puts security headers on each response.
 
-    A page of a stranger whose name was made to point here (DNS rebinding) sends the stranger's name.
+    A foreign page whose name was made to point here (DNS rebinding) sends that name as its Host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -62,16 +62,16 @@ class Door:
             await self.app(scope, receive, send)
             return
 
-        async def sealed(message: Message) -> None:
+        async def with_security_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                headers.setdefault("Cache-Control", caching(scope["path"]))
+                headers.setdefault("Cache-Control", cache_control(scope["path"]))
             await send(message)
 
-        app = self.app if host_of(scope) in self.hosts else stranger
-        await app(scope, receive, sealed)
+        app = self.app if host_of(scope) in self.hosts else unknown_host
+        await app(scope, receive, with_security_headers)
 
 
 def host_of(scope: Scope) -> str:
@@ -81,34 +81,36 @@ def host_of(scope: Scope) -> str:
     return name if name and port.isdigit() else host
 
 
-def caching(path: str) -> str:
+def cache_control(path: str) -> str:
     """Libraries carry their version in their path; all else is asked for again, which an ETag makes cheap."""
     return "public, max-age=31536000, immutable" if path.startswith("/static/vendor/") else "no-cache"
 
 
-async def stranger(scope: Scope, receive: Receive, send: Send) -> None:
+async def unknown_host(scope: Scope, receive: Receive, send: Send) -> None:
     advice = "The board is not known by this name. Call it by the address it printed, or start it with --allow-host."
-    await problem(421, advice)(scope, receive, send)
+    await error_response(421, advice)(scope, receive, send)
 
 
-def problem(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": {"status": status, "message": message}}, status, headers)
 
 
-async def refused(_: Request, reason: Exception) -> Response:
-    assert isinstance(reason, Refused)  # noqa: S101 - Starlette's types can't say so
-    return problem(reason.status, reason.message)
+async def request_error(_: Request, reason: Exception) -> Response:
+    assert isinstance(reason, RequestError)  # noqa: S101 - Starlette's types can't say so
+    return error_response(reason.status, reason.message)
 
 
-async def http_problem(_: Request, reason: Exception) -> Response:
+async def http_error(_: Request, reason: Exception) -> Response:
     assert isinstance(reason, HTTPException)  # noqa: S101
-    return problem(reason.status_code, f"{reason.detail}; the API is described at /api", dict(reason.headers or {}))
+    return error_response(
+        reason.status_code, f"{reason.detail}; the API is described at /api", dict(reason.headers or {})
+    )
 
 
-async def database_problem(_: Request, reason: Exception) -> Response:
+async def database_error(_: Request, reason: Exception) -> Response:
     cause = getattr(reason, "orig", reason)
     log.warning("%s: %s", type(cause).__name__, str(cause).strip())
-    return problem(503, advice_on(cause), {"Retry-After": "5"})
+    return error_response(503, advice_on(cause), {"Retry-After": "5"})
 
 
 def advice_on(cause: BaseException | None) -> str:
@@ -124,19 +126,19 @@ def advice_on(cause: BaseException | None) -> str:
     return "The database refused the question."
 
 
-def plain(value: object) -> str:
+def json_default(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in the API")
 
 
 class Board:
-    """What the routes share: the database, the answers kept, and the pages that listen."""
+    """What the routes share: the database, the cached responses, and the pages that listen."""
 
     def __init__(self, url: str) -> None:
         self.engine = engine_for(url, READER_ROLE)
-        self.kept = Kept()
-        self.announcer = Announcer(url, self.kept.forget)
+        self.cache = ResponseCache()
+        self.announcer = Announcer(url, self.cache.clear)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -148,25 +150,25 @@ class Board:
 
     def route(self, endpoint: Endpoint) -> Route:
         async def reply(request: Request) -> Response:
-            asked = read(endpoint.parameters, request.path_params, request.query_params)
+            values = parse(endpoint.parameters, request.path_params, request.query_params)
             query = dict(request.query_params)
 
             async def make() -> Body:
                 return await anyio.to_thread.run_sync(
-                    self.answer, endpoint, request.url.path, asked, query, limiter=self.queries
+                    self.answer, endpoint, request.url.path, values, query, limiter=self.queries
                 )
 
             key = (request.url.path, frozenset(query.items()))
-            return cacheable(request, await self.kept.get(key, make))
+            return cacheable(request, await self.cache.get(key, make))
 
         return Route(endpoint.path, reply)
 
-    def answer(self, endpoint: Endpoint, path: str, asked: dict[str, Any], query: dict[str, str]) -> Body:
+    def answer(self, endpoint: Endpoint, path: str, values: dict[str, Any], query: dict[str, str]) -> Body:
         with self.engine.connect() as connection:
-            found = endpoint.answer(connection.execution_options(isolation_level="AUTOCOMMIT"), asked)
+            found = endpoint.answer(connection.execution_options(isolation_level="AUTOCOMMIT"), values)
         if endpoint.has_rows:
             found["next"] = next_page(path, query, found["next"])
-        body = Body(json.dumps(found, default=plain, ensure_ascii=False).encode())
+        body = Body(json.dumps(found, default=json_default, ensure_ascii=False).encode())
         _ = body.compressed  # here, where it holds up nobody
         return body
 
@@ -187,26 +189,26 @@ def create_app(url: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     """The board over the market database at `url`, for those who call it by one of the names in `hosts`."""
     board, described = Board(url), document()
 
-    def fixed(make: Callable[[], Response]) -> Callable[[Request], Response]:
+    def static_route(make: Callable[[], Response]) -> Callable[[Request], Response]:
         return lambda _: make()
 
     page = HTMLResponse(as_html(described))
     return Starlette(
         routes=[
-            Route("/", fixed(lambda: FileResponse(STATIC / "index.html"))),
-            Route("/api", fixed(lambda: page)),
-            Route("/openapi.json", fixed(lambda: JSONResponse(described))),
+            Route("/", static_route(lambda: FileResponse(STATIC / "index.html"))),
+            Route("/api", static_route(lambda: page)),
+            Route("/openapi.json", static_route(lambda: JSONResponse(described))),
             Route("/api/events", board.events),
             *map(board.route, ENDPOINTS),
             Mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), compresslevel=6)),
         ],
         exception_handlers={
-            Refused: refused,
-            HTTPException: http_problem,
-            sa.exc.DBAPIError: database_problem,
-            psycopg.Error: database_problem,
-            sa.exc.TimeoutError: database_problem,
+            RequestError: request_error,
+            HTTPException: http_error,
+            sa.exc.DBAPIError: database_error,
+            psycopg.Error: database_error,
+            sa.exc.TimeoutError: database_error,
         },
-        middleware=[Middleware(Door, hosts=hosts)],
+        middleware=[Middleware(TrustedHosts, hosts=hosts)],
         lifespan=board.lifespan,
     )

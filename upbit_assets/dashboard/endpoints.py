@@ -1,4 +1,4 @@
-"""The API's answers: what each is, what may be asked, and the SQL behind it.
+"""The API's endpoints: parameters, fields, and the SQL behind them.
 
 Decimals leave the database as text, digit for digit, and stay text.
 """
@@ -16,7 +16,7 @@ from upbit_assets.dashboard.parameters import (
     MOST_ROWS,
     Page,
     Parameter,
-    Refused,
+    RequestError,
     choice,
     instant,
     market,
@@ -57,11 +57,11 @@ class Endpoint:
     has_rows: bool = True
 
 
-def of(table: sa.Table, *left_out: str) -> tuple[sa.Column[Any], ...]:
+def fields_of(table: sa.Table, *left_out: str) -> tuple[sa.Column[Any], ...]:
     return tuple(column for column in table.columns if column.name not in {"id", "written_in", *left_out})
 
 
-def said(comment: str, name: str, kind: Any = sa.Text) -> sa.Column[Any]:
+def field(comment: str, name: str, kind: Any = sa.Text) -> sa.Column[Any]:
     """A field that is no table's column."""
     return sa.Column(name, kind, comment=comment)
 
@@ -78,11 +78,11 @@ def exact(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return column
 
 
-def shown(columns: tuple[sa.Column[Any], ...]) -> list[sa.ColumnElement[Any]]:
+def as_text(columns: tuple[sa.Column[Any], ...]) -> list[sa.ColumnElement[Any]]:
     return [exact(column).label(column.name) for column in columns]
 
 
-def all_rows(connection: sa.Connection, wanted: sa.Select[Any]) -> list[dict[str, Any]]:
+def fetch(connection: sa.Connection, wanted: sa.Select[Any]) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(wanted).mappings()]
 
 
@@ -110,56 +110,56 @@ def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
     }
 
 
-def markets(connection: sa.Connection, asked: Values) -> dict[str, Any]:
-    start = asked["window"] or connection.scalar(newest)
+def markets(connection: sa.Connection, values: Values) -> dict[str, Any]:
+    start = values["window"] or connection.scalar(newest)
     if start is None:
-        return answer([], None)
+        return page_of([], None)
     wanted = (
-        sa.select(*shown(MARKET_FIELDS))
+        sa.select(*as_text(MARKET_FIELDS))
         .where(stats.c.window_start == start, stats.c.ingested_at >= start, stats.c.ingested_at < start + WINDOW)
-        .order_by(*asked["sort"], stats.c.market)
-        .limit(asked["limit"] + 1)
-        .offset(asked["offset"])
+        .order_by(*values["sort"], stats.c.market)
+        .limit(values["limit"] + 1)
+        .offset(values["offset"])
     )
-    rows = all_rows(connection, wanted.where(stats.c.quote_currency == asked["quote"]) if asked["quote"] else wanted)
-    if asked["window"] and not rows:
-        raise Refused(404, f"There are no figures of {windows.key_of(start)} that were asked for.")
-    further = {"window": windows.key_of(start), "offset": asked["offset"] + asked["limit"]}
-    return answer(rows[: asked["limit"]], further if len(rows) > asked["limit"] else None)
+    rows = fetch(connection, wanted.where(stats.c.quote_currency == values["quote"]) if values["quote"] else wanted)
+    if values["window"] and not rows:
+        raise RequestError(404, f"There are no figures of {windows.key_of(start)} that were asked for.")
+    further = {"window": windows.key_of(start), "offset": values["offset"] + values["limit"]}
+    return page_of(rows[: values["limit"]], further if len(rows) > values["limit"] else None)
 
 
-def answer(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any]:
+def page_of(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any]:
     """Rows, with the parameters that differ in the request for those that follow."""
     return {"rows": rows, "next": further}
 
 
-def series(connection: sa.Connection, asked: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
+def series(connection: sa.Connection, values: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
     """A market's rows, of which there may be none; but not of a market that there isn't."""
-    rows = all_rows(connection, wanted)
-    known = sa.select(sa.exists().where(stats.c.market == asked["market"]))
+    rows = fetch(connection, wanted)
+    known = sa.select(sa.exists().where(stats.c.market == values["market"]))
     if not rows and not connection.scalar(known):
-        raise Refused(404, f"There is no market {asked['market']} here.")
-    return answer(rows, following(span, asked) if span else None)
+        raise RequestError(404, f"There is no market {values['market']} here.")
+    return page_of(rows, next_span(span, values) if span else None)
 
 
-def following(span: Page, asked: Values) -> Values | None:
-    return {"from": span.next, "to": asked["to"] or datetime.now(UTC)} if span.next else None
+def next_span(span: Page, values: Values) -> Values | None:
+    return {"from": span.next, "to": values["to"] or datetime.now(UTC)} if span.next else None
 
 
-def windows_of_market(connection: sa.Connection, asked: Values) -> dict[str, Any]:
-    span = page(asked, WINDOW, DAY)
+def windows_of_market(connection: sa.Connection, values: Values) -> dict[str, Any]:
+    span = page(values, WINDOW, DAY)
     wanted = (
-        sa.select(*shown(MARKET_FIELDS))
-        .where(stats.c.market == asked["market"], stats.c.ingested_at >= span.start, stats.c.ingested_at < span.end)
+        sa.select(*as_text(MARKET_FIELDS))
+        .where(stats.c.market == values["market"], stats.c.ingested_at >= span.start, stats.c.ingested_at < span.end)
         .order_by(stats.c.ingested_at)
     )
-    return series(connection, asked, wanted, span)
+    return series(connection, values, wanted, span)
 
 
-def candles(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
     """Candles of any unit, made of those of a minute."""
-    unit = asked["unit"]
-    span = page(asked, unit, DAY)
+    unit = values["unit"]
+    span = page(values, unit, DAY)
     start = sa.func.date_bin(unit, candle.c.started_at, datetime(2000, 1, 1, tzinfo=UTC)).label("started_at")
     moment = candle.c.started_at
 
@@ -176,39 +176,39 @@ def candles(connection: sa.Connection, asked: Values) -> dict[str, Any]:
     }
     wanted = (
         sa.select(start, *(exact(figure).label(name) for name, figure in figures.items()))
-        .where(candle.c.market == asked["market"], moment >= span.start, moment < span.end)
+        .where(candle.c.market == values["market"], moment >= span.start, moment < span.end)
         .group_by(start)
         .order_by(start)
     )
-    return series(connection, asked, wanted, span)
+    return series(connection, values, wanted, span)
 
 
-def days(connection: sa.Connection, asked: Values) -> dict[str, Any]:
-    span = page(asked, DAY, 30 * DAY)
+def days(connection: sa.Connection, values: Values) -> dict[str, Any]:
+    span = page(values, DAY, 30 * DAY)
     wanted = (
-        sa.select(*shown(of(daily)))
-        .where(daily.c.market == asked["market"], daily.c.day >= span.start, daily.c.day < span.end)
+        sa.select(*as_text(fields_of(daily)))
+        .where(daily.c.market == values["market"], daily.c.day >= span.start, daily.c.day < span.end)
         .order_by(daily.c.day)
     )
-    return series(connection, asked, wanted, span)
+    return series(connection, values, wanted, span)
 
 
-def orderbook(connection: sa.Connection, asked: Values) -> dict[str, Any]:
+def orderbook(connection: sa.Connection, values: Values) -> dict[str, Any]:
     """The newest book, and the newest spread, which may be of an earlier one."""
     levels, spread = (
-        sa.select(*shown(fields))
-        .where(table.c.market == asked["market"], table.c.ingested_at > datetime.now(UTC) - DAY)
+        sa.select(*as_text(fields))
+        .where(table.c.market == values["market"], table.c.ingested_at > datetime.now(UTC) - DAY)
         .order_by(table.c.ingested_at.desc())
         .limit(1)
         .subquery()
         for table, fields in ((book, BOOK_FIELDS), (tables.gold_orderbook_stats, SPREAD_FIELDS))
     )
     wanted = sa.select(levels, spread).select_from(levels.outerjoin(spread, sa.true()))
-    return series(connection, asked, wanted, None)
+    return series(connection, values, wanted, None)
 
 
-def coverage(connection: sa.Connection, asked: Values) -> dict[str, Any]:
-    span = page(asked, WINDOW, DAY)
+def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
+    span = page(values, WINDOW, DAY)
     silver, gold = tables.silver_ticker_build, tables.gold_market_stats_build
     kind = sa.DateTime(timezone=True)
     start = sa.func.generate_series(span.start, span.end - WINDOW, WINDOW, type_=kind)
@@ -216,7 +216,7 @@ def coverage(connection: sa.Connection, asked: Values) -> dict[str, Any]:
     wanted = (
         sa.select(
             each.c.start.label("window_start"),
-            *shown(of(silver, "window_start", "computed_at")),
+            *as_text(fields_of(silver, "window_start", "computed_at")),
             gold.c.gold_rows,
             gold.c.computed_at,
         )
@@ -225,13 +225,13 @@ def coverage(connection: sa.Connection, asked: Values) -> dict[str, Any]:
         .outerjoin(gold, gold.c.window_start == each.c.start)
         .order_by(each.c.start)
     )
-    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in all_rows(connection, wanted)]
-    return answer(rows, following(span, asked))
+    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, wanted)]
+    return page_of(rows, next_span(span, values))
 
 
-MARKET_FIELDS = of(stats)
-BOOK_FIELDS = of(book, "computed_at")
-SPREAD_FIELDS = of(tables.gold_orderbook_stats, "ingested_at", "market", "computed_at")
+MARKET_FIELDS = fields_of(stats)
+BOOK_FIELDS = fields_of(book, "computed_at")
+SPREAD_FIELDS = fields_of(tables.gold_orderbook_stats, "ingested_at", "market", "computed_at")
 UNITS = {str(minutes): timedelta(minutes=minutes) for minutes in (1, 3, 5, 10, 15, 30, 60, 240, 1440)}
 SORTS = {
     "turnover": (stats.c.rank_volume,),
@@ -242,7 +242,7 @@ SORTS = {
 QUOTES = {"KRW": "KRW", "BTC": "BTC", "USDT": "USDT"}
 SINCE, UNTIL = (
     instant("from", "The first moment; in Seoul where it names no zone"),
-    instant("to", "The moment before which the last one begins; now, if unsaid"),
+    instant("to", "The moment before which the last one begins; by default now"),
 )
 LIMIT = number("limit", "The most rows, or steps of time, in one answer", 1, MOST_ROWS, MOST_ROWS)
 
@@ -252,12 +252,12 @@ ENDPOINTS = (
         "How new the data are, and whether they are simulated",
         status,
         (
-            said("Whether the data are the offline exchange's; null while there are none", "simulated", sa.Boolean),
-            said("Start of the newest window that has figures", "window_start", tables.Moment),
-            said("When these were computed", "computed_at", tables.Moment),
-            said("When the newest of its data were collected", "collected_at", tables.Moment),
-            said("Seconds after which data are stale", "stale_after", sa.Integer),
-            said("Where the Dagster UI is", "dagster"),
+            field("Whether the data are the offline exchange's; null while there are none", "simulated", sa.Boolean),
+            field("Start of the newest window that has figures", "window_start", tables.Moment),
+            field("When these were computed", "computed_at", tables.Moment),
+            field("When the newest of its data were collected", "collected_at", tables.Moment),
+            field("Seconds after which data are stale", "stale_after", sa.Integer),
+            field("Where the Dagster UI is", "dagster"),
         ),
         has_rows=False,
     ),
@@ -276,16 +276,16 @@ ENDPOINTS = (
     ),
     Endpoint(
         "/api/markets/{market}/windows",
-        "A market's figures window by window, oldest first; of the last day, if unsaid",
+        "A market's figures window by window, oldest first; by default of the last day",
         windows_of_market,
         MARKET_FIELDS,
         (market, SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
         "/api/markets/{market}/candles",
-        "A market's candles, oldest first; of the last day, if unsaid. A time without trades has none",
+        "A market's candles, oldest first; by default of the last day. A time without trades has none",
         candles,
-        of(candle, "market", "last_traded_at", "ingested_at", "computed_at"),
+        fields_of(candle, "market", "last_traded_at", "ingested_at", "computed_at"),
         (market, choice("unit", "Minutes; a day begins at 09:00 KST", UNITS, "1"), SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
@@ -297,20 +297,20 @@ ENDPOINTS = (
     ),
     Endpoint(
         "/api/markets/{market}/days",
-        "A market's figures by the exchange's day (from 09:00 KST), oldest first; of the last 30 days, if unsaid",
+        "A market's figures by the exchange's day (from 09:00 KST), oldest first; by default of the last 30 days",
         days,
-        of(daily),
+        fields_of(daily),
         (market, SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
         "/api/coverage",
-        "What was collected of each ten-minute window, those of which nothing was included; of the last day, if unsaid",
+        "What was collected of each ten-minute window, those of which nothing was included; by default of the last day",
         coverage,
         (
-            said("The window's key: the partition in Dagster", "window"),
-            said("Start of the window", "window_start", tables.Moment),
-            *of(tables.silver_ticker_build, "window_start", "computed_at"),
-            *of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),
+            field("The window's key: the partition in Dagster", "window"),
+            field("Start of the window", "window_start", tables.Moment),
+            *fields_of(tables.silver_ticker_build, "window_start", "computed_at"),
+            *fields_of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),
         ),
         (SINCE, UNTIL, LIMIT),
     ),

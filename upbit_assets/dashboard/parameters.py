@@ -1,4 +1,4 @@
-"""What may be asked. Everything from outside is hostile until it is read here."""
+"""The API's parameters: parsing and validation of whatever comes from outside."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +16,8 @@ MARKET = re.compile(r"[A-Z0-9]{2,10}-[A-Z0-9]{1,19}", re.ASCII)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """The request can't be answered; the message says why to the person who asked."""
+class RequestError(Exception):
+    """The request can't be answered; the message tells its sender why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -36,11 +36,11 @@ class Parameter:
     in_path: bool = False
 
 
-def read(parameters: Iterable[Parameter], path: Mapping[str, str], query: QueryParams) -> dict[str, Any]:
+def parse(parameters: Iterable[Parameter], path: Mapping[str, str], query: QueryParams) -> dict[str, Any]:
     """The values of a request's parameters.
 
     Raises:
-        Refused: one is unknown, given twice, or not what it must be.
+        RequestError: one is unknown, given twice, or not what it must be.
     """
     known = {parameter.name: parameter for parameter in parameters}
     given = [*path.items(), *query.multi_items()]
@@ -48,13 +48,13 @@ def read(parameters: Iterable[Parameter], path: Mapping[str, str], query: QueryP
     for place, (name, text) in enumerate(given):
         if name not in known:
             names = ", ".join(known) or "none"
-            raise Refused(400, f"There is no parameter {shortened(name)!r} here; there are: {names}.")
+            raise RequestError(400, f"There is no parameter {shortened(name)!r} here; there are: {names}.")
         if name in dict(given[:place]):
-            raise Refused(400, f"{name} is given twice.")
+            raise RequestError(400, f"{name} is given twice.")
         try:
             values[name] = known[name].read(text)
         except (ValueError, OverflowError) as problem:
-            raise Refused(400, f"{name} must be {problem}, not {shortened(text)!r}.") from None
+            raise RequestError(400, f"{name} must be {problem}, not {shortened(text)!r}.") from None
     return values
 
 
@@ -142,11 +142,11 @@ class Page:
 
 
 def page(values: Mapping[str, Any], step: timedelta, usual: timedelta) -> Page:
-    """At most `limit` steps from `from` to `to`; unsaid, the `usual` time until now."""
+    """At most `limit` steps from `from` to `to`; by default the `usual` time until now."""
     to = values["to"] or datetime.now(SEOUL)
     since = values["from"] or to - usual
     if since >= to:
-        raise Refused(400, "from must be before to.")
+        raise RequestError(400, "from must be before to.")
     start, stop = at_or_after(since, step), at_or_after(to, step)
     end = min(stop, start + values["limit"] * step)
     return Page(start, end, end if end < stop else None)
