@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,35 @@ def on_embedded(home: Path, script: str, folder: Path) -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed, another market.")
 @click.option("--markets", default=855, show_default=True, help="How many markets it lists.")
 @click.option("--regional", is_flag=True, help="Speak as the hosts in Singapore, Indonesia and Thailand do.")
-def exchange(host: str, port: int, seed: int, markets: int, regional: bool) -> None:
-    """The offline exchange: Upbit's REST API with simulated data."""
+@click.option("--activity", default=1.0, show_default=True, help="So many times the usual trades.")
+@click.option("--start", type=click.DateTime(), help="Begin at this time, in UTC, rather than now.")
+@click.option("--speed", default=1.0, show_default=True, help="Run so many times as fast as the real time.")
+def exchange(
+    host: str,
+    port: int,
+    seed: int,
+    markets: int,
+    regional: bool,
+    activity: float,
+    start: datetime | None,
+    speed: float,
+) -> None:
+    """The offline exchange: Upbit's REST API and WebSocket with simulated data."""
+    from upbit_assets.sandbox.clock import AdjustableClock
     from upbit_assets.sandbox.server import serve
 
     said = f"The offline exchange listens on http://{host}:{port}; all its data are simulated."
     try:
-        serve(host, port, seed=seed, markets=markets, regional=regional, ready=lambda: click.echo(said))
+        serve(
+            host,
+            port,
+            seed=seed,
+            markets=markets,
+            activity=activity,
+            clock=AdjustableClock(start.replace(tzinfo=UTC) if start else None, speed),
+            regional=regional,
+            ready=lambda: click.echo(said),
+        )
     except OSError as error:
         raise click.ClickException(str(error)) from None
 

@@ -1,8 +1,6 @@
 """The offline exchange over HTTP: paths, headers, limits and errors of Upbit's REST Quotation API."""
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,19 +16,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from upbit_assets.sandbox.clock import Clock, real_time
 from upbit_assets.sandbox.endpoints import Endpoints, RequestError
 from upbit_assets.sandbox.faults import Fault, Faults
-from upbit_assets.sandbox.limits import Admission, RateLimits
+from upbit_assets.sandbox.limits import RateLimits
 from upbit_assets.sandbox.market import Market
-from upbit_assets.sandbox.reply import NO_STORE, Reply, error
+from upbit_assets.sandbox.reply import LABEL, NO_STORE, Reply, error, over_quota
+from upbit_assets.sandbox.websocket import Hub, reset
 
-Clock = Callable[[], datetime]
-LABEL = "X-Upbit-Simulated"
-ABOUT = "An offline simulation of Upbit's public REST API. The market is invented: no price here is real."
-
-
-def real_time() -> datetime:
-    return datetime.now(UTC)
+ABOUT = "An offline simulation of Upbit's public REST API and WebSocket. The market is invented: no price here is real."
 
 
 class Rest:
@@ -44,7 +38,7 @@ class Rest:
         hit = self.faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
         await asyncio.sleep(sum(fault.seconds for fault in hit if fault.kind == "slow"))
         if any(fault.kind == "reset" for fault in hit):
-            await reset(request)
+            await break_off(request)
             return
         reply = await self.reply_with(request, hit)
         cut = next((fault for fault in hit if fault.kind == "cut"), None)
@@ -67,7 +61,8 @@ class Rest:
         if endpoint is None or request.method not in ("GET", "HEAD"):
             return error(404, "no Route matched with those values", name="not_found")
         group, handler = endpoint
-        verdict, remaining = self.admit(request, group)
+        client = request.client.host if request.client else ""
+        verdict, remaining = self.limits.admit(client, group, origin="origin" in request.headers)
         if verdict.status == 200:
             try:
                 reply = Reply(rows=await run_in_threadpool(handler, request.query_params))
@@ -77,21 +72,6 @@ class Rest:
             reply = over_quota(verdict)
         reply.headers |= NO_STORE | {"Remaining-Req": remaining}
         return reply
-
-    def admit(self, request: Request, group: str) -> tuple[Admission, str]:
-        client = request.client.host if request.client else ""
-        if "origin" in request.headers:
-            verdict = self.limits.call(client, "origin", quota=1, seconds=10)
-            return verdict, f"group=origin; min=6; sec={verdict.remaining}"
-        verdict = self.limits.call(client, group, quota=10, seconds=1)
-        return verdict, f"group={group}; min=600; sec={verdict.remaining}"
-
-
-def over_quota(verdict: Admission) -> Reply:
-    if verdict.status == 429:
-        return error(429, "Too many API requests.")
-    until = datetime.fromtimestamp(verdict.until, UTC)
-    return error(418, f"Blocked for continuing to call after 429, until {until:%Y-%m-%dT%H:%M:%SZ}.")
 
 
 async def hang_up(request: Request, response: Response, send: Send) -> None:
@@ -103,11 +83,8 @@ async def hang_up(request: Request, response: Response, send: Send) -> None:
     await disconnected(request)
 
 
-async def reset(request: Request) -> None:
-    transport = transport_of(request)
-    # Lingering for no time makes the kernel send RST where close() alone would send FIN
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+async def break_off(request: Request) -> None:
+    reset(transport_of(request))
     await disconnected(request)
 
 
@@ -154,12 +131,15 @@ def create_app(
 ) -> Starlette:
     """The exchange as an ASGI app; its `state.faults` is what `/_sandbox/faults` reads and writes.
 
+    `state.hub` is its WebSocket side, which is no part of the app: the server hands it its connections.
+
     `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) that of the
     rate limits, so that they end also where the market's time stands still. `regional`: it speaks as the exchange's
     hosts in Singapore, Indonesia and Thailand do.
     Source: Upbit REST, Quotation API and Rate Limits.
     """
-    faults, endpoints = Faults(), Endpoints(market, clock, regional=regional)
+    endpoints = Endpoints(market, clock, regional=regional)
+    faults, limits = Faults(), RateLimits(seconds)
 
     async def about(_: Request) -> Response:
         paths = endpoints.paths()
@@ -178,15 +158,28 @@ def create_app(
             faults.clear()
         return JSONResponse(faults.show())
 
+    async def listings(request: Request) -> Response:
+        try:
+            asked = await request.json()
+            at = datetime.fromisoformat(asked["at"]) if "at" in asked else clock()
+            if request.method == "POST":
+                market_code = market.open_market(asked["quote"], at)
+            else:
+                market.close_market(market_code := asked["market"], at)
+        except (ValueError, TypeError, KeyError) as problem:
+            return JSONResponse({"error": {"name": 400, "message": repr(problem)}}, 400)
+        return JSONResponse({"market": market_code, "at": at.isoformat()})
+
     app = Starlette(
         routes=[
             Route("/", about),
             Route("/_sandbox/health", health),
             Route("/_sandbox/faults", switch, methods=["GET", "PUT", "DELETE"]),
-            Route("/{path:path}", Rest(endpoints, RateLimits(seconds), faults)),
+            Route("/_sandbox/listings", listings, methods=["POST", "DELETE"]),
+            Route("/{path:path}", Rest(endpoints, limits, faults)),
         ],
         exception_handlers={Exception: broken},
         middleware=[Middleware(Labelled, clock=clock)],
     )
-    app.state.faults = faults
+    app.state.faults, app.state.hub = faults, Hub(market, clock, seconds, limits, faults)
     return app

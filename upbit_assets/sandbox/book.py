@@ -15,8 +15,12 @@ LARGEST = 1 << 40  # of a usual order, in volume units: all of a side still fits
 
 def changed(one: Instrument, traded: int, now: int) -> int:
     """When the book last changed (ms): with the last trade or since, at the pace of the market."""
-    pace = max(DAY_MS // (4 * one.rate) // 100, 1) * 100
-    return max(traded, now - now % pace)
+    return max(traded, now - now % pace(one))
+
+
+def pace(one: Instrument) -> int:
+    """The time (ms) from one change to the next, trades apart."""
+    return max(DAY_MS // (4 * one.rate) // 100, 1) * 100
 
 
 def levels(one: Instrument, price: int) -> list[int]:
@@ -52,9 +56,23 @@ def side(one: Instrument, price: int, away: int, touched: bool, at: int, level: 
     return best + [(0, 0)] * (DEPTH - len(best))
 
 
-def prices_of(one: Instrument, price: int, away: int) -> Ints:
+def best(one: Instrument, price: int, away: int, touched: npt.NDArray[np.bool_], at: Ints) -> tuple[Ints, Ints]:
+    """The best price and its size as of each of some changes, all after trades at one `price`: the first of `side`."""
+    prices = prices_of(one, price, away, orders=128)
+    beyond = int(prices.searchsorted(away * price, "right"))
+    # A price without an order is one in eight: these are more than enough
+    nth = np.arange(min(24, orders_of(one, away)))
+    place = nth + np.where(touched, beyond - 1, beyond)[:, np.newaxis]
+    candidate = prices[np.minimum(place, len(prices) - 1)]
+    draw = mix(one.key ^ (9 + away), np.abs(candidate) * 65_537 + (at[:, np.newaxis] // 100 + candidate % 16) // 16)
+    here = ((bits(draw, 0, 3) > 0) | (candidate == away * price)) & (place < len(prices))
+    first = np.arange(len(at)), here.argmax(1)
+    return np.abs(candidate[first]) * here[first], sizes_of(one, draw)[first] * here[first]
+
+
+def prices_of(one: Instrument, price: int, away: int, orders: int = ORDERS) -> Ints:
     step = tick(one, max(price - (away < 0), 1))
-    nth = np.arange(ORDERS)
+    nth = np.arange(orders)
     # From one tick apart here to as far as price 0 for the last
     distance = nth + nth**3 * (price // step) // ORDERS**3
     prices: Ints = np.unique(away * one.on_grid((price + away * step * distance) * SUB))
@@ -69,4 +87,4 @@ def orders_of(one: Instrument, away: int) -> int:
 def sizes_of(one: Instrument, draw: npt.NDArray[np.uint64]) -> Ints:
     usual = min(one.size, LARGEST)
     weight = np.minimum((1 << 16) // (1 + bits(draw, 3, 16)), 256)
-    return 1 + usual * weight * (4 + np.arange(len(draw))) // 64 + bits(draw, 19, 40) % usual
+    return 1 + usual * weight * (4 + np.arange(draw.shape[-1])) // 64 + bits(draw, 19, 40) % usual

@@ -12,27 +12,33 @@ from typing import Any
 from upbit_assets.sandbox.reply import JSON, Reply, error
 from upbit_assets.sandbox.wire import RawRow
 
-KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty", "short", "late", "repeat")
+KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty", "short", "late", "repeat", "drop", "close")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault, for the requests whose `path?query` the regular expression `match` is found in.
 
+    Among them are the upgrade to a WebSocket, `/websocket/v1`, and each frame that it is about to send, of data, `pong`
+    or `status`: `/websocket/v1?type=trade&code=KRW-BTC&connection=2`, where connections are counted from 1.
     The first `skip` of them are let by, the next `times` (None: all) are hit, each by `chance`. By `kind`:
 
-    status: reply `status` with `body` (default: the exchange's JSON error), `content_type` and `headers`.
+    status: reply `status` with `body` (default: the exchange's JSON error), `content_type` and `headers`; no frames.
     body:   reply `body` as it is, with `status` (default 200).
     empty:  reply `[]`.
     short:  the first half of an array's rows, as if there were no more.
-    late:   without the rows of the last `seconds`: candles and trades that come to be told late.
+    late:   without the rows of the last `seconds`: candles and trades that come to be told late. A frame is sent
+            `seconds` later, those after it meanwhile.
     repeat: the rows that were given last by the same path, whatever was asked.
-    cut:    the reply's first half; with `closes`, Content-Length is the whole's and the connection closes.
+    cut:    the reply's first half; with `closes`, Content-Length (or the frame's length) is the whole's and the
+            connection closes.
     reset:  no reply, a TCP reset.
-    slow:   wait for `seconds`, then go on, also to further faults.
-    rows:   alter rows of an array: each of `rows` names a `market` ("*": every one), an `index` (-1: the last)
-            or both, and may `set` fields to raw JSON text, `drop` fields and `duplicate` the row so many times (-1:
-            there is none).
+    slow:   wait for `seconds`, then go on, also to further faults. A frame's connection waits with it.
+    rows:   alter rows of an array, or a frame's: each of `rows` names a `market` ("*": every one), an `index` (-1: the
+            last) or both, and may `set` fields to raw JSON text, `add` to integers, turn the last `digit` of fields,
+            `drop` fields and `duplicate` the row so many times (-1: there is none).
+    drop:   a frame is not sent, which for all frames of a type or market is a mute stream.
+    close:  `body`, if there is one, in place of a frame, and then a close with `code`.
     """
 
     match: str
@@ -45,6 +51,7 @@ class Fault:
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     closes: bool = False
+    code: int = 1000
     seconds: float = 0
     rows: tuple[Mapping[str, Any], ...] = ()
 
@@ -64,7 +71,7 @@ class Fault:
             status = self.status or 500
             body = error(status, f"Simulated error {status}").text if self.body is None else self.body
             return Reply(status, body, headers=headers)
-        if self.kind == "body":
+        if self.kind == "body" or (self.kind == "close" and self.body is not None):
             return Reply(self.status or 200, self.body or "", headers=headers)
         return Reply(200, "[]", headers=headers) if self.kind == "empty" else None
 
@@ -82,11 +89,13 @@ class Fault:
         return list(rows)
 
     def copies_of(self, row: RawRow, places: tuple[int, int]) -> list[RawRow]:
-        market, copies = row.get("market", "").strip('"'), 1
+        market, copies = next((row[name].strip('"') for name in ("market", "code", "cd") if name in row), ""), 1
         for change in self.rows:
             if change.get("market", "*") in ("*", market) and change.get("index", places[0]) in places:
                 row = {name: value for name, value in row.items() if name not in change.get("drop", ())}
                 row |= change.get("set", {})
+                row |= {name: str(int(row[name]) + more) for name, more in change.get("add", {}).items()}
+                row |= {name: turned(row[name]) for name in change.get("digit", ())}
                 copies += change.get("duplicate", 0)
         return [row] * copies
 
@@ -96,6 +105,11 @@ def time_of(row: RawRow) -> datetime:
     if start := row.get("candle_date_time_utc"):
         return datetime.fromisoformat(json.loads(start)).replace(tzinfo=UTC)
     return datetime.fromtimestamp(int(row["timestamp"]) / 1000, UTC)
+
+
+def turned(number: str) -> str:
+    """A number whose last digit that isn't 0 is another: 9 for 1, 1 for 2."""
+    return re.sub(r"([1-9])(?=[0.]*(E|$))", lambda digit: str(int(digit[1]) % 9 + 1), number, count=1)
 
 
 @dataclass(slots=True)

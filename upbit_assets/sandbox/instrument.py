@@ -16,6 +16,8 @@ KNOTS_A_DAY = 4
 SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (1024, 220_000))
 REACH = Fraction(sum(size for _, size in SWINGS), ONE)
 TRADE_KRW = 300_000  # a typical trade
+BUSIEST_RATE = 250_000  # trades a day
+MOST_TRADES = 4_000_000  # a day, so that the busiest slot has no more than a slot can tell apart
 LARGEST_TURNOVER = (1 << 63) // 8  # of an average day, so that a busy day still fits int64
 
 TICKS = {
@@ -48,9 +50,9 @@ class Listing:
 class Instrument:
     """The constants from which a market's prices and trades are computed.
 
-    `since` is its first UTC day, counted from 1970, `level` the typical price in 1/1024 of a price unit,
-    `wobble` the intraday noise as a fraction of ONE, `bounds` and `steps` the tick table in price units,
-    `rate` trades a day, `size` a trade in volume units.
+    `since` is its first UTC day, counted from 1970, and `opens` that day's slot from which on it trades,
+    `level` the typical price in 1/1024 of a price unit, `wobble` the intraday noise as a fraction of ONE,
+    `bounds` and `steps` the tick table in price units, `rate` trades a day, `size` a trade in volume units.
     """
 
     listing: Listing
@@ -58,6 +60,7 @@ class Instrument:
     quote: Coin
     key: int
     since: int
+    opens: int
     level: int
     wobble: int
     bounds: Ints
@@ -81,21 +84,22 @@ def coin_level(seed: int, coin: Coin, knots: Ints) -> Ints:
     return ONE + sum(waves, np.zeros_like(knots)) * coin.volatility // 100
 
 
-def instrument(seed: int, base: Coin, quote: Coin, rank: int) -> Instrument:
-    """The `rank`-th busiest (from 0) market of its quote currency."""
+def instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: float = 1) -> Instrument:
+    """The `rank`-th busiest (from 0) market of its quote currency, with `activity` times the usual trades a day."""
     market = f"{quote.code}-{base.code}"
     price = Fraction(base.value) / Fraction(quote.value)
     table = tick_table(quote)
     unit = tick_at(table, price * lowest_of(base, quote))
     turnover = turnover_of(key(seed, market, "turnover"), quote, rank)
     volume_unit = volume_unit_of(Fraction(turnover) / Fraction(quote.value) / Fraction(unit))
-    rate = min(max(turnover // TRADE_KRW, 3), 250_000)
+    rate = min(max(int(min(turnover // TRADE_KRW, BUSIEST_RATE) * activity), 3), MOST_TRADES)
     return Instrument(
         listing=Listing(market, base.korean_name, base.english_name, unit, volume_unit),
         base=base,
         quote=quote,
         key=key(seed, market),
         since=since_of(key(seed, market, "since"), base, quote),
+        opens=0,
         level=int(price / Fraction(unit) * SUB),
         wobble=4_000 * base.volatility // 100,
         bounds=np.array([int(low / unit) for low, _ in table], np.int64),

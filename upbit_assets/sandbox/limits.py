@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+QUOTAS = {"websocket": 5}  # calls a second, where they aren't 10
 TOLERATED = 5  # calls answered 429 in one window before the client counts as one that does not stop
 FIRST_BLOCK, LONGEST_BLOCK = 2, 600  # seconds, doubling
 FORGIVEN_AFTER = 600  # seconds without a block
@@ -44,6 +45,13 @@ class RateLimits:
         if calls > quota + TOLERATED:
             return self.block(known, now)
         return Admission(200 if calls <= quota else 429, max(quota - calls, 0))
+
+    def admit(self, client: str, group: str, *, origin: bool) -> tuple[Admission, str]:
+        """Count a call, one with an `Origin` header among those alone, and say what is left: `Remaining-Req`."""
+        quota, seconds = (1, 10) if origin else (QUOTAS.get(group, 10), 1)
+        group = "origin" if origin else group
+        verdict = self.call(client, group, quota, seconds)
+        return verdict, f"group={group}; min={quota * 60 // seconds}; sec={verdict.remaining}"
 
     def block(self, known: Client, now: float) -> Admission:
         known.blocks = 1 if now - known.until > FORGIVEN_AFTER else known.blocks + 1

@@ -1,17 +1,18 @@
 """The simulated exchange: every market's listing, ticker, trades, candles and order book at any time."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from upbit_assets.sandbox import book
 from upbit_assets.sandbox.candles import UNITS, Candle, Candles
-from upbit_assets.sandbox.coins import KRW, QUOTES, listed, split
-from upbit_assets.sandbox.instrument import Instrument, Listing, instrument
-from upbit_assets.sandbox.model import DAY_MS, Model, Rows, Trade
+from upbit_assets.sandbox.coins import KRW, Coin, listed, split
+from upbit_assets.sandbox.instrument import SLOTS_A_DAY, Instrument, Listing, instrument
+from upbit_assets.sandbox.model import DAY_MS, SLOT_MS, Model, Rows, Trade
 from upbit_assets.sandbox.noise import bits, mix
 
 Row = dict[str, Any]  # strings, integers and exact Decimals
@@ -26,6 +27,18 @@ CAUTIONS = {
 }  # markets in a thousand that carry each caution
 
 
+class Figures(NamedTuple):
+    """What was traded in a day so far; `volume_before` and `turnover_before` are the rest of the last 24 hours'."""
+
+    opening: int
+    high: int
+    low: int
+    volume: int
+    turnover: int
+    volume_before: int
+    turnover_before: int
+
+
 class Market:
     """A simulated exchange with `count` markets (at least 3; KRW-BTC and KRW-USDT are always among them).
 
@@ -33,15 +46,21 @@ class Market:
     exchange of 10 as in one of 855. All of it agrees: trades add up to candles, a day's candle is the ticker's day
     and the book is around the last trade. Prices, volumes and turnovers are exact Decimals.
 
+    With another `activity` each has so many times the trades, with the same prices and about the same turnover.
+    `open_market` and `close_market` are the only things that change it.
+
     `at` (aware) is the exchange's present, after which nothing is known. Methods that take a market raise KeyError
     for one that is unknown or not listed yet.
     """
 
-    def __init__(self, seed: int = 0, count: int = 855) -> None:
+    def __init__(self, seed: int = 0, count: int = 855, activity: float = 1) -> None:
         if count < 3:
             raise ValueError(f"an exchange has at least 3 markets, not {count}")
-        self.seed = seed
-        self.instruments = {each.listing.market: each for each in instruments(seed, count)}
+        self.seed, self.activity = seed, activity
+        self.instruments = {each.listing.market: each for each in instruments(seed, count, activity)}
+        self.order = list(self.instruments.values())  # those that come later are last
+        self.delisted: dict[str, int] = {}
+        self.changes = 0  # of the list of markets
         self.model = Model(seed, count)
         self.history = Candles(self.model)
 
@@ -54,6 +73,23 @@ class Market:
     def listed(self, market: str, at: datetime) -> bool:
         """Whether there is such a market, and it has traded by then."""
         return market in self.instruments and self.is_open(self.instruments[market], milliseconds(at))
+
+    def open_market(self, quote: str, at: datetime) -> str:
+        """List one more coin against `quote`, with its first trades from `at` on (to a quarter of a minute)."""
+        rank = sum(each.quote.code == quote for each in self.instruments.values())
+        made = instrument(self.seed, listed(quote, rank + 1)[-1], quote_coins()[quote], rank, self.activity)
+        day, opens = divmod(-(-milliseconds(at) // SLOT_MS), SLOTS_A_DAY)
+        # A day has two slots at least
+        opened = replace(made, since=day, opens=min(opens, SLOTS_A_DAY - 2))
+        self.instruments = self.instruments | {made.listing.market: opened}
+        self.order.append(opened)
+        self.changes += 1
+        return made.listing.market
+
+    def close_market(self, market: str, at: datetime) -> None:
+        """Delist a market: from `at` on it is unknown, and its tickers announce so before."""
+        self.delisted = self.delisted | {self.instruments[market].listing.market: milliseconds(at)}
+        self.changes += 1
 
     def event(self, market: str, at: datetime) -> dict[str, object]:
         """`market_event` of Upbit REST, Pairs: warning and cautions, which change from week to week."""
@@ -72,23 +108,36 @@ class Market:
             self.model.so_far(one, now - DAY_MS),
         )
         prices = (today if len(today) else yesterday[-1:])["price"]
-        opening, price, high, low = (int(p) for p in (prices[0], prices[-1], prices.max(), prices.min()))
-        previous, last = self.model.previous_close(one, day), self.last_trade(one, now)
+        last = self.last_trade(one, now)
         (volume, turnover), whole, past = (sums(slots) for slots in (today, yesterday, before))
+        figures = Figures(
+            opening=int(prices[0]),
+            high=int(prices.max()),
+            low=int(prices.min()),
+            volume=volume,
+            turnover=turnover,
+            volume_before=whole[0] - past[0],
+            turnover_before=whole[1] - past[1],
+        )
+        return self.ticker_row(one, day, last, figures) | {"timestamp": made_at(one, last.time, now)}
+
+    def ticker_row(self, one: Instrument, day: int, last: Trade, figures: Figures) -> Row:
+        """`ticker` but for its `timestamp`, of a day whose newest trade is `last`."""
         unit, lot = one.listing.price_unit, one.listing.volume_unit
-        change, rate = change_of(price * unit, previous * unit)
-        traded, timestamp = moment(last.time), made_at(one, last.time, now)
+        previous = self.model.previous_close(one, day)
+        change, rate = change_of(last.price * unit, previous * unit)
+        traded = moment(last.time)
         return {
-            "market": market,
+            "market": one.listing.market,
             "trade_date": f"{traded:%Y%m%d}",
             "trade_time": f"{traded:%H%M%S}",
             "trade_date_kst": f"{traded + KST:%Y%m%d}",
             "trade_time_kst": f"{traded + KST:%H%M%S}",
             "trade_timestamp": last.time,
-            "opening_price": opening * unit,
-            "high_price": high * unit,
-            "low_price": low * unit,
-            "trade_price": price * unit,
+            "opening_price": figures.opening * unit,
+            "high_price": figures.high * unit,
+            "low_price": figures.low * unit,
+            "trade_price": last.price * unit,
             "prev_closing_price": previous * unit,
             "change": "RISE" if change > 0 else "FALL" if change else "EVEN",
             "change_price": abs(change),
@@ -96,12 +145,11 @@ class Market:
             "signed_change_price": change,
             "signed_change_rate": rate,
             "trade_volume": last.volume * lot,
-            "acc_trade_price": turnover * unit * lot,
-            "acc_trade_price_24h": (turnover + whole[1] - past[1]) * unit * lot,
-            "acc_trade_volume": volume * lot,
-            "acc_trade_volume_24h": (volume + whole[0] - past[0]) * lot,
-            **self.year_range(one, day, high, low),
-            "timestamp": timestamp,
+            "acc_trade_price": figures.turnover * unit * lot,
+            "acc_trade_price_24h": (figures.turnover + figures.turnover_before) * unit * lot,
+            "acc_trade_volume": figures.volume * lot,
+            "acc_trade_volume_24h": (figures.volume + figures.volume_before) * lot,
+            **self.year_range(one, day, figures.high, figures.low),
         }
 
     def trades(
@@ -204,6 +252,8 @@ class Market:
 
     def is_open(self, one: Instrument, now: int) -> bool:
         day = now // DAY_MS
+        if now >= self.delisted.get(one.listing.market, now + 1):
+            return False
         return day > one.since or (day == one.since and len(self.model.so_far(one, now)) > 0)
 
     def last_trade(self, one: Instrument, now: int) -> Trade:
@@ -285,12 +335,15 @@ def moment(milliseconds: int) -> datetime:
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def instruments(seed: int, count: int) -> Iterable[Instrument]:
+def instruments(seed: int, count: int, activity: float = 1) -> Iterable[Instrument]:
     shares = split(count)
-    quotes = {coin.code: coin for coin in (KRW, *listed("KRW", 2))}
-    for code in QUOTES:
+    for code, quote in quote_coins().items():
         for rank, coin in enumerate(listed(code, shares[code])):
-            yield instrument(seed, coin, quotes[code], rank)
+            yield instrument(seed, coin, quote, rank, activity)
+
+
+def quote_coins() -> dict[str, Coin]:
+    return {coin.code: coin for coin in (KRW, *listed("KRW", 2))}
 
 
 def sums(slots: Rows) -> tuple[int, int]:

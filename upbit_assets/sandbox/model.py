@@ -84,6 +84,12 @@ class Model:
         slots[["trades", "volume", "last"]][-1] = len(seen), seen["volume"].sum(), seen["time"][-1]
         return slots
 
+    def slot(self, one: Instrument, slot: int) -> tuple[Rows, Rows]:
+        """The `Slot`s of the day before a slot, and the `Trade`s of that slot, ascending."""
+        made = self.day(one, slot // SLOTS_A_DAY)
+        first, end = made["slot"].searchsorted([slot, slot + 1])
+        return made[:first], trades_of(one, made[first:end])
+
     def trades(self, one: Instrument, day: int, end: int, count: int, cursor: int | None = None) -> Rows:
         """The last `count` `Trade`s of a UTC day before `end`, ascending, and before the one whose id is `cursor`."""
         if cursor is not None:
@@ -112,6 +118,8 @@ class Model:
         reach = self.range_of(one, day, day)
         low_slot, high_slot = int(reach.low_slot[0]), int(reach.high_slot[0])
         trades = trade_counts(one, day)
+        if day == one.since:
+            trades[: one.opens] = 0
         trades[[low_slot, high_slot]] = np.maximum(trades[[low_slot, high_slot]], 1)
         slot = np.flatnonzero(trades)
         sub = np.clip(self.path(one, day, slot), reach.low[0], reach.high[0])
@@ -149,7 +157,10 @@ class Model:
         high_slot, low_slot = (
             near(best, bits(draw, at, 7) - 64) for best, at in ((table.argmax(1), 40), (table.argmin(1), 48))
         )
-        low_slot = np.where(low_slot == high_slot, (low_slot + 1) % SLOTS_A_DAY, low_slot)
+        # On its first day a market trades from its opening on
+        opens = np.where(np.arange(first, last + 1) == one.since, one.opens, 0)
+        high_slot, low_slot = (opens + slot % (SLOTS_A_DAY - opens) for slot in (high_slot, low_slot))
+        low_slot = np.where(low_slot == high_slot, opens + (low_slot - opens + 1) % (SLOTS_A_DAY - opens), low_slot)
         return Range(table.min(1) * below >> 20, table.max(1) * above >> 20, low_slot, high_slot)
 
     def make_year(self, one: Instrument, day: int) -> tuple[tuple[int, int], tuple[int, int]]:

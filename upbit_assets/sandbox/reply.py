@@ -2,14 +2,17 @@
 
 import gzip
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import md5
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from upbit_assets.sandbox import wire
+from upbit_assets.sandbox.limits import Admission
 
 JSON = "application/json;charset=UTF-8"
+LABEL = "X-Upbit-Simulated"
 NO_STORE = {
     "Limit-By-Ip": "Yes",
     "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
@@ -50,3 +53,11 @@ def error(status: int, message: str, name: int | str | None = None, headers: dic
     """`{"error":{"name":...,"message":...}}`; quotation errors are named by their status."""
     body = f'{{"error":{{"name":{wire.text(status if name is None else name)},"message":{wire.text(message)}}}}}'
     return Reply(status, body, headers=headers or {})
+
+
+def over_quota(verdict: Admission) -> Reply:
+    """What a call gets that the rate limits don't admit."""
+    if verdict.status == 429:
+        return error(429, "Too many API requests.")
+    until = datetime.fromtimestamp(verdict.until, UTC)
+    return error(418, f"Blocked for continuing to call after 429, until {until:%Y-%m-%dT%H:%M:%SZ}.")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -14,20 +15,23 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from upbit_assets.local_http import listening
-from upbit_assets.sandbox.app import Clock, create_app, real_time
+from upbit_assets.sandbox.app import create_app
+from upbit_assets.sandbox.clock import Clock, real_time
 from upbit_assets.sandbox.faults import Faults
 from upbit_assets.sandbox.market import Market
+from upbit_assets.sandbox.websocket import Connection, Hub
 
 NAME = "the offline exchange"
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """A running exchange: its base URL, its faults and the market it serves."""
+    """A running exchange: its base URL, its faults, the market it serves, and its WebSocket's side."""
 
     url: str
     faults: Faults
     market: Market
+    hub: Hub
 
 
 class HttpProtocol(H11Protocol):
@@ -54,15 +58,18 @@ def serve(
     *,
     seed: int = 0,
     markets: int = 855,
+    activity: float = 1,
+    clock: Clock = real_time,
     regional: bool = False,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the exchange until SIGTERM or SIGINT, then return. To be called in the main thread.
 
-    `ready` is called once it listens. Raises OSError, with a message that says so, when it can't.
+    `activity` is that of `Market`. `ready` is called once it listens. Raises OSError, with a message that says so,
+    when it can't.
     """
     with listening(NAME, host, port) as listener:
-        server = server_for(create_app(Market(seed, markets), regional=regional))
+        server = server_for(create_app(Market(seed, markets, activity), clock, regional=regional))
         former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             ready()
@@ -79,14 +86,15 @@ def running(
     port: int = 0,
     *,
     seed: int = 0,
+    activity: float = 1,
     seconds: Callable[[], float] = time.time,
     regional: bool = False,
 ) -> Iterator[Handle]:
     """An exchange in a thread of this process, on a free port unless one is given, gone with the context.
 
-    `clock`, `seconds` and `regional` are those of `create_app`.
+    `clock`, `seconds` and `regional` are those of `create_app`, `activity` that of `Market`.
     """
-    market = Market(seed, market_count)
+    market = Market(seed, market_count, activity)
     app = create_app(market, clock, seconds=seconds, regional=regional)
     with listening(NAME, "127.0.0.1", port) as listener:
         server = server_for(app)
@@ -94,7 +102,7 @@ def running(
         thread.start()
         try:
             await_start(server, thread)
-            yield Handle(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.faults, market)
+            yield Handle(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.faults, market, app.state.hub)
         finally:
             server.stop()
             thread.join()
@@ -106,7 +114,7 @@ def server_for(app: Starlette) -> Server:
             app,
             http=HttpProtocol,
             loop="asyncio",  # its sockets take the option that a reset needs
-            ws="none",
+            ws=partial(Connection, app.state.hub),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             log_level="critical",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 
 RawRow = dict[str, str]
 EXPONENT_BELOW = Decimal("0.0001")
@@ -48,4 +49,10 @@ def array(rows: Iterable[RawRow]) -> str:
 
 
 def json_object(row: RawRow) -> str:
-    return "{" + ",".join(f"{json.dumps(field, ensure_ascii=False)}:{value}" for field, value in row.items()) + "}"
+    return "{" + ",".join(f"{name(field)}:{value}" for field, value in row.items()) + "}"
+
+
+@lru_cache(1 << 12)
+def name(field: str) -> str:
+    """A field's name as JSON text."""
+    return json.dumps(field, ensure_ascii=False)

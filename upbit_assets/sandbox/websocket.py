@@ -1,0 +1,461 @@
+"""The exchange's public WebSocket: who is connected, what they asked for, and what is sent to them when.
+
+It runs in the server's event loop. What is costly (the trades of a quarter of a minute, snapshots) is made in threads,
+and each frame is made once for all who get it.
+"""
+
+import asyncio
+import itertools
+import json
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from email.utils import format_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from upbit_assets.sandbox import book
+from upbit_assets.sandbox.clock import Clock
+from upbit_assets.sandbox.faults import Fault, Faults
+from upbit_assets.sandbox.feed import Feed
+from upbit_assets.sandbox.frames import Frame, joined
+from upbit_assets.sandbox.limits import RateLimits
+from upbit_assets.sandbox.market import Market, milliseconds, moment
+from upbit_assets.sandbox.model import SLOT_MS, Rows
+from upbit_assets.sandbox.reply import JSON, LABEL, Reply, error, over_quota
+from upbit_assets.sandbox.subscription import CANDLES, MessageError, Subscription, listing, parse
+from upbit_assets.sandbox.tape import Event
+
+PATH = "/websocket/v1"
+TICK = 0.01  # seconds between two looks at the clock
+BURSTS = (0.18, 0.34)  # seconds after a request in which its snapshots come
+IDLE = 60.5  # seconds
+UP_FIRST, UP_EVERY = 6.5, 10.0  # seconds
+UP = b'{"status":"UP"}'
+BOOK_MS, CANDLE_MS = 100, 1000  # how often books and candles are told
+MESSAGE_LIMITS = ((5, 1), (100, 60))  # messages, seconds
+UNREAD = 64 * 2**20  # bytes for a client that doesn't read, after which it is cut off
+
+
+class Hub:
+    """All connections, and what happens in the market for them."""
+
+    def __init__(
+        self, market: Market, clock: Clock, seconds: Callable[[], float], limits: RateLimits, faults: Faults
+    ) -> None:
+        self.market, self.clock, self.seconds, self.limits, self.faults = market, clock, seconds, limits, faults
+        self.feed = Feed(market)
+        self.connections: set[Connection] = set()
+        self.numbers = itertools.count(1)
+        # By type and code
+        self.subscribers: dict[str, dict[str, list[tuple[Connection, Subscription]]]] = {}
+        # By slot and how often the list of markets had changed
+        self.slots: dict[tuple[int, int], asyncio.Task[Rows]] = {}
+        self.position = self.books_told = 0  # ms up to which all was sent
+        self.traded: dict[str, set[str]] = {"orderbook": set(), "candle": set()}  # codes, since those were sent
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.running = False
+
+    def enter(self, connection: "Connection") -> None:
+        self.connections.add(connection)
+        if not self.running:
+            self.running = True
+            self.start(self.run())
+
+    def leave(self, connection: "Connection") -> None:
+        self.connections.discard(connection)
+        self.resubscribe()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def resubscribe(self) -> None:
+        """Note who gets what, after a change."""
+        self.subscribers = {}
+        for connection in self.connections:
+            for asked in connection.subscriptions:
+                for code in asked.depths:
+                    self.subscribers.setdefault(asked.kind, {}).setdefault(code, []).append((connection, asked))
+
+    async def run(self) -> None:
+        """Send what happens as the clock reaches it, as long as anybody is connected."""
+        self.position = self.books_told = milliseconds(self.clock())
+        try:
+            while self.connections:
+                await asyncio.sleep(TICK)
+                await self.advance(milliseconds(self.clock()))
+                for connection in list(self.connections):
+                    connection.tick(self.seconds())
+        finally:
+            self.running = False
+            for connection in list(self.connections):
+                connection.transport.abort()
+
+    async def advance(self, now: int) -> None:
+        """Send what has happened up to and including `now`."""
+        # A clock that was set back tells its time again
+        self.position = min(self.position, now)
+        while self.position < now and self.subscribers:
+            slot = (self.position + 1) // SLOT_MS
+            tape = await self.slot(slot)
+            for stop in self.stops(min(now, (slot + 1) * SLOT_MS - 1)):
+                first, last = tape["time"].searchsorted([self.position, stop], "right")
+                self.send_trades([Event(*each) for each in tape[first:last].tolist()], now)
+                self.position = stop
+                if (stop + 1) % CANDLE_MS == 0:
+                    self.send_candles(stop)
+                if stop % BOOK_MS == 0:
+                    self.send_books(stop)
+        self.position = now
+
+    async def slot(self, slot: int) -> Rows:
+        """The trades of a slot, while those of the next are being made."""
+        tape = await self.made(slot)
+        self.made(slot + 1)
+        return tape
+
+    def made(self, slot: int) -> "asyncio.Task[Rows]":
+        key = slot, self.market.changes
+        for old in [each for each in self.slots if each[0] < slot - 1 or each[1] != key[1]]:
+            del self.slots[old]
+        if key not in self.slots:
+            self.slots[key] = asyncio.create_task(asyncio.to_thread(self.feed.tape.slot, slot))
+        return self.slots[key]
+
+    def stops(self, end: int) -> list[int]:
+        """The moments up to `end` at which something else than trades is sent, and `end`.
+
+        Of books only the last is sent where the clock has leapt over several; of candles each.
+        """
+        stops = {end}
+        if "orderbook" in self.subscribers and end - end % BOOK_MS > self.position:
+            stops.add(end - end % BOOK_MS)
+        if self.subscribers.keys() & CANDLES.keys():
+            first = (self.position + 1) // CANDLE_MS * CANDLE_MS + CANDLE_MS - 1
+            stops.update(range(first, end + 1, CANDLE_MS))
+        return sorted(stops)
+
+    def send_trades(self, events: list[Event], now: int) -> None:
+        """Send trades, and the tickers after each moment that had some."""
+        for (_, n), run in itertools.groupby(events, lambda event: (event.time, event.market)):
+            code, at_once = self.market.order[n].listing.market, list(run)
+            for codes in self.traded.values():
+                codes.add(code)
+            if told := self.subscribers.get("trade", {}).get(code):
+                send(self.feed.trades(at_once, now), told)
+            if told := self.subscribers.get("ticker", {}).get(code):
+                send(self.feed.ticker(at_once[-1], now), told)
+
+    def send_books(self, at: int) -> None:
+        """Send the books that have changed, with a trade or at the market's pace."""
+        traded, self.traded["orderbook"] = self.traded["orderbook"], set()
+        before, self.books_told = self.books_told, at
+        for code, told in self.subscribers.get("orderbook", {}).items():
+            one = self.market.instruments.get(code)
+            if one is None or not (code in traded or at // (pace := book.pace(one)) > before // pace):
+                continue
+            frames: dict[tuple[int, Decimal], Frame | None] = {}
+            for connection, asked in told:
+                key = asked.depths[code], asked.level
+                if code in asked.live and self.market.listed(code, moment(at)):
+                    if key not in frames:
+                        frames[key] = self.feed.book(asked, code, at)
+                    send(frames[key], [(connection, asked)])
+
+    def send_candles(self, at: int) -> None:
+        """Send the candles in which something was traded in the second that ends with `at`."""
+        traded, self.traded["candle"] = self.traded["candle"], set()
+        for kind in self.subscribers.keys() & CANDLES.keys():
+            for code in traded & self.subscribers[kind].keys():
+                if self.market.listed(code, moment(at)):
+                    send(self.feed.candle(kind, code, at), self.subscribers[kind][code])
+
+    async def send_snapshots(self, connection: "Connection", wanted: list[tuple[Subscription, str]]) -> None:
+        """Send the first frames of some codes, and from now on what happens to them."""
+        async with connection.turn:
+            at, form = self.position, connection.form
+            for asked, code in wanted:
+                if asked.realtime:
+                    asked.live.add(code)
+            connection.holding = True
+            try:
+                frames = await asyncio.to_thread(self.snapshots, wanted, at, form)
+            finally:
+                connection.holding = False
+            if wanted[0][0] in connection.subscriptions:
+                for (asked, code), frame in zip(wanted, frames, strict=True):
+                    if frame is None:
+                        asked.live.discard(code)
+                connection.deliver_first([frame for frame in frames if frame])
+                connection.flush()
+
+    def snapshots(self, wanted: list[tuple[Subscription, str]], at: int, form: str) -> list[Frame | None]:
+        frames = [self.feed.snapshot(asked, code, at) for asked, code in wanted]
+        for frame in frames:
+            if frame:
+                frame.encoded(form)
+        return frames
+
+
+def send(frame: Frame | None, told: "list[tuple[Connection, Subscription]]") -> None:
+    for connection, asked in told:
+        if frame and frame.code in asked.live:
+            connection.deliver(frame)
+
+
+class Connection(asyncio.Protocol):
+    """One client. What is sent to it is collected in `out` and written at the next tick."""
+
+    def __init__(self, hub: Hub, *, server_state: ServerState, **_: Any) -> None:
+        self.hub, self.peers, self.number = hub, server_state.connections, next(hub.numbers)
+        deflate = ServerPerMessageDeflateFactory(server_max_window_bits=12, compress_settings={"memLevel": 5})
+        self.conn = ServerProtocol(extensions=[deflate])
+        self.messages = RateLimits(hub.seconds)
+        self.subscriptions: list[Subscription] = []
+        self.form, self.ticket = "DEFAULT", ""
+        self.bursts: list[tuple[float, list[tuple[Subscription, str]]]] = []
+        self.out: list[bytes] = []
+        self.holding, self.stalled_until = False, 0.0
+        self.turn = asyncio.Lock()
+        self.heard = hub.seconds()
+        self.up_at: float | None = None
+        self.parts: list[bytes] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport: asyncio.Transport = transport
+        self.peers.add(self)  # type: ignore[arg-type]
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.peers.discard(self)
+        self.hub.leave(self)
+
+    def shutdown(self) -> None:
+        """Called by the server when it ends."""
+        self.close(1012)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        for event in self.conn.events_received():
+            if isinstance(event, Request):
+                self.shake_hands(event)
+            elif isinstance(event, WireFrame):
+                self.receive(event)
+        self.write_control()
+
+    def write_control(self) -> None:
+        """Send what the protocol itself has to say: the handshake, pongs, the close."""
+        parts = self.conn.data_to_send()
+        if not self.transport.is_closing():
+            self.transport.write(b"".join(parts))
+        # An empty part stands for the end
+        if b"" in parts:
+            self.transport.close()
+
+    def shake_hands(self, request: Request) -> None:
+        hit = self.hub.faults.take(unquote(request.path))
+        if any(fault.kind == "reset" for fault in hit):
+            reset(self.transport)
+        elif delay := sum(fault.seconds for fault in hit if fault.kind == "slow"):
+            asyncio.get_running_loop().call_later(delay, self.answer, request, hit)
+        else:
+            self.answer(request, hit)
+
+    def answer(self, request: Request, hit: list[Fault]) -> None:
+        """Answer the upgrade."""
+        refusal, headers = self.refusal(request, hit)
+        if refusal is None:
+            response = self.conn.accept(request)
+        else:
+            body = refusal.text.encode("utf-8", "surrogatepass")
+            head = Headers(refusal.headers | {"Content-Length": str(len(body)), "Connection": "close"})
+            head.setdefault("Content-Type", JSON)
+            response = Response(refusal.status, HTTPStatus(refusal.status).phrase, head, body)
+        response.headers.pop("Date", None)
+        response.headers.update(headers | {LABEL: "true", "Date": format_datetime(self.hub.clock(), usegmt=True)})
+        self.conn.send_response(response)
+        self.write_control()
+        if self.conn.state is State.OPEN:
+            self.hub.enter(self)
+
+    def refusal(self, request: Request, hit: list[Fault]) -> tuple[Reply | None, dict[str, str]]:
+        """What is answered in place of a connection, if anything, and further headers."""
+        if instead := next((reply for fault in hit if (reply := fault.reply())), None):
+            return instead, {}
+        if request.path.partition("?")[0] != PATH:
+            return error(404, "no Route matched with those values", name="not_found"), {}
+        client = self.transport.get_extra_info("peername")[0]
+        verdict, remaining = self.hub.limits.admit(client, "websocket", origin="Origin" in request.headers)
+        headers = {"Remaining-Req": remaining, "Limit-By-Ip": "Yes"}
+        return (None if verdict.status == 200 else over_quota(verdict)), headers
+
+    def receive(self, frame: WireFrame) -> None:
+        self.heard = self.hub.seconds()
+        if frame.opcode is Opcode.PING and self.dropped("pong"):
+            self.conn.data_to_send()
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        self.parts.append(bytes(frame.data))
+        if frame.fin:
+            message, self.parts = b"".join(self.parts), []
+            try:
+                self.take(message)
+            except MessageError as refused:
+                self.out.append(json.dumps(refused.frame, ensure_ascii=False, separators=(",", ":")).encode())
+                self.flush()
+                self.close(1000)
+
+    def take(self, message: bytes) -> None:
+        """Do what a message asks for. Raises MessageError."""
+        for quota, seconds in MESSAGE_LIMITS:
+            if self.messages.call("", str(seconds), quota, seconds).status != 200:
+                raise MessageError("TOO_MANY_REQUEST")
+        if message == b"PING":
+            self.up_at = self.up_at or self.heard + UP_FIRST
+            return
+        asked = parse(message)
+        self.ticket, self.form = asked.ticket, asked.form or self.form
+        if asked.subscriptions is None:
+            self.out.append(listing(self.ticket, self.subscriptions, self.form))
+        else:
+            self.subscribe(asked.subscriptions)
+
+    def subscribe(self, subscriptions: list[Subscription]) -> None:
+        self.subscriptions = subscriptions
+        now, wanted = moment(self.hub.position), []
+        for asked in subscriptions:
+            if asked.snapshot:
+                wanted += [(asked, code) for code in asked.depths]
+            else:
+                asked.live.update(code for code in asked.depths if self.hub.market.listed(code, now))
+        half = -(-len(wanted) // 2)
+        parts = zip(BURSTS, (wanted[:half], wanted[half:]), strict=True)
+        self.bursts = [(self.heard + delay, part) for delay, part in parts if part]
+        self.hub.resubscribe()
+
+    def tick(self, now: float) -> None:
+        """Send what is due by `now`."""
+        while self.bursts and now >= self.bursts[0][0]:
+            self.hub.start(self.hub.send_snapshots(self, self.bursts.pop(0)[1]))
+        if self.up_at is not None and now >= self.up_at:
+            self.up_at += UP_EVERY
+            if not self.dropped("status"):
+                self.out.append(UP)
+        self.flush()
+        if now - self.heard >= IDLE:
+            self.transport.close()
+
+    def deliver(self, frame: Frame) -> None:
+        """Send a frame, unless a fault has it otherwise."""
+        if not self.hub.faults.active:
+            self.out += frame.encoded(self.form)
+            return
+        for rows in [frame.rows] if self.form.endswith("LIST") else [[row] for row in frame.rows]:
+            one = Frame(frame.kind, frame.code, rows)
+            self.deliver_with(self.faults(frame.kind, frame.code), one)
+
+    def deliver_with(self, hit: list[Fault], frame: Frame) -> None:
+        kinds = {fault.kind: fault for fault in hit}
+        if "drop" in kinds:
+            return
+        payloads = [] if "close" in kinds and kinds["close"].body is None else self.altered(frame, hit)
+        if "slow" in kinds:
+            self.stalled_until = asyncio.get_running_loop().time() + kinds["slow"].seconds
+        if "late" in kinds:
+            asyncio.get_running_loop().call_later(kinds["late"].seconds, self.put, payloads)
+        elif "cut" in kinds and kinds["cut"].closes:
+            self.break_off(payloads)
+        else:
+            self.put(payloads)
+        if "reset" in kinds:
+            reset(self.transport)
+        if "close" in kinds:
+            self.flush()
+            self.close(kinds["close"].code)
+
+    def put(self, payloads: list[bytes]) -> None:
+        self.out += payloads
+
+    def deliver_first(self, frames: list[Frame]) -> None:
+        """Send frames before all that is waiting."""
+        waiting, self.out = self.out, []
+        for frame in frames:
+            self.deliver(frame)
+        self.out += waiting
+
+    def faults(self, kind: str, code: str = "") -> list[Fault]:
+        if not self.hub.faults.active:
+            return []
+        return self.hub.faults.take(f"{PATH}?type={kind}&code={code}&connection={self.number}")
+
+    def dropped(self, kind: str) -> bool:
+        return any(fault.kind == "drop" for fault in self.faults(kind))
+
+    def altered(self, frame: Frame, hit: list[Fault]) -> list[bytes]:
+        """The payloads as faults leave them."""
+        rows = [frame.raw(row, self.form) for row in frame.rows]
+        for fault in hit:
+            rows = fault.alter(rows, self.hub.clock()) if fault.kind == "rows" else rows
+        payloads = joined(rows, self.form)
+        for fault in hit:
+            if fault.kind in ("body", "empty", "close") and (reply := fault.reply()):
+                payloads = [reply.text.encode("utf-8", "surrogatepass")]
+            elif fault.kind == "cut" and not fault.closes:
+                payloads = [payload[: len(payload) // 2] for payload in payloads]
+        return payloads
+
+    def break_off(self, payloads: list[bytes]) -> None:
+        """Send all but the last half of a frame, then nothing more: no close."""
+        self.flush()
+        data = b"".join(map(self.framed, payloads))
+        self.transport.write(data[: len(data) - len(payloads[-1]) // 2])
+        self.transport.close()
+
+    def flush(self) -> None:
+        if not self.out or self.holding or asyncio.get_running_loop().time() < self.stalled_until:
+            return
+        waiting, self.out = self.out, []
+        if self.conn.state is State.OPEN and not self.transport.is_closing():
+            self.transport.write(b"".join(map(self.framed, waiting)))
+            self.heard = self.hub.seconds()
+        if self.transport.get_write_buffer_size() > UNREAD:
+            self.transport.abort()
+
+    def framed(self, payload: bytes) -> bytes:
+        """A payload as a binary frame; without compression it is the same for all."""
+        if self.conn.extensions:
+            self.conn.send_binary(payload)
+            return b"".join(self.conn.data_to_send())
+        size = len(payload)
+        if size < 126:
+            return struct.pack("!BB", 0x82, size) + payload
+        return (
+            struct.pack("!BBH", 0x82, 126, size) if size < 1 << 16 else struct.pack("!BBQ", 0x82, 127, size)
+        ) + payload
+
+    def close(self, code: int) -> None:
+        if self.conn.state is State.OPEN:
+            self.conn.send_close(code)
+            self.write_control()
+            # A client that doesn't answer the close is not waited for
+            asyncio.get_running_loop().call_later(1, self.transport.close)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break a connection off with a TCP reset."""
+    # Lingering for no time makes the kernel send RST where close() alone would send FIN
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

@@ -1,0 +1,122 @@
+"""A client of the offline exchange's WebSocket, and an exchange whose time stands still until a test steps it."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from upbit_assets.sandbox.clock import AdjustableClock
+from upbit_assets.sandbox.market import milliseconds
+from upbit_assets.sandbox.server import Handle, running
+from upbit_assets_tests.sandbox.conftest import AT
+
+
+@dataclass
+class Seconds:
+    """The clock of limits and timers, which stands still as well."""
+
+    value: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.value
+
+
+@dataclass
+class World:
+    handle: Handle
+    clock: AdjustableClock
+    seconds: Seconds = field(default_factory=Seconds)
+
+    @contextmanager
+    def connected(self, **options) -> Iterator["Client"]:
+        self.seconds.value += 1  # into another second of the limits
+        url = self.handle.url.replace("http", "ws") + options.pop("path", "/websocket/v1")
+        with connect(
+            url,
+            **{"compression": None, "ping_interval": None, "max_size": None, "max_queue": None, "proxy": None}
+            | options,
+        ) as socket:
+            yield Client(self, socket)
+
+    @contextmanager
+    def subscribed(self, *types, form="DEFAULT", **options) -> Iterator["Client"]:
+        """A client that has had its snapshots."""
+        with self.connected(**options) as client:
+            client.subscribe(*types, form=form)
+            client.snapshots = client.due(0.5)
+            yield client
+
+    def step(self, seconds: float) -> None:
+        self.clock.step(seconds)
+
+    def settle(self) -> None:
+        """Wait until everything has been sent that is due."""
+        hub, now = self.handle.hub, milliseconds(self.clock())
+        while not (
+            hub.position == now
+            and len(hub.tasks) == 1
+            and all(
+                not connection.out
+                and all(due > self.seconds.value for due, _ in connection.bursts)
+                and (connection.up_at is None or connection.up_at > self.seconds.value)
+                for connection in list(hub.connections)
+            )
+        ):
+            time.sleep(0.001)
+
+
+@dataclass
+class Client:
+    world: World
+    socket: ClientConnection
+    snapshots: list = field(default_factory=list)
+
+    def send(self, *parts):
+        self.socket.send(json.dumps([{"ticket": "t"}, *parts]))
+
+    def subscribe(self, *types, form="DEFAULT"):
+        self.send(*types, {"format": form})
+
+    def due(self, seconds=0.0, *, step=0.0):
+        """All frames that come with so many seconds of the timers, and a step of the exchange's clock."""
+        return [json.loads(frame, parse_float=Decimal) for frame in self.raw(seconds, step)]
+
+    def raw(self, seconds=0.0, step=0.0):
+        assert self.socket.ping().wait(5)  # what was sent is there
+        self.world.seconds.value += seconds
+        self.world.step(step)
+        self.world.settle()
+        # A pong comes after all frames
+        done = self.socket.ping()
+        assert done.wait(5)
+        frames = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                frames.append(self.socket.recv(timeout=0))
+        return frames
+
+    def ended(self):
+        """How the connection ends: the frames before that, and the code of its close."""
+        frames = []
+        try:
+            while True:
+                frames.append(json.loads(self.socket.recv(timeout=5)))
+        except ConnectionClosed:
+            return frames, self.socket.protocol.close_code
+
+
+@contextmanager
+def still_world(markets=30, **options) -> Iterator[World]:
+    clock, seconds = AdjustableClock(AT, speed=0), Seconds()
+    with running(markets, clock, seconds=seconds, **options) as handle:
+        yield World(handle, clock, seconds)
+
+
+def asked(kind, *codes, **options):
+    return {"type": kind, "codes": list(codes), **options}
