@@ -90,11 +90,12 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
 
     @window_check()
     def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Results:
-        """Ranks start at 1, follow their figures, and every market of silver has one."""
-        in_place = [
-            gold.c[rank] == sa.func.rank().over(partition_by=start, order_by=gold.c[figure].desc().nulls_last())
-            for rank, figure in ranks.items()
-        ]
+        """Ranks start at 1, follow their figures, and every market of silver has one, but where there is no figure."""
+        in_place = []
+        for rank, figure in ((gold.c[rank], gold.c[figure]) for rank, figure in ranks.items()):
+            place = sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
+            expected = sa.case((figure.is_not(None), place)) if rank.nullable else place
+            in_place.append(rank.is_not_distinct_from(expected))
         rows = sa.select(start.label("window"), gold.c.market, sa.and_(*in_place).label("right"))
         row = rows.where(within(gold, span)).subquery("row")
         there = sa.select(row.c.window, row.c.market)

@@ -21,15 +21,21 @@ LAST_DIGIT = Decimal("1e-16")  # of a VWAP
 
 @window_check()
 def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Every market that has a book with bids and asks in a window has a spread, and it is above zero."""
+    """Every market that has a book in a window has figures of the last one; two sides have a spread above zero."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
-    two_sided = (silver.c.bid_prices != sa.cast([], sa.ARRAY(sa.Numeric))) & (
-        silver.c.ask_prices != sa.cast([], sa.ARRAY(sa.Numeric))
+    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(within(silver, span))
+    last = there.group_by(start, silver.c.market).subquery("last")
+    one_sided = sa.or_(
+        *(side == sa.cast([], sa.ARRAY(sa.Numeric)) for side in (silver.c.bid_prices, silver.c.ask_prices))
     )
-    there = sa.select(start, silver.c.market).where(within(silver, span), two_sided)
-    good = sa.select(gold.c.window_start, gold.c.market).where(within(gold, span), gold.c.spread_bps > 0)
-    without = by_window(connection, sa.except_(there, good))
+    good = (
+        sa.select(gold.c.window_start, gold.c.market)
+        .join(silver, (silver.c.ingested_at == gold.c.ingested_at) & (silver.c.market == gold.c.market))
+        .join(last, (last.c.max == gold.c.ingested_at) & (last.c.market == gold.c.market))
+        .where(within(gold, span), within(silver, span), one_sided | (gold.c.spread_bps > 0))
+    )
+    without = by_window(connection, sa.except_(sa.select(last.c.window, last.c.market), good))
     return {
         start: Result(not without[start], {"without figures": named(without[start])})
         for start in windows.starts_in(span)

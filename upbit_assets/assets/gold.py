@@ -63,7 +63,8 @@ def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> L
     """One row per market and window: its last snapshot's figures, ranked by turnover (거래대금) and by volatility.
 
     Turnover is compared in KRW; BTC- and USDT-markets are converted at KRW-BTC and KRW-USDT of the same snapshot.
-    A market whose quote currency has no such rate ranks last, with a note that says so.
+    Where that snapshot lacks the rate, the window's newest is taken, and
+    `rank_note` says so; with none, the market ranks last.
     """
     return computed(context, tables.gold_market_stats, tables.gold_market_stats_build, describe=turnover_top10)
 
@@ -80,7 +81,8 @@ def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> L
             "window_start": "ingested_at",
             "best_bid": "bid_prices",
             "best_ask": "ask_prices",
-            **dict.fromkeys(("mid_price", "spread_bps", "spread_bps_mean", "reach"), "bid_prices ask_prices"),
+            **dict.fromkeys(("mid_price", "spread_bps", "spread_bps_mean"), "bid_prices ask_prices"),
+            **dict.fromkeys(("reach", "bid_reach", "ask_reach"), "bid_prices ask_prices"),
             **{f"{side}_depth_{name}": f"{side}_prices {side}_sizes" for side in ("bid", "ask") for name in DEPTHS},
             "imbalance": "bid_prices bid_sizes ask_prices ask_sizes",
         },
@@ -89,7 +91,7 @@ def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> L
 def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input) -> Load:
     """One row per market and window: spread, depth and imbalance of its last order book, and the window's mean spread.
 
-    A book that has no bids or no asks has no spread, and so no row.
+    Of a book that has no bids or no asks, the figures that need both sides are NULL.
     """
     return computed(context, tables.gold_orderbook_stats, tables.gold_orderbook_stats_build, describe=orderbook_spreads)
 

@@ -23,7 +23,7 @@ def turnover_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
     cells = [
         (
             *(str(row.rank_volume), code(row), plain(row.trade_price), f"{row.change_rate:+.2%}"),
-            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows), f"{row.volatility:.2%}"),
+            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows), shown(row.volatility, ".2%")),
         )
         for row in rows
     ]
@@ -55,9 +55,10 @@ def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata
         (
             *(code(row), f"{row.spread_bps:.2f}", plain(row.best_bid), plain(row.best_ask)),
             *(plain(row.bid_depth_1, 2), plain(row.ask_depth_1, 2)),
-            "–" if row.imbalance is None else f"{row.imbalance:+.0%}",
+            shown(row.imbalance, "+.0%"),
         )
         for row in rows
+        if row.spread_bps is not None
     ]
     head = "market -spread_(bps) -best_bid -best_ask -bids_within_1_% -asks_within_1_% -imbalance"
     return as_table("tightest spreads", head, cells)
@@ -102,6 +103,10 @@ def plain(figure: Decimal, decimals: int | None = None) -> str:
     """A decimal with thousands, without an exponent and without the zeros that say nothing; rounded if told."""
     text = f"{figure:,f}" if decimals is None else f"{figure:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def shown(figure: Decimal | None, form: str) -> str:
+    return "–" if figure is None else format(figure, form)
 
 
 def won(amount: Decimal | None) -> str:

@@ -29,6 +29,34 @@ def identity() -> sa.Column[int]:
     return sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False, comment="고유 식별자")
 
 
+# what silver admits of each kind of figure; anything else is rejected, with its reason
+def price(name: str, comment: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return column(name, sa.Numeric, f"{comment}; in the quote currency, 1e-20 to 1e20", nullable=nullable)
+
+
+def volume(name: str, comment: str) -> sa.Column[Any]:
+    return column(name, sa.Numeric, f"{comment}; in units of the coin, 0 or 1e-20 to 1e20")
+
+
+def turnover(name: str, comment: str) -> sa.Column[Any]:
+    return column(name, sa.Numeric, f"{comment}; in the quote currency, 0 or 1e-20 to 1e20")
+
+
+def change_rate() -> sa.Column[Any]:
+    return column(
+        "change_rate",
+        sa.Numeric,
+        "전일 대비: (price - previous close) / previous close as the exchange says it; the close rolls at 09:00 KST. "
+        "A fraction, -1 to 1e20",
+    )
+
+
+def rank(name: str, comment: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return column(
+        name, sa.Integer, f"{comment}; 1 is the largest, equals share a rank and the next is skipped", nullable=nullable
+    )
+
+
 def market(comment: str = "종목 코드, e.g. KRW-BTC") -> sa.Column[Any]:
     return column("market", sa.String(30), comment)
 
@@ -199,21 +227,32 @@ def kept_from(table: sa.Table) -> sa.ScalarSelect[Any]:
     return sa.select(noted.kept_from).where(noted.table_name == table.fullname).scalar_subquery()
 
 
+def day_counter(name: str, comment: str, unit: str) -> sa.Column[Any]:
+    return column(
+        name,
+        sa.Numeric,
+        f"{comment} of the exchange's day, which begins at 09:00 KST; where nothing was traded since, it may still be "
+        f"that of the day of traded_at. {unit.capitalize()}, 0 or 1e-20 to 1e20; NULL where the exchange says no such "
+        "number",
+        nullable=True,
+    )
+
+
 silver_ticker = table(
     "silver.ticker",
     identity(),
     market(),
     column("trade_date", sa.String(8), "거래 일자 (KST) YYYYMMDD, of the last trade"),
     column("trade_time", sa.String(6), "거래 시각 (KST) HHMMSS, of the last trade"),
-    column("trade_price", sa.Numeric, "거래 가격: the last trade's price, in the quote currency"),
-    column("acc_trade_volume", sa.Numeric, "누적 거래량 (24h): rolling, in units of the coin"),
+    price("trade_price", "거래 가격: the last trade's price"),
+    volume("acc_trade_volume", "누적 거래량 (24h): rolling"),
     ingested_at(),
-    column("acc_trade_price", sa.Numeric, "누적 거래대금 (24h): rolling turnover, in the quote currency"),
-    column("change_rate", sa.Numeric, "전일 대비: (price - previous close) / previous close; rolls at 09:00 KST"),
-    column("traded_at", Moment, "Time of the last trade"),
+    turnover("acc_trade_price", "누적 거래대금 (24h): rolling turnover"),
+    change_rate(),
+    column("traded_at", Moment, "Time of the last trade: not before Upbit opened, nor 10 minutes past ingested_at"),
     computed_at(),
-    column("day_volume", sa.Numeric, "거래량 since 09:00 KST, in units of the coin", nullable=True),
-    column("day_turnover", sa.Numeric, "거래대금 since 09:00 KST, in the quote currency", nullable=True),
+    day_counter("day_volume", "거래량", "in units of the coin"),
+    day_counter("day_turnover", "거래대금", "in the quote currency"),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
     sa.Index("ix_ticker_market_ingested_at", "market", "ingested_at"),
     comment="Tickers typed, checked and de-duplicated: one row per market and snapshot",
@@ -228,37 +267,56 @@ gold_market_stats = table(
     identity(),
     column("ingested_at", Moment, "지표 집계 시각: the market's last snapshot in the window"),
     market(),
-    column("trade_price", sa.Numeric, "현재가, in the quote currency"),
-    column("daily_volume", sa.Numeric, "24시간 누적 거래량, in units of the coin"),
-    column("rank_volume", sa.Integer, "거래대금 순위: RANK() by turnover_krw, the largest first"),
+    price("trade_price", "현재가"),
+    volume("daily_volume", "24시간 누적 거래량"),
+    rank(
+        "rank_volume",
+        "거래대금 순위: RANK() by turnover_krw in the window, those without one last. Of equals at the tenth place "
+        "gold.turnover_top10 shows those whose code sorts first",
+    ),
     quote_currency(),
-    column("turnover", sa.Numeric, "24시간 누적 거래대금, in the quote currency"),
+    turnover("turnover", "24시간 누적 거래대금"),
     column(
         "turnover_krw",
         sa.Numeric,
-        "turnover in KRW, at KRW-BTC or KRW-USDT of the same snapshot; NULL where there is no rate",
+        "turnover × the price of KRW-BTC or KRW-USDT in the same snapshot, else in the newest of the window that has "
+        "one; exact, in KRW, 0 to 1e40; NULL where the window has none",
         nullable=True,
     ),
-    column("rank_note", sa.Text, "Why the market ranks last, where it has no turnover_krw", nullable=True),
-    column("change_rate", sa.Numeric, "전일 대비: (price - previous close) / previous close; rolls at 09:00 KST"),
+    column(
+        "rank_note",
+        sa.Text,
+        "What to know of the market's rank: another snapshot's rate, no rate, or that the window's last snapshot lacks "
+        "the market, as that of a delisted one does; NULL where there is nothing to know",
+        nullable=True,
+    ),
+    change_rate(),
     column(
         "change_rate_24h",
         sa.Numeric,
-        "price / price 24 h before - 1, against the nearest snapshot in the same ten minutes of the day before; "
-        "NULL where none was collected",
+        "(price - price 24 h before) / price 24 h before, to 10 decimals, of the same ten minutes of the day before: "
+        "the snapshot whose time of day is nearest, the earlier of two, so less than ten minutes off. A fraction, -1 "
+        "to 1e40; NULL where that window was not collected, or that snapshot has no such market",
         nullable=True,
     ),
-    column("window_high", sa.Numeric, "Highest trade_price among the window's snapshots"),
-    column("window_low", sa.Numeric, "Lowest trade_price among the window's snapshots"),
-    column("volatility", sa.Numeric, "(window_high - window_low) / window_low, to 10 decimals"),
-    column("rank_volatility", sa.Integer, "변동성 순위: RANK() by volatility, the largest first"),
+    price("window_high", "Highest trade_price among the window's snapshots; not of its trades"),
+    price("window_low", "Lowest trade_price among the window's snapshots; not of its trades"),
+    column(
+        "volatility",
+        sa.Numeric,
+        "The range of the window's snapshots, not of its trades: (window_high - window_low) / window_low, to 10 "
+        "decimals. A fraction, 0 to 1e40; NULL where the window has one snapshot of the market",
+        nullable=True,
+    ),
+    rank("rank_volatility", "변동성 순위: RANK() by volatility in the window; NULL where volatility is", nullable=True),
     column("window_start", Moment, "Start of the ten-minute window that the figures are of"),
     computed_at(),
     column(
         "vwap",
         sa.Numeric,
-        "거래량 가중 평균 가격 of what was traded between the window's first and last snapshot, to 16 decimals; NULL "
-        "where nothing was",
+        "거래량 가중 평균 가격 of what was traded between the market's first and last snapshot of the window: what "
+        "day_turnover gained / what day_volume gained, those of a day that began in between from 0, to 16 decimals. In "
+        "the quote currency, 0 or more; NULL where a counter is missing, stood still or went back",
         nullable=True,
     ),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
@@ -296,21 +354,22 @@ bronze_orderbook_raw = raw_table("bronze.orderbook_raw", "Order books as the exc
 
 
 def levels(name: str, comment: str) -> sa.Column[Any]:
-    return column(name, sa.ARRAY(sa.Numeric), f"{comment}, the best first; without the padding")
+    padding = "without the padding, price 0 with size 0, wherever that is in the list"
+    return column(name, sa.ARRAY(sa.Numeric), f"{comment}, 1e-20 to 1e20, the best first; {padding}")
 
 
 silver_orderbook = table(
     "silver.orderbook",
     identity(),
     market(),
-    column("total_ask_size", sa.Numeric, "매도 총 잔량: all sell orders, in units of the coin"),
-    column("total_bid_size", sa.Numeric, "매수 총 잔량: all buy orders, in units of the coin"),
+    volume("total_ask_size", "매도 총 잔량: all sell orders, as the exchange says"),
+    volume("total_bid_size", "매수 총 잔량: all buy orders, as the exchange says"),
     levels("ask_prices", "매도 호가: sell prices, in the quote currency"),
     levels("ask_sizes", "매도 잔량: what is offered at each, in units of the coin"),
     levels("bid_prices", "매수 호가: buy prices, in the quote currency"),
     levels("bid_sizes", "매수 잔량: what is wanted at each, in units of the coin"),
     ingested_at(),
-    column("changed_at", Moment, "Time of the book's last change"),
+    column("changed_at", Moment, "Time of the book's last change: as traded_at of silver.ticker, within its bounds"),
     computed_at(),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
     sa.Index("ix_orderbook_market_ingested_at", "market", "ingested_at"),
@@ -327,7 +386,20 @@ def depth(side: str, name: str, percent: str) -> sa.Column[Any]:
     return column(
         f"{side}_depth_{name}",
         sa.Numeric,
-        f"Σ price × size of the {side}s within {percent} percent of mid_price, in the quote currency",
+        f"Σ price × size of the {side}s with |price - mid_price| ≤ {percent} percent of mid_price; exact, in the quote "
+        f"currency, 0 or more, a lower bound where {side}_reach is less; NULL without mid_price",
+        nullable=True,
+    )
+
+
+def reach(side: str) -> sa.Column[Any]:
+    return column(
+        f"{side}_reach",
+        sa.Numeric,
+        f"|price of the last {side} shown - mid_price| / mid_price, to 10 decimals: where the exchange cut the side "
+        "off, as it shows 30 levels. A fraction, 0 to 1e40; NULL where the side has fewer and so is whole, or without "
+        "mid_price",
+        nullable=True,
     )
 
 
@@ -337,30 +409,45 @@ gold_orderbook_stats = table(
     column("ingested_at", Moment, "지표 집계 시각: the market's last book in the window"),
     market(),
     quote_currency(),
-    column("best_bid", sa.Numeric, "최우선 매수 호가, in the quote currency"),
-    column("best_ask", sa.Numeric, "최우선 매도 호가, in the quote currency"),
-    column("mid_price", sa.Numeric, "(best_bid + best_ask) / 2"),
-    column("spread_bps", sa.Numeric, "호가 스프레드: (best_ask - best_bid) / mid_price × 10,000, to 10 decimals"),
-    column("spread_bps_mean", sa.Numeric, "The mean of spread_bps over the window's books, to 10 decimals"),
+    price("best_bid", "최우선 매수 호가; NULL where nobody buys", nullable=True),
+    price("best_ask", "최우선 매도 호가; NULL where nobody sells", nullable=True),
+    price("mid_price", "(best_bid + best_ask) / 2, exact; NULL where either is", nullable=True),
+    column(
+        "spread_bps",
+        sa.Numeric,
+        "호가 스프레드: (best_ask - best_bid) / mid_price × 10,000, to 10 decimals. In basis points, 0 to 20,000; NULL "
+        "without mid_price",
+        nullable=True,
+    ),
+    column(
+        "spread_bps_mean",
+        sa.Numeric,
+        "The mean of spread_bps over the window's books that have two sides, to 10 decimals. In basis points, 0 to "
+        "20,000; NULL where none has",
+        nullable=True,
+    ),
     *(depth(side, name, percent) for name, percent in DEPTHS.items() for side in ("bid", "ask")),
     column(
         "imbalance",
         sa.Numeric,
-        "(bid_depth_1 - ask_depth_1) / (bid_depth_1 + ask_depth_1), to 10 decimals: 1 all buyers, -1 all sellers; NULL "
-        "where the spread is so wide that nothing lies within 1 percent",
+        "(bid_depth_1 - ask_depth_1) / (bid_depth_1 + ask_depth_1), to 10 decimals. A fraction: 1 all buyers, -1 all "
+        "sellers; NULL without mid_price, or where the spread is so wide that nothing lies within 1 percent",
         nullable=True,
     ),
     column(
         "reach",
         sa.Numeric,
-        "How far the levels reach from mid_price on the shorter side, as a fraction to 10 decimals: a depth beyond it "
-        "is a lower bound, as the exchange shows 30 levels a side",
+        "The smaller of bid_reach and ask_reach: a depth beyond it is a lower bound on that side. A fraction, 0 to "
+        "1e40; NULL where both sides are whole",
+        nullable=True,
     ),
     column("window_start", Moment, "Start of the ten-minute window that the figures are of"),
     computed_at(),
+    reach("bid"),
+    reach("ask"),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
     sa.Index("ix_orderbook_stats_market_ingested_at", "market", "ingested_at"),
-    comment="Spread, depth and imbalance of each market's last book in the window; a one-sided book has none",
+    comment="Spread, depth and imbalance of each market's last book in the window",
     window="ingested_at",
 )
 gold_orderbook_stats_build = gold_books(
@@ -379,12 +466,12 @@ silver_candle = table(
     identity(),
     market(),
     column("started_at", Moment, "Start of the minute"),
-    column("opening_price", sa.Numeric, "시가, in the quote currency"),
-    column("high_price", sa.Numeric, "고가, in the quote currency"),
-    column("low_price", sa.Numeric, "저가, in the quote currency"),
-    column("closing_price", sa.Numeric, "종가, in the quote currency"),
-    column("volume", sa.Numeric, "거래량 of the minute, in units of the coin"),
-    column("turnover", sa.Numeric, "거래대금 of the minute, in the quote currency"),
+    price("opening_price", "시가"),
+    price("high_price", "고가"),
+    price("low_price", "저가"),
+    price("closing_price", "종가"),
+    volume("volume", "거래량 of the minute"),
+    turnover("turnover", "거래대금 of the minute"),
     column("last_traded_at", Moment, "When the minute's last trade was stored; can lie past the minute's end"),
     ingested_at(),
     computed_at(),
@@ -400,7 +487,11 @@ silver_candle_coverage = table(
     day(),
     market(),
     column("minutes_traded", sa.Integer, "Minutes of the day that have a candle"),
-    column("minutes_silent", sa.Integer, "Minutes of which the exchange was asked and that have none: nobody traded"),
+    column(
+        "minutes_silent",
+        sa.Integer,
+        "Minutes of which the exchange was asked and that have none: nobody traded, or the market was not listed yet",
+    ),
     column(
         "minutes_missing",
         sa.Integer,
@@ -427,8 +518,8 @@ silver_trade = table(
     market(),
     column("trade_id", sa.BigInteger, "체결 번호: the exchange's sequential_id, unique in its market, in no order"),
     column("traded_at", Moment, "체결 시각, to the millisecond"),
-    column("price", sa.Numeric, "체결 가격, in the quote currency"),
-    column("volume", sa.Numeric, "체결량, in units of the coin"),
+    price("price", "체결 가격"),
+    column("volume", sa.Numeric, "체결량; in units of the coin, 1e-20 to 1e20"),
     column("taker", sa.String(3), "ASK: the taker sold (매도); BID: the taker bought (매수)"),
     ingested_at(),
     computed_at(),
@@ -446,10 +537,10 @@ gold_market_daily = table(
     day(),
     market(),
     quote_currency(),
-    column("opening_price", sa.Numeric, "시가, in the quote currency"),
-    column("high_price", sa.Numeric, "고가, in the quote currency"),
-    column("low_price", sa.Numeric, "저가, in the quote currency"),
-    column("closing_price", sa.Numeric, "종가, in the quote currency"),
+    price("opening_price", "시가"),
+    price("high_price", "고가"),
+    price("low_price", "저가"),
+    price("closing_price", "종가"),
     column("volume", sa.Numeric, "거래량 of the day, in units of the coin"),
     column("turnover", sa.Numeric, "거래대금 of the day, in the quote currency"),
     column(

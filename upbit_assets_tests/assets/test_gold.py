@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import figures, gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.partitions import WINDOW, windows
+from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import (
@@ -85,9 +85,14 @@ def stats(silver: Sequence[Row], start: datetime) -> list[tuple[Any, ...]]:
     inside = of_window(silver, start)
     prices = {(row["ingested_at"], row["market"]): row["trade_price"] for row in silver}
     last = {row["market"]: row for row in sorted(inside, key=lambda row: row["ingested_at"])}
-    turnover = {market: in_krw(row, prices) for market, row in last.items()}
+    converted = {market: in_krw(row, prices, last) for market, row in last.items()}
+    turnover = {market: krw for market, (krw, _) in converted.items()}
+    newest = max((row["ingested_at"] for row in inside), default=None)
     span = {market: [row["trade_price"] for row in inside if row["market"] == market] for market in last}
-    volatility = {market: to_10_digits((max(all_) - min(all_)) / min(all_)) for market, all_ in span.items()}
+    volatility = {
+        market: to_10_digits((max(all_) - min(all_)) / min(all_)) if len(all_) > 1 else None
+        for market, all_ in span.items()
+    }
     found = []
     for market, row in sorted(last.items()):
         before = prices.get((nearest(silver, start, row["ingested_at"]), market))
@@ -95,12 +100,14 @@ def stats(silver: Sequence[Row], start: datetime) -> list[tuple[Any, ...]]:
             (
                 *(start, market, row["ingested_at"], row["trade_price"]),
                 *(turnover[market], rank(turnover[market], turnover.values())),
-                None
-                if turnover[market] is not None
-                else f"no rate: no KRW-{market.partition('-')[0]} in the same snapshot",
+                "; ".join(
+                    [*converted[market][1], *["not in the window's last snapshot"] * (row["ingested_at"] < newest)]
+                )
+                or None,
                 None if before is None else to_10_digits(row["trade_price"] / before - 1),
                 *(max(span[market]), min(span[market])),
-                *(volatility[market], rank(volatility[market], volatility.values())),
+                volatility[market],
+                None if volatility[market] is None else rank(volatility[market], volatility.values()),
             )
         )
     return found
@@ -110,10 +117,21 @@ def of_window(silver: Sequence[Row], start: datetime) -> list[Row]:
     return [row for row in silver if windows.at(row["ingested_at"]).start == start]
 
 
-def in_krw(row: Row, prices: dict[tuple[datetime, str], Decimal]) -> Decimal | None:
-    quote = row["market"].partition("-")[0]
-    rate = Decimal(1) if quote == "KRW" else prices.get((row["ingested_at"], f"KRW-{quote}"))
-    return None if rate is None else row["acc_trade_price"] * rate
+def in_krw(
+    row: Row, prices: dict[tuple[datetime, str], Decimal], last: dict[str, Row]
+) -> tuple[Decimal | None, list[str]]:
+    """The turnover in KRW, and what is to be said of the rate."""
+    quote, turnover = row["market"].partition("-")[0], row["acc_trade_price"]
+    code = f"KRW-{quote}"
+    if quote == "KRW":
+        return turnover, []
+    if (row["ingested_at"], code) in prices:
+        return turnover * prices[row["ingested_at"], code], []
+    if code in last:
+        newest = last[code]
+        note = f"{code} of {newest['ingested_at'].astimezone(SEOUL):%H:%M:%S} KST: not in the same snapshot"
+        return turnover * newest["trade_price"], [note]
+    return None, [f"no rate: no {code} in the window"]
 
 
 def nearest(silver: Sequence[Row], start: datetime, at: datetime) -> Any:
@@ -161,9 +179,58 @@ def test_a_quote_currency_without_a_rate_ranks_last_and_says_so(market_url: str,
     build()
 
     assert gold(market_url, "market, turnover_krw, turnover, rank_volume, rank_note") == [
-        ("JPY-BTC", None, Decimal("1e15"), 2, "no rate: no KRW-JPY in the same snapshot"),
+        ("JPY-BTC", None, Decimal("1e15"), 2, "no rate: no KRW-JPY in the window"),
         ("KRW-BTC", 0, 0, 1, None),
     ]
+
+
+def test_a_rate_that_the_last_snapshot_lacks_is_the_windows_newest_and_said(market_url: str, database: Database):
+    last = PAST + timedelta(minutes=2)
+    put_silver(
+        database,
+        [
+            *(
+                row(PAST, "KRW-USDT", "1300"),
+                row(PAST + MINUTE, "KRW-USDT", "1400"),
+                row(last - WINDOW, "KRW-USDT", "1"),
+            ),
+            *(row(PAST, "USDT-OLD", turnover=3), row(last, "USDT-NEW", turnover=2), row(last, "KRW-A", turnover=9)),
+        ],
+    )
+    build()
+
+    note = "KRW-USDT of 14:01:00 KST: not in the same snapshot"
+    gone = "not in the window's last snapshot"
+    assert gold(market_url, "market, turnover_krw, rank_volume, rank_note") == [
+        ("KRW-A", 9, 3, None),
+        ("KRW-USDT", 1, 4, gone),
+        ("USDT-NEW", 2800, 2, note),
+        ("USDT-OLD", 3900, 1, gone),
+    ]
+
+
+def test_a_market_with_one_snapshot_has_no_volatility_and_no_rank_of_it(market_url: str, database: Database):
+    still, moved = (row(PAST + MINUTE, "KRW-STILL", "5"), row(PAST + MINUTE, "KRW-MOVED", "6"))
+    put_silver(database, [row(PAST, "KRW-STILL", "5"), row(PAST, "KRW-MOVED", "5"), still, moved, row(PAST, "KRW-ONE")])
+    build()
+
+    assert gold(market_url, "market, volatility, rank_volatility") == [
+        ("KRW-MOVED", Decimal("0.2"), 1),
+        ("KRW-ONE", None, None),
+        ("KRW-STILL", 0, 2),
+    ]
+    shown = metadata_of(materialize("gold_market_stats", first=PAST), "gold_market_stats")
+    assert "| – |" in shown["turnover top 10"]
+
+
+def test_rates_are_exact_to_the_tenth_decimal_however_far_prices_lie_apart(market_url: str, database: Database):
+    low, high = Decimal("0.0000003"), Decimal("20000000000000000000")
+    put_silver(database, [row(PAST - DAY, "KRW-A", str(low)), row(PAST, "KRW-A", str(low))])
+    put_silver(database, [row(PAST + MINUTE, "KRW-A", str(high))])
+    build()
+
+    exact = Decimal("66666666666666666666666665.6666666667")
+    assert gold(market_url, "volatility, change_rate_24h") == [(exact, exact)]
 
 
 def test_each_window_of_a_range_is_ranked_for_itself(market_url: str, database: Database):

@@ -230,24 +230,25 @@ def build(database: Database, *books: tuple[str, Sequence[Level], Sequence[Level
 
 
 def stats(books: Sequence[tuple[Sequence[Level], Sequence[Level]]]) -> list[Decimal | None]:
-    """The definition, read plainly: the figures of a market whose two-sided books in a window these are."""
+    """The definition, read plainly: the figures of a market whose books in a window these are, all of two sides."""
     spreads = []
     for sides in books:
         bids, asks = ([(Fraction(price), Fraction(size)) for price, size in side] for side in sides)
         middle = (bids[0][0] + asks[0][0]) / 2
-        spreads.append((asks[0][0] - bids[0][0]) / middle * 10_000)
+        spreads.append(Fraction(to_10_digits((asks[0][0] - bids[0][0]) / middle * 10_000)))
     depth = {
         (share, side): total(price * size for price, size in levels if abs(price - middle) <= middle * Fraction(share))
         for share, (side, levels) in product(("0.001", "0.005", "0.01"), (("bid", bids), ("ask", asks)))
     }
     buyers, sellers = depth["0.01", "bid"], depth["0.01", "ask"]
-    reach = min(abs(levels[-1][0] / middle - 1) for levels in (bids, asks))
+    reach = [to_10_digits(abs(levels[-1][0] / middle - 1)) if len(levels) == 30 else None for levels in (bids, asks)]
     return [
         *map(whole, (bids[0][0], asks[0][0], middle)),
         *map(to_10_digits, (spreads[-1], total(spreads) / len(spreads))),
         *map(whole, depth.values()),
         to_10_digits((buyers - sellers) / (buyers + sellers)) if buyers + sellers else None,
-        to_10_digits(reach),
+        min((each for each in reach if each is not None), default=None),
+        *reach,
     ]
 
 
@@ -269,7 +270,7 @@ def whole(figure: Fraction) -> Decimal:
 
 COLUMNS = (
     "best_bid, best_ask, mid_price, spread_bps, spread_bps_mean, bid_depth_01, ask_depth_01, bid_depth_05, "
-    "ask_depth_05, bid_depth_1, ask_depth_1, imbalance, reach"
+    "ask_depth_05, bid_depth_1, ask_depth_1, imbalance, reach, bid_reach, ask_reach"
 )
 
 
@@ -316,13 +317,52 @@ def test_a_spread_wider_than_2_percent_has_no_imbalance(market_url: str, databas
     assert shown.count("| – |") == 1
 
 
-def test_a_one_sided_book_has_no_figures_and_the_others_of_its_window_have(market_url: str, database: Database):
-    build(database, ("KRW-A", [BID], []), ("KRW-B", [BID], [ASK]), ("KRW-C", [], []), ("KRW-B", [], [ASK]))
+def test_a_one_sided_book_is_shown_as_it_is_without_what_needs_two_sides(market_url: str, database: Database):
+    build(database, ("KRW-A", [("99", "1")], []), ("KRW-B", [("99", "1")], [("101", "1")]), ("KRW-C", [PADDING], []))
+    build(database, ("KRW-D", [("9", "1")], [("11", "1")]))
+    collect(database, ("KRW-B", book("KRW-B", [], [("101", "1")])), at=PAST + 5 * MINUTE)
+    for asset in (silver_orderbook, gold_orderbook_stats):
+        compute(database, asset, PAST)
 
-    assert in_gold(market_url, "market, ingested_at") == [("KRW-B", PAST + MINUTE)]
-    assert rows(database, tables.gold_orderbook_stats_build, leave_out=("computed_at", "silver_computed_at")) == [
-        (PAST, 1)
+    assert in_gold(market_url, "market, ingested_at, best_bid, best_ask, spread_bps_mean") == [
+        ("KRW-A", PAST, 99, None, None),
+        ("KRW-B", PAST + 5 * MINUTE, None, 101, 200),
+        ("KRW-C", PAST + 2 * MINUTE, None, None, None),
+        ("KRW-D", PAST, 9, 11, 2000),
     ]
+    needing_two = [*COLUMNS.replace("best_bid, best_ask, ", "").replace("spread_bps_mean, ", "").split(", ")]
+    for *figures, market in in_gold(market_url, f"{', '.join(needing_two)}, market"):
+        assert all(figure is None for figure in figures) == (market != "KRW-D")
+    assert rows(database, tables.gold_orderbook_stats_build, leave_out=("computed_at", "silver_computed_at")) == [
+        (PAST, 4)
+    ]
+
+
+def test_reach_is_of_the_side_that_the_exchange_cut_off(market_url: str, database: Database):
+    bids, asks = ([(str(1000 + sign * n), "1") for n in range(1, 31)] for sign in (-1, 1))
+    build(
+        database,
+        *(("KRW-BOTH", bids, asks), ("KRW-BIDS", bids, asks[:29])),
+        *(("KRW-ASKS", bids[:1], asks), ("KRW-NONE", bids[:29], asks[:2])),
+    )
+
+    cut = Decimal("0.03")
+    assert in_gold(market_url, "market, bid_reach, ask_reach, reach") == [
+        ("KRW-ASKS", None, cut, cut),
+        ("KRW-BIDS", cut, None, cut),
+        ("KRW-BOTH", cut, cut, cut),
+        ("KRW-NONE", None, None, None),
+    ]
+
+
+def test_a_spread_is_exact_where_the_ask_is_many_times_the_bid(market_url: str, database: Database):
+    books = [(f"KRW-{n}", [("1", "1")], [(str(n), "1")]) for n in (4, 6, 13, 28, 10**9, 10**20)]
+    build(database, *books)
+
+    assert in_gold(market_url, "market, spread_bps") == sorted(
+        (market, to_10_digits(Fraction(20_000 * (int(asks[0][0]) - 1), int(asks[0][0]) + 1)))
+        for market, _, asks in books
+    )
 
 
 def test_each_window_of_a_range_is_as_it_is_alone(market_url: str, database: Database):

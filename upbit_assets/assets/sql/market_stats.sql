@@ -24,6 +24,7 @@ in_window AS (
          last_value(traded_at) OVER down_to_the_first AS first_traded_at,
          last_value(day_volume) OVER down_to_the_first AS first_day_volume,
          last_value(day_turnover) OVER down_to_the_first AS first_day_turnover,
+         count(*) OVER market_window AS snapshots,
          row_number() OVER (market_window ORDER BY ingested_at DESC) AS recency
   FROM ticker
   WINDOW market_window AS (PARTITION BY window_start, market),
@@ -32,16 +33,28 @@ in_window AS (
 ),
 
 last_snapshot AS (
-  SELECT *, split_part(market, '-', 1) AS quote_currency FROM in_window WHERE recency = 1
+  SELECT *, split_part(market, '-', 1) AS quote_currency, max(ingested_at) OVER (PARTITION BY window_start) AS newest
+  FROM in_window
+  WHERE recency = 1
 ),
 
+-- at the rate of the same snapshot, else at the window's newest
 in_krw AS (
   SELECT last_snapshot.*,
-         CASE WHEN quote_currency = 'KRW' THEN last_snapshot.acc_trade_price
-              ELSE last_snapshot.acc_trade_price * rate.trade_price END AS turnover_krw
+         CASE WHEN last_snapshot.quote_currency = 'KRW' THEN last_snapshot.acc_trade_price
+              ELSE last_snapshot.acc_trade_price * coalesce(rate.trade_price, newest_rate.trade_price)
+         END AS turnover_krw,
+         CASE WHEN last_snapshot.quote_currency = 'KRW' OR rate.market IS NOT NULL THEN NULL
+              WHEN newest_rate.market IS NULL THEN 'no rate: no KRW-' || last_snapshot.quote_currency || ' in the window'
+              ELSE 'KRW-' || last_snapshot.quote_currency || ' of '
+                || to_char(newest_rate.ingested_at AT TIME ZONE 'Asia/Seoul', 'HH24:MI:SS')
+                || ' KST: not in the same snapshot'
+         END AS rate_note
   FROM last_snapshot
   LEFT JOIN ticker AS rate ON rate.ingested_at = last_snapshot.ingested_at
                           AND rate.market = 'KRW-' || last_snapshot.quote_currency
+  LEFT JOIN last_snapshot AS newest_rate ON newest_rate.window_start = last_snapshot.window_start
+                                        AND newest_rate.market = 'KRW-' || last_snapshot.quote_currency
 ),
 
 -- for each snapshot, the one of the same window a day before whose time of day is nearest; of two, the earlier
@@ -69,11 +82,11 @@ gained AS (
 
 figures AS (
   SELECT gained.*,
-         round((window_high - window_low) / window_low, 10) AS volatility,
-         round(gained.trade_price / before.trade_price - 1, 10) AS change_rate_24h,
+         CASE WHEN snapshots > 1 THEN gold.quotient(window_high - window_low, window_low, 10) END AS volatility,
+         gold.quotient(gained.trade_price - before.trade_price, before.trade_price, 10) AS change_rate_24h,
          -- counters that went back, or of which one stood still, say nothing
          CASE WHEN volume_gained > 0 AND turnover_gained > 0
-              THEN round(round(turnover_gained, 40) / volume_gained, 16) END AS vwap
+              THEN gold.quotient(turnover_gained, volume_gained, 16) END AS vwap
   FROM gained
   LEFT JOIN nearest ON nearest.ingested_at = gained.ingested_at
   LEFT JOIN ticker_day_before AS before ON before.ingested_at = nearest.day_before AND before.market = gained.market
@@ -87,14 +100,15 @@ SELECT ingested_at,
        quote_currency,
        acc_trade_price AS turnover,
        turnover_krw,
-       CASE WHEN turnover_krw IS NULL THEN 'no rate: no KRW-' || quote_currency || ' in the same snapshot'
-       END AS rank_note,
+       nullif(concat_ws('; ', rate_note,
+         CASE WHEN ingested_at < newest THEN 'not in the window''s last snapshot' END), '') AS rank_note,
        change_rate,
        change_rate_24h,
        window_high,
        window_low,
        volatility,
-       rank() OVER (PARTITION BY window_start ORDER BY volatility DESC NULLS LAST) AS rank_volatility,
+       CASE WHEN volatility IS NOT NULL
+            THEN rank() OVER (PARTITION BY window_start ORDER BY volatility DESC NULLS LAST) END AS rank_volatility,
        window_start,
        vwap
 FROM figures;

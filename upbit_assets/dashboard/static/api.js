@@ -20,8 +20,8 @@
  * @property {string | null} change_rate_24h
  * @property {string} window_high
  * @property {string} window_low
- * @property {string} volatility
- * @property {number} rank_volatility
+ * @property {string | null} volatility
+ * @property {number | null} rank_volatility
  * @property {string | null} vwap
  *
  * @typedef {object} Book
@@ -36,7 +36,8 @@
  * @property {string[]} bid_sizes
  * @property {string | null} spread_bps
  * @property {string | null} imbalance
- * @property {string | null} reach
+ * @property {string | null} bid_reach
+ * @property {string | null} ask_reach
  * @property {string | null} bid_depth_01
  * @property {string | null} bid_depth_05
  * @property {string | null} bid_depth_1

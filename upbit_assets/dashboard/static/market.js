@@ -29,7 +29,8 @@ export function drawMarket() {
 /** @param {Market} one @returns {Fact[]} */
 function facts(one) {
   const unit = (/** @type {string} */ text) => element("span", { class: "unit" }, ` ${text}`);
-  const ranked = (/** @type {number} */ rank) => translation().ranked(rank, state.markets.length);
+  const ranked = (/** @type {number} */ rank, of = state.markets.length) => translation().ranked(rank, of);
+  const volatile = state.markets.filter(({ rank_volatility: rank }) => rank !== null).length;
   return [
     ["turnover24", one.turnover_krw === null ? translation().noRate : won(one.turnover_krw, language.get())],
     ["volume24", quantity(one.daily_volume), unit(one.market.split("-")[1])],
@@ -39,8 +40,8 @@ function facts(one) {
     ["high10", price(one.window_high)],
     [
       "volatilityShort",
-      figure(one.volatility, percent(one.volatility, { sign: false })),
-      ...(hasMoved(one) ? [unit(ranked(one.rank_volatility))] : []),
+      figure(one.volatility, one.volatility === null ? "" : percent(one.volatility, { sign: false })),
+      ...(hasMoved(one) ? [unit(ranked(one.rank_volatility, volatile))] : []),
     ],
     ["rankTurnover", ranked(one.rank_volume)],
   ];

@@ -54,14 +54,18 @@ function drawLevels(book) {
 
 /** @param {Book} book @param {"01" | "05" | "1"} name @param {string} within */
 function depthRow(book, name, within) {
-  const beyond = book.reach !== null && direction(sum([within, `-${book.reach}`])) > 0; // further than the levels go
-  const money = (/** @type {string} */ text) =>
-    `${beyond ? "≥ " : ""}${book.quote_currency === "KRW" ? amount(text, language.get()) : brief(text)}`;
-  const depths = [book[`bid_depth_${name}`], book[`ask_depth_${name}`]];
+  const depth = (/** @type {"bid" | "ask"} */ side) => {
+    const [text, reach] = [book[`${side}_depth_${name}`], book[`${side}_reach`]];
+    if (text === null) return figure(null);
+    const beyond = reach !== null && direction(sum([within, `-${reach}`])) > 0; // further than the levels shown go
+    const money = book.quote_currency === "KRW" ? amount(text, language.get()) : brief(text);
+    return figure(text, `${beyond ? "≥ " : ""}${money}`);
+  };
   return element(
     "tr",
     {},
     element("th", { scope: "row" }, `±${percent(within, { places: 1, sign: false })}`),
-    ...depths.map((text) => element("td", { class: "figure" }, figure(text, text === null ? "" : money(text)))),
+    element("td", { class: "figure" }, depth("bid")),
+    element("td", { class: "figure" }, depth("ask")),
   );
 }

@@ -31,15 +31,14 @@ export function drawRankings() {
 }
 
 /**
- * Whether it has a place in the volatility ranking: in a window's first snapshot no price has moved, and all would
- * be first.
- * @param {Market} one
+ * Whether it has a place in the volatility ranking that says something: while no price has moved, all are first.
+ * @param {Market} one @returns {one is Market & { volatility: string, rank_volatility: number }}
  */
 export function hasMoved(one) {
   return Number(one.volatility) > 0;
 }
 
-/** @param {Market} a @param {Market} b */
+/** @param {Market & { rank_volatility: number }} a @param {Market & { rank_volatility: number }} b */
 function byVolatility(a, b) {
   return a.rank_volatility - b.rank_volatility || (a.market < b.market ? -1 : 1);
 }

@@ -13,5 +13,6 @@ FROM (
 JOIN gold.market_stats s
   ON s.window_start = newest.window_start
  AND s.ingested_at >= newest.window_start AND s.ingested_at < newest.window_start + interval '10 minutes'
+WHERE s.rank_volatility IS NOT NULL
 ORDER BY s.rank_volatility, s.market
 LIMIT 20
