@@ -1,12 +1,14 @@
 """Clients written for the real exchange read the offline one."""
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import count
 
 import pytest
 from execnet import RemoteError
 
+from upbit_assets.sandbox.server import running
 from upbit_assets_tests.sandbox.conftest import AT
 
 
@@ -148,3 +150,103 @@ def test_ccxt_reads_markets_and_tickers(exchange, bot):
     assert len(bot("fetch_tickers")) == 30
     with pytest.raises(RemoteError, match="BadSymbol"):
         bot("fetch_ticker", "NOPE/KRW")
+
+
+def stream_with_sdk(channel, url, types, form, count):
+    import json
+    from uuid import uuid4
+
+    from upbit import Upbit
+
+    with Upbit(base_url=url, max_retries=0).ws_public.connect_public() as connection:
+        connection.send([{"ticket": str(uuid4())}, *types, {"format": form}])
+        while count > 0:
+            events = connection.recv()
+            for event in events if isinstance(events, list) else [events]:
+                channel.send(json.dumps([type(event).__name__, event.model_dump(by_alias=True)]))
+                count -= 1
+    channel.send(None)
+
+
+def stream_with_ccxt(channel, url, method, arguments, count):
+    import asyncio
+    import json
+
+    from ccxt.pro import upbit
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    api = {"public": url, "private": url, "ws": url.replace("http", "ws") + "/websocket/v1"}
+    bot = upbit({"urls": {"api": api}, "newUpdates": True, "asyncio_loop": loop})
+    for _ in range(count):
+        channel.send(json.dumps(loop.run_until_complete(getattr(bot, method)(*arguments))))
+    loop.run_until_complete(bot.close())
+    channel.send(None)
+
+
+def received(channel):
+    """All that a client got."""
+    return [json.loads(text) for text in iter(lambda: channel.receive(60), None)]
+
+
+@pytest.fixture(scope="module")
+def busy():
+    """An exchange whose time runs and where much is traded."""
+    with running(5, activity=50, seconds=count(0, 0.05).__next__) as handle:
+        yield handle
+
+
+def trades_of(exchange, code):
+    """All of today's trades that a streaming client could just have seen."""
+    rows = exchange.market.trades(code, datetime.now(UTC), count=5000)
+    return {row["sequential_id"]: row for row in rows}
+
+
+TYPES = [{"type": kind, "codes": ["KRW-BTC"]} for kind in ("ticker", "trade", "orderbook", "candle.1s", "candle.240m")]
+
+
+@pytest.mark.parametrize("form", ["DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST"])
+def test_the_exchanges_own_sdk_reads_the_stream(busy, clients, form):
+    channel = clients.remote_exec(stream_with_sdk, url=busy.url, types=TYPES, form=form, count=100)
+    told, truth = received(channel), trades_of(busy, "KRW-BTC")
+    prefix = "Simple" if form.startswith("SIMPLE") else ""
+    candle = "SimpleCandle" if prefix else "WsCandleResponse"
+    assert {name for name, _ in told} == {candle, *(prefix + name for name in ("Ticker", "Trade", "Orderbook"))}
+    number, price = ("sid", "tp") if prefix else ("sequential_id", "trade_price")
+    trades = [row for name, row in told if name.endswith("Trade")]
+    assert len(trades) > 5
+    for row in trades:
+        assert Decimal(row[price]) == truth[row[number]]["trade_price"]
+
+
+def test_the_exchanges_own_sdk_is_told_what_was_wrong(busy, clients):
+    channel = clients.remote_exec(stream_with_sdk, url=busy.url, types=[], form="DEFAULT", count=1)
+    ((_, row),) = received(channel)
+    assert row["error"]["name"] == "NO_TYPE"
+
+
+def test_ccxt_streams_trades(busy, clients):
+    arguments = [["BTC/KRW", "USDT/KRW"]]
+    channel = clients.remote_exec(
+        stream_with_ccxt, url=busy.url, method="watch_trades_for_symbols", arguments=arguments, count=10
+    )
+    told = [trade for batch in received(channel) for trade in batch]
+    truth = trades_of(busy, "KRW-BTC") | trades_of(busy, "KRW-USDT")
+    assert len(told) >= 10
+    for trade in told:
+        assert (trade["price"], trade["amount"]) == (
+            float(truth[int(trade["id"])]["trade_price"]),
+            float(truth[int(trade["id"])]["trade_volume"]),
+        )
+
+
+def test_ccxt_streams_tickers_books_and_candles(busy, clients):
+    def watch(method, *arguments):
+        channel = clients.remote_exec(stream_with_ccxt, url=busy.url, method=method, arguments=arguments, count=3)
+        return received(channel)
+
+    assert {row["symbol"] for row in watch("watch_ticker", "BTC/KRW")} == {"BTC/KRW"}
+    for book in watch("watch_order_book", "BTC/KRW"):
+        assert 0 < book["bids"][0][0] <= book["asks"][0][0]
+    for candle in watch("watch_ohlcv", "BTC/KRW"):
+        assert candle[3] <= candle[1] <= candle[2]
