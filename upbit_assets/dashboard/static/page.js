@@ -84,13 +84,14 @@ export function headLists() {
 
 /**
  * A list of markets, of which one can be chosen: by its row, by its button, and by the arrow keys from one to the next.
+ * @template {Market} M
  * @param {HTMLTableSectionElement} body
- * @param {Market[]} rows
+ * @param {M[]} rows
  * @param {object} shown
  * @param {string | null} shown.chosen
- * @param {(one: Market) => number} shown.rank
- * @param {(one: Market) => Node} shown.last what the last column shows
- * @param {(one: Market) => number} shown.share the length of its bar (0 to 1)
+ * @param {(one: M) => number} shown.rank
+ * @param {(one: M) => Node} shown.last what the last column shows
+ * @param {(one: M) => number} shown.share the length of its bar (0 to 1)
  */
 export function marketRows(body, rows, { chosen, last, rank, share }) {
   const there = new Map([...body.rows].map((row) => [row.dataset.market, row]));
