@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
 from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url, reader_url
+from upbit_assets.postgres.url import without_password
 from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, Settings, check, home_of, settings
 
 
@@ -153,6 +154,7 @@ def on_embedded(home: Path, script: str, folder: Path) -> None:
     here = {"PATH": f"{server.binaries}:{os.environ.get('PATH', '')}", "PGHOST": str(server.socket)}
     try:
         subprocess.run(["sh", PROJECT / "deploy" / script, folder], env=elsewhere | here, check=True)
+        server.create_databases()  # a backup of an earlier version brings other zones
         migrate_database(server.url("upbit"))
     except subprocess.CalledProcessError:
         raise click.ClickException(f"deploy/{script} failed; its reason is above.") from None
@@ -250,10 +252,9 @@ def use_the_running_stack() -> None:
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql on the market data, with the pipeline's rights."""
     use_the_running_stack()
-    url = sa.make_url(market_url())
+    address, password = without_password(market_url())
     os.environ.update(PGOPTIONS=f"-c role={PIPELINE_ROLE}", PGTZ="Asia/Seoul")
-    if url.password:  # an argument would be for everyone to see
-        os.environ["PGPASSWORD"] = url.password
-    address = url._replace(drivername="postgresql", password=None).render_as_string()
+    if password:
+        os.environ["PGPASSWORD"] = password
     sys.stdout.flush()
     os.execv(wheel_binaries() / "psql", ["psql", address, *arguments])  # noqa: S606

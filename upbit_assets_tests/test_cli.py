@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from psycopg import conninfo
 
 from upbit_assets import cli, stack
 from upbit_assets.cli import main
@@ -40,7 +41,15 @@ class TestPsql:
         monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://me:top%20secret@127.0.0.1:1/upbit?sslmode=disable")
         assert CliRunner().invoke(main, ["psql", "-c", "SELECT 1"]).exit_code == 0
         arguments, environment = executed
-        assert arguments == ["psql", "postgresql://me@127.0.0.1:1/upbit?sslmode=disable", "-c", "SELECT 1"]
+        psql, address, *rest = arguments
+        assert (psql, rest) == ("psql", ["-c", "SELECT 1"])
+        assert conninfo.conninfo_to_dict(address) == {
+            "user": "me",
+            "host": "127.0.0.1",
+            "port": "1",
+            "dbname": "upbit",
+            "sslmode": "disable",
+        }
         assert environment["PGPASSWORD"] == "top secret"
 
     def test_it_is_on_the_demo_where_that_runs(

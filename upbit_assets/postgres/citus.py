@@ -5,6 +5,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from upbit_assets.postgres.tables import bronze_ticker_raw, metadata
+from upbit_assets.postgres.url import sqlalchemy_url
 
 PIPELINE_MAY_LOG_IN = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'upbit_pipeline'"
 IS_DISTRIBUTED = "SELECT count(*) > 0 FROM pg_dist_partition WHERE logicalrelid = CAST(:table AS regclass)"
@@ -27,7 +28,7 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
     Raises:
         CitusError: the database has no Citus, or its workers would not let the pipeline in.
     """
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         require_citus(connection)
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('upbit_assets.migrate', 0))"))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from upbit_assets.postgres.resource import instance_url
+from upbit_assets.postgres.url import sqlalchemy_url
 
 REVISIONS = frozenset({"29b539ebc72a"})  # Dagster's own schema, as its alembic_version says: those known here
 RUNS_AT_ONCE = 200
@@ -74,7 +75,7 @@ def dagster_tables() -> sa.Engine:
     Raises:
         UnknownDagsterSchemaError: they are not.
     """
-    url = sa.make_url(instance_url()).set(drivername="postgresql+psycopg")
+    url = sqlalchemy_url(instance_url())
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         require_known(connection)

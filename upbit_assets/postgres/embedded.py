@@ -16,18 +16,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg
 
-DATABASES = ("dagster", "upbit")
+DATABASES = {"dagster": "UTC", "upbit": "Asia/Seoul"}  # and their zones: Dagster reads its own times as UTC
 SUPERUSER = "postgres"
 MOST_TRIES = 60  # a quarter of a second apart
 MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, and PostgreSQL adds /.s.PGSQL.5432.lock
+PORT = "5432"  # names the socket, nothing else
 SETTINGS = {
     "listen_addresses": "",
+    "port": PORT,
     "unix_socket_permissions": "0700",
     "log_timezone": "Asia/Seoul",
     "max_connections": "200",
@@ -36,6 +39,20 @@ SETTINGS = {
     "max_wal_size": "2GB",
     "logging_collector": "off",
 }
+# what its programs would take from the machine, and initdb write down for good
+ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
+
+
+# Runs that were dated in the zone of the session, the machine's in earlier versions, in UTC
+REDATE_RUNS = """
+DO $$ BEGIN
+  IF current_setting('timezone') <> 'UTC' AND to_regclass('runs') IS NOT NULL THEN
+    UPDATE runs
+    SET create_timestamp = create_timestamp AT TIME ZONE current_setting('timezone') AT TIME ZONE 'UTC',
+        update_timestamp = update_timestamp AT TIME ZONE current_setting('timezone') AT TIME ZONE 'UTC';
+  END IF;
+END $$
+"""
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -72,8 +89,8 @@ class EmbeddedPostgres:
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"upbit-assets-{name}"
 
-    def url(self, database: str) -> str:
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self.socket), safe='')}"
+    def url(self, database: str, user: str = SUPERUSER) -> str:
+        return f"postgresql://{user}@/{quote(database)}?host={quote(str(self.socket), safe='')}&port={PORT}"
 
     def answers(self) -> bool:
         try:
@@ -90,6 +107,7 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: it could not be started; the last lines of its log are in the message.
         """
+        forget_other_servers()
         if self._ready() and self.answers():
             return False
         with self._lock():
@@ -101,9 +119,9 @@ class EmbeddedPostgres:
             elif self._ready():
                 return False
             # also where the one who started it was killed before it came to this
-            self._create_databases()
+            self.create_databases()
             prepare()
-            self._ready_for.write_text(self._postmaster())
+            self._ready_for.write_text(self._prepared())
             return started
 
     def stop(self) -> bool:
@@ -121,18 +139,23 @@ class EmbeddedPostgres:
         return self.folder / "ready"
 
     def _ready(self) -> bool:
-        """Whether the databases were prepared since the server was last started."""
-        return self._ready_for.exists() and self._ready_for.read_text() == self._postmaster() != ""
+        """Whether the databases were prepared since the server was last started, in the way of this version."""
+        return self._ready_for.exists() and self._ready_for.read_text() == self._prepared()
 
-    def _postmaster(self) -> str:
-        """The server's process and when it began, as it says itself; empty after a stop."""
-        note = self.data / "postmaster.pid"
-        return " ".join(note.read_text().splitlines()[0:3:2]) if note.exists() else ""
+    def _prepared(self) -> str:
+        """What stands in `ready` then: the server's process and when it began, as it says itself, and the zones."""
+        process = self._postmaster.read_text().splitlines()[0:3:2] if self._postmaster.exists() else []
+        return " ".join([*process, *(f"{name}={zone}" for name, zone in DATABASES.items())])
+
+    @property
+    def _postmaster(self) -> Path:
+        return self.data / "postmaster.pid"
 
     def _launch(self) -> None:
         settings = SETTINGS | {"unix_socket_directories": str(self.socket)}
         options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
-        killed = (self.data / "postmaster.pid").exists()
+        killed = self._postmaster.exists()
+        self._forget_pid_used_again()
         for patience in reversed(range(MOST_TRIES)):
             try:
                 self._run("pg_ctl", "start", "-D", self.data.name, "-l", self.log.name, "-w", "-t", "60", "-o", options)
@@ -146,6 +169,18 @@ class EmbeddedPostgres:
             else:
                 return
 
+    def _forget_pid_used_again(self) -> None:
+        """Remove the notes of a server that was killed, where another program has its process number now.
+
+        PostgreSQL would take that one for a server on this folder, if its user is the same. A server that does live is
+        noticed without them too, by its shared memory.
+        """
+        for note in (self._postmaster, self.socket / f".s.PGSQL.{PORT}.lock"):
+            with suppress(OSError, ValueError, psutil.Error):
+                process = psutil.Process(int(note.read_text().split()[0]))
+                if process.status() == psutil.STATUS_ZOMBIE or Path(process.cwd()) != self.data:
+                    note.unlink()
+
     def _initialize(self) -> None:
         if self.data.exists():
             return
@@ -154,7 +189,7 @@ class EmbeddedPostgres:
         for left_behind in self.folder.glob("data.new*"):
             shutil.rmtree(left_behind, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix="data.new", dir=self.folder))
-        self.log.touch()
+        self.log.touch(mode=0o600)
         if os.geteuid() == 0:
             for path in (fresh, self.log):
                 shutil.chown(path, ordinary_user().pw_uid, ordinary_user().pw_gid)
@@ -176,19 +211,32 @@ class EmbeddedPostgres:
         if found.st_uid != owner or found.st_mode & 0o077 or self.socket.is_symlink():
             raise EmbeddedPostgresError(f"{self.socket} belongs to somebody else; remove it and try again.")
 
-    def _create_databases(self) -> None:
+    def create_databases(self) -> None:
+        """Make the databases that are missing, and set the zone of all."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             there = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
             for name in DATABASES:
                 if name not in there:
-                    connection.execute(f'CREATE DATABASE "{name}"')
+                    connection.execute(f"CREATE DATABASE {name}")
+        for name, zone in DATABASES.items():
+            with psycopg.connect(self.url(name)) as connection:
+                connection.execute(f"ALTER DATABASE {name} SET timezone = '{zone}'")
+                if name == "dagster":
+                    connection.execute(REDATE_RUNS)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         # output goes to a file: the server inherits it, and would hold a pipe open for ever; names are relative to the
         # folder, as pg_ctl gives them to a shell
         with tempfile.TemporaryFile() as output:
             command = [*as_ordinary_user(), self.binaries / program, *arguments]
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, check=False)
+            done = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=os.environ | ENVIRONMENT,
+                check=False,
+            )
             output.seek(0)
             said = output.read().decode(errors="replace").strip()
         if done.returncode:
@@ -203,6 +251,16 @@ class EmbeddedPostgres:
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def forget_other_servers() -> None:
+    """Take libpq's variables out of this process's environment: where another server is, and how sessions are there.
+
+    What proves who one is may stay, as no password is asked for here.
+    """
+    for name in list(os.environ):
+        if name.startswith("PG") and not name.startswith(("PGPASS", "PGSSL")):
+            del os.environ[name]
 
 
 @functools.cache

@@ -9,9 +9,19 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
 from upbit_assets.postgres.resource import instance_url
+from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.settings import SettingError
 
 BEAT = 10  # seconds after which a lost sign of life is noticed by who gives it
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
+
+
+ZONE = sa.text("""
+SELECT setting, source,
+       extract(timezone FROM timestamptz '2026-01-01') = 0 AND extract(timezone FROM timestamptz '2026-07-01') = 0,
+       quote_ident(current_database())
+FROM pg_settings WHERE name = 'TimeZone'
+""")
 
 
 class InstanceStorage(DagsterPostgresStorage):
@@ -22,6 +32,7 @@ class InstanceStorage(DagsterPostgresStorage):
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         super().__init__(postgres_url, **options)
         self._event_log_storage = EventLog(postgres_url)  # there is no public way; the tables are there now
+        require_utc(self._event_log_storage)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -30,8 +41,29 @@ class InstanceStorage(DagsterPostgresStorage):
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ARG003
         # dagster-postgres speaks psycopg2 only, whatever driver the URL names
-        url = sa.make_url(instance_url()).set(drivername="postgresql+psycopg2")
+        url = sqlalchemy_url(instance_url(), "psycopg2")
         return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
+
+
+def require_utc(log: PostgresEventLogStorage) -> None:
+    """Refuse a database whose times are not UTC, as Dagster takes them to be: by nine hours its runs would be of later.
+
+    Raises:
+        SettingError: says how to change it.
+    """
+    with log.index_connection() as connection:
+        zone, source, is_utc, database = connection.execute(ZONE).one()
+    if is_utc:
+        return
+    cure = f"ALTER DATABASE {database} SET timezone = 'UTC';"
+    if source == "client":
+        cure = "unset PGTZ and PGOPTIONS."
+    elif source.endswith("user"):
+        cure = f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET timezone = 'UTC';"
+    raise SettingError(
+        f"DAGSTER_POSTGRES_URL names a database in which the time zone is {zone}, by its {source}. It must be UTC, as "
+        f"Dagster reads its times so. Stop what uses it, and: {cure}"
+    )
 
 
 class EventLog(PostgresEventLogStorage):

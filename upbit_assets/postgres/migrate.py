@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from alembic.config import Config
 
 from upbit_assets.postgres.tables import metadata
+from upbit_assets.postgres.url import sqlalchemy_url
 
 DAYS_AHEAD = timedelta(days=14)
 YEAR = timedelta(days=365)
@@ -19,7 +20,7 @@ def migrate(url: str) -> None:
 
     The login must be the tables' owner, and on the first run be allowed to create roles.
     """
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('upbit_assets.migrate', 0))"))
         alembic.command.upgrade(alembic_config(connection), "head")
@@ -29,7 +30,8 @@ def migrate(url: str) -> None:
 
 def alembic_config(connection: sa.Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 

@@ -11,6 +11,7 @@ from dagster import ConfigurableResource
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import settings
 
 PIPELINE_ROLE, READER_ROLE = "upbit_pipeline", "upbit_reader"
@@ -51,7 +52,7 @@ def instance_url() -> str:
 def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
     """An engine that works with the role's rights, whatever rights the login has; the reader's only reads."""
     engine = sa.create_engine(
-        sa.make_url(url).set(drivername="postgresql+psycopg"),
+        sqlalchemy_url(url),
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "upbit_assets"},
     )

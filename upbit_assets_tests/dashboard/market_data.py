@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.tables import DEPTHS
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.sandbox.market import Market
 
 Row = dict[str, Any]
@@ -20,7 +21,7 @@ PLACES = Decimal(1).scaleb(-10)
 
 def put(url: str, contents: Mapping[sa.Table, Sequence[Row]]) -> None:
     """Rows of several tables in one transaction, by their owner."""
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         for table, rows in contents.items():
             if rows:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import conninfo
 
 from upbit_assets.dashboard.app import STATIC
 from upbit_assets.dashboard.endpoints import ENDPOINTS, UNITS
@@ -287,7 +288,7 @@ def test_a_login_without_the_readers_role_is_told_so(url: str):
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("CREATE ROLE stranger LOGIN")
         try:
-            theirs = sa.make_url(url).set(username="stranger").render_as_string(hide_password=False)
+            theirs = conninfo.make_conninfo(url, user="stranger")
             with running(theirs) as address:
                 assert "must be a member of upbit_reader" in refusal(address, "/api/status", 503)
         finally:
@@ -296,7 +297,7 @@ def test_a_login_without_the_readers_role_is_told_so(url: str):
 
 
 def test_a_database_without_tables_is_told_how_to_get_them(url: str):
-    bare = sa.make_url(url).set(database="template1").render_as_string(hide_password=False)
+    bare = conninfo.make_conninfo(url, dbname="template1")
     with running(bare) as address:
         assert "Run: upbit-assets migrate" in refusal(address, "/api/markets", 503)
     engine_for(bare, READER_ROLE).dispose()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from dagster import DagsterInstance
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -32,7 +31,7 @@ def run_script(server: EmbeddedPostgres, name: str, *arguments: str | Path, **en
 
 
 def url_as(server: EmbeddedPostgres, login: str, database: str = "upbit") -> str:
-    return sa.make_url(server.url(database)).set(username=login).render_as_string()
+    return server.url(database, login)
 
 
 @pytest.fixture(scope="session")

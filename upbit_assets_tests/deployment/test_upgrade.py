@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from upbit_assets.postgres import migrate as migrations
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import alembic_config, migrate
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.deployment.conftest import url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 
@@ -34,7 +35,7 @@ def database(deployed: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.mark.parametrize("version", earlier_versions())
 def test_every_row_of_an_earlier_version_is_there_after_the_migrations(database: str, version: str):
-    engine = sa.create_engine(sa.make_url(database).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(database), poolclass=sa.NullPool)
     with engine.begin() as connection:
         alembic.command.upgrade(alembic_config(connection), version)
         connection.execute(sa.text("SELECT bronze.make_partitions(now(), now())"))

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from upbit_assets.metabase.declared import declared
 from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.conftest import empty
 
 PARTITIONED = ("gold.market_stats", "gold.orderbook_stats", "gold.market_daily")
@@ -51,7 +52,7 @@ def connection(market_database: str) -> Iterator[psycopg.Connection[Any]]:
     zone is not Seoul's, as JDBC brings its own.
     """
     empty(market_database)
-    engine = sa.create_engine(sa.make_url(market_database).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(market_database), poolclass=sa.NullPool)
     with engine.connect() as owner:
         for name in PARTITIONED:
             owner.execute(sa.text(f"SELECT bronze.make_partitions('{name}', '2019-12-31+09', '2020-03-01+09')"))

@@ -30,6 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, WINDOW, windows
 from upbit_assets.postgres.io_manager import Load, PostgresIOManager, Write, stored_in
 from upbit_assets.postgres.resource import PIPELINE_ROLE, Database
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.pipeline import said
 
 T0 = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
@@ -73,7 +74,7 @@ class LabIOManager(PostgresIOManager):
 
 def make_tables(url: str) -> None:
     """The lab's schema, made by the owner, with the pipeline's usual rights."""
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema("lab"))
         lab.create_all(connection)

@@ -1,20 +1,30 @@
 """The embedded PostgreSQL, on folders of its own."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
 import pytest
 
-from upbit_assets.postgres.embedded import DATABASES, EmbeddedPostgres, EmbeddedPostgresError, ordinary_user
+from upbit_assets.postgres.embedded import (
+    DATABASES,
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    as_ordinary_user,
+    ordinary_user,
+)
 from upbit_assets_tests.conftest import BINARIES
 from upbit_assets_tests.postgres.lab import PATIENCE, until
 
@@ -234,6 +244,120 @@ def test_where_the_path_can_not_hold_the_socket_another_does(folder: str):
 
     assert socket.parent == Path(tempfile.gettempdir())
     assert socket != embedded(Path(folder + "2")).socket
+
+
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "America/New_York"])
+def test_the_machines_zone_is_neither_databases(fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, zone: str):
+    monkeypatch.setenv("TZ", zone)
+    fresh.start()
+
+    assert zones(fresh) == DATABASES
+
+
+@pytest.mark.parametrize(("zone", "hours"), [("Asia/Seoul", 9), ("America/New_York", -5)])
+def test_a_database_of_an_earlier_version_gets_its_zone_and_its_runs_their_times(
+    fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, zone: str, hours: int
+):
+    fresh.start()
+    for database in DATABASES:
+        alter(fresh, database, f"ALTER DATABASE {database} RESET timezone")
+    (fresh.data / "postgresql.auto.conf").write_text(f"timezone = '{zone}'\n")
+    fresh.stop()
+    monkeypatch.setattr(EmbeddedPostgres, "create_databases", lambda _: None)
+    fresh.start()
+    assert set(zones(fresh).values()) == {zone}
+    moment = datetime(2026, 1, 29, 12, tzinfo=UTC).replace(tzinfo=None)
+    run = "INSERT INTO runs VALUES (%s, %s)"
+    alter(fresh, "dagster", "CREATE TABLE runs (create_timestamp timestamp, update_timestamp timestamp)")
+    alter(fresh, "dagster", run, moment + timedelta(hours=hours), moment + timedelta(hours=hours))
+
+    monkeypatch.undo()
+    for _ in range(2):
+        fresh.stop()
+        fresh.start()
+        assert zones(fresh) == DATABASES
+        with psycopg.connect(fresh.url("dagster")) as connection:
+            assert connection.execute("SELECT * FROM runs").fetchall() == [(moment, moment)]
+
+
+def test_a_version_that_prepares_otherwise_prepares_a_server_that_runs(
+    up: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(DATABASES, "upbit", "UTC")
+    prepared: list[str] = []
+
+    assert up.start(prepare=lambda: prepared.append("anew")) is False
+    assert prepared == ["anew"]
+    assert zones(up)["upbit"] == "UTC"
+    monkeypatch.undo()
+    up.start()
+
+
+def zones(server: EmbeddedPostgres) -> dict[str, str]:
+    """The zone that a new session has in each database."""
+    found = {}
+    for database in DATABASES:
+        with psycopg.connect(server.url(database)) as connection:
+            [found[database]] = connection.execute("SHOW timezone").fetchone() or [""]
+    return found
+
+
+def alter(server: EmbeddedPostgres, database: str, statement: str, *parameters: Any) -> None:
+    with psycopg.connect(server.url(database)) as connection:
+        connection.execute(statement, parameters)
+
+
+def test_what_libpqs_variables_say_of_other_servers_counts_for_nothing(
+    fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+):
+    others = {
+        "PGPORT": "5999",
+        "PGHOST": "elsewhere.example",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGUSER": "someone",
+        "PGDATABASE": "else",
+        "PGSERVICE": "none",
+        "PGTZ": "Asia/Seoul",
+        "PGDATESTYLE": "german",
+        "PGCLIENTENCODING": "EUC_KR",
+        "PGOPTIONS": "-c timezone=Asia/Seoul",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGSSLMODE": "verify-full",
+        "PGPASSWORD": "secret",
+    }
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+
+    assert fresh.start() is True
+    assert zones(fresh) == DATABASES
+    with psycopg.connect(fresh.url("upbit")) as connection:
+        assert connection.execute("SHOW datestyle").fetchone() == ("ISO, MDY",)
+        assert connection.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+    assert (fresh.data / ".s.PGSQL.5432").exists()
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o000], ids=oct)
+def test_its_data_and_log_are_its_users_alone_whatever_the_umask(fresh: EmbeddedPostgres, mask: int):
+    old = os.umask(mask)
+    try:
+        fresh.start()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(fresh.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(fresh.log.stat().st_mode) == 0o600
+
+
+def test_a_pid_that_another_program_has_now_is_no_server(down: EmbeddedPostgres):
+    with subprocess.Popen([*as_ordinary_user(), "sleep", "60"], cwd="/") as other:
+        for note in (down.data / "postmaster.pid", down.socket / ".s.PGSQL.5432.lock"):
+            note.write_text(f"{other.pid}\n{down.data}\n1700000000\n5432\n{down.socket}\n\n  123456    654321\nready\n")
+            shutil.chown(note, down.data.stat().st_uid)
+        started = time.monotonic()
+        assert down.start() is True
+        assert time.monotonic() - started < 15
+        assert postmaster(down) != other.pid
+        other.kill()
 
 
 @pytest.fixture

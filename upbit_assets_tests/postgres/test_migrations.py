@@ -16,6 +16,7 @@ from psycopg import sql
 from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.migrate import DAYS_AHEAD, migrate
+from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.postgres.lab import until
 
 DAY = timedelta(days=1)
@@ -66,7 +67,7 @@ def make_partitions(connection: psycopg.Connection[Any], first: datetime, last: 
 
 class TestSchema:
     def test_the_tables_in_the_code_are_those_in_the_database(self, market_url: str):
-        engine = sa.create_engine(sa.make_url(market_url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+        engine = sa.create_engine(sqlalchemy_url(market_url), poolclass=sa.NullPool)
         with engine.connect() as connection:
             partitions = set(connection.scalars(sa.text("SELECT relname FROM pg_class WHERE relispartition")))
             context = MigrationContext.configure(
