@@ -17,6 +17,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, Loads, stored_in
 from upbit_assets.postgres.resource import Database
+from upbit_assets.settings import SettingError
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 
 
@@ -64,7 +65,7 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
         try:
             with database.connect() as connection:
                 chosen = choice.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
-        except choice.NoRankingYet as error:
+        except (choice.NoRankingYet, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
         return client.orderbook([market for _, market in chosen])
 

@@ -29,6 +29,7 @@ from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, Loads, Metadata
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
+from upbit_assets.settings import SettingError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
 SETTLED = timedelta(seconds=10)  # the last trades of a minute are stored a moment after its end
@@ -114,7 +115,7 @@ class History:
         now, starts = datetime.now(UTC), days.starts_in(span)
         try:
             wanted = self.choice.markets(connection, starts)
-        except NoRankingYet as error:
+        except (NoRankingYet, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
         found = begun(connection, self.page, starts)
         missing = gaps(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Self
-from urllib.parse import urlsplit
 
 import requests
 import tenacity
@@ -198,8 +197,8 @@ class UpbitClient:
 
 
 def _local_currency(base_url: str) -> str:
-    region = (urlsplit(base_url).hostname or "").partition("-api.")[0]
-    return {"sg": "SGD", "id": "IDR", "th": "THB"}.get(region, "KRW")
+    region = re.match(r"https?://(sg|id|th)-api\.", base_url)
+    return {"sg": "SGD", "id": "IDR", "th": "THB"}[region[1]] if region else "KRW"
 
 
 def _instant(time: datetime | None) -> str | None:

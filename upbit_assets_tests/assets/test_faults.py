@@ -108,8 +108,10 @@ class TestBadInput:
 
     def test_exponents_are_taken_exactly(self):
         literals = {self.markets[0]: "1.16539E8", self.markets[1]: "9.9E-7", self.markets[2]: "1.234567890123456789e-5"}
+        fields = ("trade_price", "prev_closing_price", "acc_trade_volume_24h")
         changes = (
-            {"market": m, "set": {"trade_price": text, "acc_trade_volume_24h": text}} for m, text in literals.items()
+            {"market": market, "set": {**dict.fromkeys(fields, text), "signed_change_rate": "0"}}
+            for market, text in literals.items()
         )
         assert self.run_with(*changes) == {}
 

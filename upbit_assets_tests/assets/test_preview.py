@@ -54,4 +54,5 @@ def test_the_newest_rows_of_an_old_window_are_found_without_those_after_it(
 
     count = 1000
     fill(market_url, table, axis, count)
-    assert read_for(PAST) <= read_for(PAST + (count - 1) * axis.length) + 5
+    # a plan reads a few pages of the catalog more or less; walking through what came after would read them all
+    assert read_for(PAST) <= 1.2 * read_for(PAST + (count - 1) * axis.length)

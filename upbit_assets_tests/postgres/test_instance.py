@@ -25,7 +25,9 @@ def owner(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_another_zone_is_an_error_whose_statement_mends_it(owner: "psycopg.Connection[tuple[str]]"):
-    with pytest.raises(SettingError, match=r"DAGSTER_POSTGRES_URL .* time zone is Asia/Seoul, by its database") as error:
+    with pytest.raises(
+        SettingError, match=r"DAGSTER_POSTGRES_URL .* time zone is Asia/Seoul, by its database"
+    ) as error:
         InstanceStorage.from_config_value(*OPEN)
     statement = str(error.value).partition("and: ")[2]
     assert statement == """ALTER DATABASE "For Dagster" SET timezone = 'UTC';"""

@@ -88,13 +88,13 @@ class Client:
         return [json.loads(frame, parse_float=Decimal) for frame in self.raw(seconds, step)]
 
     def raw(self, seconds=0.0, step=0.0):
-        assert self.socket.ping().wait(5)  # what was sent is there
+        assert self.socket.ping().wait(60)  # what was sent is there
         self.world.seconds.value += seconds
         self.world.step(step)
         self.world.settle()
         # A pong comes after all frames
         done = self.socket.ping()
-        assert done.wait(5)
+        assert done.wait(60)
         frames = []
         with contextlib.suppress(TimeoutError):
             while True:
