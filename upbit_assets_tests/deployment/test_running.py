@@ -1,7 +1,9 @@
 """What tells whether the deployment's parts, and the runs in them, are well."""
 
+import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +11,21 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, OpExecutionContext, RunsFilter, job, op
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    OpExecutionContext,
+    RunsFilter,
+    job,
+    op,
+)
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring import run_monitoring
 
 from upbit_assets import health, launcher
 from upbit_assets.partitions import windows
@@ -104,6 +119,34 @@ class TestRuns:
             assert self.health(instance, run) is WorkerStatus.RUNNING, "its database may have started again"
             monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0)
             assert self.health(instance, run) is WorkerStatus.FAILED
+
+    @pytest.mark.parametrize("launched", [False, True])
+    def test_one_that_is_killed_before_it_has_started_is_failed_in_two_minutes(
+        self, instance: DagsterInstance, launched: bool, monkeypatch: pytest.MonkeyPatch
+    ):
+        @job
+        def never_started() -> None: ...
+
+        run = instance.create_run_for_job(never_started)
+        if launched:
+            instance.report_dagster_event(
+                DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, never_started.name), run.run_id
+            )
+
+        def status_after(seconds: float) -> DagsterRunStatus:
+            monkeypatch.setattr(run_monitoring, "get_current_timestamp", lambda: time.time() + seconds)
+            with WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as workspace:
+                found = list(run_monitoring.execute_run_monitoring_iteration(workspace, logging.getLogger()))
+            assert not any(found)
+            return instance.get_runs(RunsFilter(run_ids=[run.run_id]))[0].status
+
+        assert status_after(60) is (DagsterRunStatus.STARTING if launched else DagsterRunStatus.NOT_STARTED)
+        assert status_after(120 - instance.run_monitoring_poll_interval_seconds) is DagsterRunStatus.FAILURE
+
+    def test_one_that_is_killed_while_it_runs_is_failed_in_two_minutes_too(self, instance: DagsterInstance):
+        # looked at first, and again, up to an interval late
+        assert launcher.PATIENCE_SECONDS + 2 * instance.run_monitoring_poll_interval_seconds <= 120
+        assert instance.run_monitoring_cancel_timeout_seconds + instance.run_monitoring_poll_interval_seconds <= 120
 
     def test_one_shows_life_until_it_ends_though_its_session_is_lost(
         self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch

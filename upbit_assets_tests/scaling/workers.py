@@ -149,7 +149,7 @@ def stack(
 ) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("home")
     settings = instance_of_the_image()
-    settings = settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5")
+    settings = settings.replace("poll_interval_seconds: 15", "poll_interval_seconds: 5")
     (home / "dagster.yaml").write_text(settings.replace("base_dir: /tmp/dagster", f"base_dir: {home}"))
     (home / "redis").write_text(PASSWORD)
     with ExitStack() as started:
