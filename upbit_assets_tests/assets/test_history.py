@@ -505,7 +505,7 @@ class TestWhatIsGone:
         self, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
     ):
         choose(monkeypatch, "top ten")
-        assert f"UPBIT_{kind.upper()}_MARKETS is 'top ten': give topN (as top10), all, or codes" in failed(kind)
+        assert f"UPBIT_{kind.upper()}_MARKETS is 'top ten': it must be topN (as top10), all, or codes" in failed(kind)
 
 
 def collect_for_ever(url: str, exchange_url: str) -> None:
