@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from dagster import (
-    AssetCheckKey,
     AssetKey,
     AssetSelection,
     DagsterInstance,
@@ -35,7 +34,8 @@ from upbit_assets.assets import choice
 from upbit_assets.assets.bronze import CANDLES, TRADES
 from upbit_assets.assets.coverage import begun, gaps, touched
 from upbit_assets.assets.history import SETTLED, History
-from upbit_assets.checks import newest_window_is_fresh
+from upbit_assets.check_results import evaluate_present
+from upbit_assets.checks import FRESHNESS
 from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
@@ -66,15 +66,19 @@ RECENT = 2 * DAY  # whose raw rows are looked at each time; those of all partiti
 EVERYTHING_EVERY = timedelta(minutes=10)
 NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
 
+TICKER = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
+ORDERBOOK = ("bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats")
+
 collect = define_asset_job(
     "collect",
-    AssetSelection.assets("bronze_ticker_raw", "bronze_orderbook_raw"),
-    description="One more snapshot of every ticker, and of the chosen order books, into the window now open",
+    AssetSelection.assets(*TICKER, *ORDERBOOK),
+    description="One more snapshot of every ticker, and of the chosen order books, into the window now open; and the "
+    "window's silver and gold",
     tags={PRIORITY: "10"},
 )
 refresh = define_asset_job(
     "refresh",
-    AssetSelection.assets("silver_ticker", "gold_market_stats", "silver_orderbook", "gold_orderbook_stats"),
+    AssetSelection.assets(*TICKER[1:], *ORDERBOOK[1:]),
     description="Silver and gold of some windows, computed again from bronze",
     tags={PRIORITY: "5"},
 )
@@ -91,11 +95,6 @@ refresh_days = define_asset_job(
     description="Silver and gold of some days, computed again from bronze",
     tags={PRIORITY: "5"},
 )
-watch = define_asset_job(
-    "watch",
-    AssetSelection.checks(AssetCheckKey(AssetKey("gold_market_stats"), newest_window_is_fresh.__name__)),
-    description="Whether data still come in, asked even when nothing runs",
-)
 REFRESHES = {windows: refresh, days: refresh_days}
 
 
@@ -104,16 +103,17 @@ REFRESHES = {windows: refresh, days: refresh_days}
     job=collect,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Collects the open window; a missed minute stays missed",
+    description="Collects the open window and computes its silver and gold; a missed minute stays missed",
 )
 def collect_every_minute(context: ScheduleEvaluationContext, database: Database) -> RunRequest | SkipReason:
     """Collects the open window. A missed minute stays missed: yesterday's tickers can't be asked for."""
     now, planned = datetime.now(UTC), context.scheduled_execution_time
     if now - planned > LATE:
         return SkipReason(f"The tick of {planned:%H:%M} came too late; a past snapshot can't be taken.")
-    names = ["bronze_ticker_raw"]
-    if markets_are_chosen(database, choice.orderbooks, now):
-        names.append("bronze_orderbook_raw")
+    chains = [TICKER, *([ORDERBOOK] if markets_are_chosen(database, choice.orderbooks, now) else [])]
+    # what computes may be held up, what collects must not be: the sensor asks for what is left undone
+    held_up = unfinished(context.instance, job_name=collect.name)
+    names = [name for chain in chains for name in (chain[:1] if held_up else chain)]
     return RunRequest(
         run_key=planned.isoformat(),
         partition_key=windows.key_of(windows.at(now).start),
@@ -174,14 +174,18 @@ make_table_partitions_daily = ScheduleDefinition(
     default_status=DefaultScheduleStatus.RUNNING,
     description="Makes the tables' partitions for the next two weeks",
 )
-watch_freshness = ScheduleDefinition(
-    name="watch_freshness",
-    cron_schedule="*/5 * * * *",
-    job=watch,
-    execution_timezone=str(SEOUL),
-    default_status=DefaultScheduleStatus.RUNNING,
-    description="Asks every five minutes whether data still come in",
+
+
+@sensor(
+    minimum_interval_seconds=300,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Asks every five minutes whether data still come in, also while nothing runs",
 )
+def check_freshness(context: SensorEvaluationContext, database: Database) -> SensorResult:
+    """Checks whether the newest figures are fresh, without a run: this is not worth a process."""
+    with database.connect() as connection:
+        evaluation = evaluate_present("gold_market_stats", FRESHNESS, connection, context.instance)
+    return SensorResult(asset_events=[evaluation], skip_reason=evaluation.description)
 
 
 @dataclass(frozen=True)
@@ -301,8 +305,7 @@ def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
     """The windows that unfinished runs are about."""
     busy: set[tuple[Axis, datetime]] = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        if run.job_name != collect.name:
-            busy.update((axis, start) for axis in REFRESHES for start in axis.of_run(run.tags))
+        busy.update((axis, start) for axis in REFRESHES for start in axis.of_run(run.tags))
     return busy
 
 

@@ -23,6 +23,7 @@ from dagster import (
     AssetCheckSpec,
     AssetKey,
     AssetRecordsFilter,
+    DagsterInstance,
     MetadataValue,
     TimeWindow,
     multi_asset_check,
@@ -113,28 +114,37 @@ def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> As
             results = {each: log.results(connection, each, starts) for each in by_window}
             log.store(connection, results)
             failing = log.failing(connection, starts)
-            target = newest_materialization(context, key)
             for check in chosen:
-                if isinstance(check, WindowCheck):
-                    result = log.summary(results[check], failing.get(check.name, []))
+                if isinstance(check, PresentCheck):
+                    yield evaluate_present(asset, check, connection, context.instance)
                 else:
-                    result = check.judge(connection)
-                yield AssetCheckEvaluation(
-                    asset_key=key,
-                    check_name=check.name,
-                    passed=result.passed,
-                    metadata=result.details,
-                    description=result.note,
-                    severity=check.severity,
-                    target_materialization_data=target,
-                )
+                    result = log.summary(results[check], failing.get(check.name, []))
+                    yield evaluation(asset, check, result, context.instance)
 
     return run_checks
 
 
-def newest_materialization(context: AssetCheckExecutionContext, asset: AssetKey) -> Target | None:
-    """What the evaluations are about; Dagster's own way takes most of a second where there are many partitions."""
-    for record in context.instance.fetch_materializations(AssetRecordsFilter(asset), limit=1).records:
+def evaluate_present(
+    asset: str, check: PresentCheck, connection: sa.Connection, instance: DagsterInstance
+) -> AssetCheckEvaluation:
+    return evaluation(asset, check, check.judge(connection), instance)
+
+
+def evaluation(asset: str, check: Check[Any], result: Result, instance: DagsterInstance) -> AssetCheckEvaluation:
+    return AssetCheckEvaluation(
+        asset_key=AssetKey(asset),
+        check_name=check.name,
+        passed=result.passed,
+        metadata=result.details,
+        description=result.note,
+        severity=check.severity,
+        target_materialization_data=newest_materialization(instance, AssetKey(asset)),
+    )
+
+
+def newest_materialization(instance: DagsterInstance, asset: AssetKey) -> Target | None:
+    """What an evaluation is about; Dagster's own way takes most of a second where there are many partitions."""
+    for record in instance.fetch_materializations(AssetRecordsFilter(asset), limit=1).records:
         return Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
     return None
 

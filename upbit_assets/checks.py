@@ -151,6 +151,8 @@ def newest_window_is_fresh(connection: sa.Connection) -> Result:
     )
 
 
+FRESHNESS = PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN)
+
 all_checks: list[AssetChecksDefinition] = [
     checks_of("bronze_ticker_raw", windows, markets_match_the_market_list),
     checks_of("silver_ticker", windows, accounted_for(TICKER), no_price_is_missing),
@@ -163,6 +165,6 @@ all_checks: list[AssetChecksDefinition] = [
             tables.silver_ticker,
             {"rank_volume": "turnover_krw", "rank_volatility": "volatility"},
         ),
-        PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN),
+        FRESHNESS,
     ),
 ]

@@ -12,7 +12,6 @@ from dagster import (
     InputContext,
     OpExecutionContext,
     RunRequest,
-    SkipReason,
     TimeWindow,
     job,
     op,
@@ -92,12 +91,10 @@ def drop_old_data() -> None:
     job=drop_old_data,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Drops data that are older than the configured number of days, where one is",
+    description="Drops data that are older than the configured number of days, and Dagster's old runs",
 )
-def drop_old_data_daily() -> RunRequest | SkipReason:
-    if any(days(what) for what in (*LAYERS, "dagster")):
-        return RunRequest()
-    return SkipReason("Everything is kept: no UPBIT_KEEP_…_DAYS is set.")
+def drop_old_data_daily() -> RunRequest:
+    return RunRequest()
 
 
 # what was computed from each table's windows, by the books

@@ -274,8 +274,8 @@ class Settings:
     UPBIT_KEEP_BRONZE_DAYS: Setting[int | None] = Setting("days that bronze is kept", DAYS_KEPT, unset="for ever")
     UPBIT_KEEP_SILVER_DAYS: Setting[int | None] = Setting("days that silver is kept", DAYS_KEPT, unset="for ever")
     UPBIT_KEEP_GOLD_DAYS: Setting[int | None] = Setting("days that gold is kept", DAYS_KEPT, unset="for ever")
-    UPBIT_KEEP_DAGSTER_DAYS: Setting[int | None] = Setting(
-        "days that Dagster's runs and their log are kept; what is materialized stays known", DAYS_KEPT, unset="for ever"
+    UPBIT_KEEP_DAGSTER_DAYS: Setting[int] = Setting(
+        "days that Dagster's runs and their log are kept; what is materialized stays known", DAYS_KEPT, "30"
     )
 
     UPBIT_READER_URL: Setting[str | None] = UrlWithLogin(

@@ -259,7 +259,7 @@ class TestKilled:
                 "the lock on silver",
             )
             started = until(
-                lambda: [run["runId"] for run in stack.runs("refresh") if run["status"] == "STARTED"],
+                lambda: [run["runId"] for run in stack.runs("collect") if run["status"] == "STARTED"],
                 "a run that waits for the lock",
             )
             stack.kill("code")
@@ -269,13 +269,13 @@ class TestKilled:
         ended = {"FAILURE", "CANCELED", "SUCCESS"}
 
         def status() -> dict[str, str]:
-            return {run["runId"]: run["status"] for run in stack.runs("refresh")}
+            return {run["runId"]: run["status"] for run in stack.runs("collect")}
 
         until(lambda: all(status()[run] in ended for run in started), "the end of the run")
         assert "FAILURE" in {status()[run] for run in started}
         stack.wait_until_healthy("code")
-        before = stack.succeeded("refresh")
-        until(lambda: stack.succeeded("refresh") > before, "the window computed again")
+        before = stack.succeeded("collect")
+        until(lambda: stack.succeeded("collect") > before, "the window computed again")
 
 
 def rows(stack: Stack) -> dict[str, int]:

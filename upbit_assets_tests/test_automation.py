@@ -10,11 +10,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from dagster import (
+    AssetCheckEvaluation,
     AssetKey,
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
     ScheduleEvaluationContext,
+    SensorResult,
     SkipReason,
     build_schedule_context,
     build_sensor_context,
@@ -122,29 +124,56 @@ def both(*minutes: int) -> set[Asked]:
     }
 
 
-def tick_of(moment: datetime) -> ScheduleEvaluationContext:
-    return build_schedule_context(scheduled_execution_time=moment, resources={"database": Database()})
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.local_temp() as instance:
+        yield instance
+
+
+def tick_of(moment: datetime, instance: DagsterInstance) -> ScheduleEvaluationContext:
+    return build_schedule_context(instance, moment, resources={"database": Database()})
+
+
+def asked_for(instance: DagsterInstance) -> set[str]:
+    asked = collect_every_minute(tick_of(now(), instance))
+    assert isinstance(asked, RunRequest)
+    return {key.to_user_string() for key in asked.asset_selection or ()}
 
 
 class TestSchedule:
-    def test_a_tick_asks_for_the_window_now_open(self, market_url: str):
+    def test_a_tick_asks_for_the_window_now_open(self, market_url: str, instance: DagsterInstance):
         moment = now()
-        asked = collect_every_minute(tick_of(moment))
+        asked = collect_every_minute(tick_of(moment, instance))
         assert isinstance(asked, RunRequest)
         assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
-    def test_a_tick_is_carried_out_as_one_more_snapshot(self, database: Database, exchange: Handle):
-        asked = collect_every_minute(tick_of(now()))
+    def test_a_tick_asks_for_all_layers_in_one_run(self, database: Database, instance: DagsterInstance):
+        assert asked_for(instance) == set(automation.TICKER)
+        put_bronze(database, now(), {"KRW-BTC": ticker("KRW-BTC")})
+        assert materialize("silver_ticker", "gold_market_stats", first=now()).success
+        assert asked_for(instance) == {*automation.TICKER, *automation.ORDERBOOK}
+
+    def test_a_tick_only_collects_while_the_run_before_is_held_up(self, market_url: str, instance: DagsterInstance):
+        run = instance.create_run_for_job(defs.resolve_job_def("collect"), status=DagsterRunStatus.STARTED)
+        assert asked_for(instance) == {"bronze_ticker_raw"}
+        instance.report_run_failed(run)
+        assert asked_for(instance) == set(automation.TICKER)
+
+    def test_a_tick_is_carried_out_as_one_more_snapshot(
+        self, database: Database, exchange: Handle, instance: DagsterInstance
+    ):
+        asked = collect_every_minute(tick_of(now(), instance))
         assert isinstance(asked, RunRequest)
         collect = defs.resolve_job_def("collect")
         assert collect.execute_in_process(
             partition_key=asked.partition_key, asset_selection=list(asked.asset_selection or [])
         ).success
         assert len(rows(database, tables.bronze_ticker_raw)) == 30
+        assert len(rows(database, tables.gold_market_stats)) == 30
 
-    def test_a_tick_more_than_a_minute_late_is_skipped_with_a_reason(self):
+    def test_a_tick_more_than_a_minute_late_is_skipped_with_a_reason(self, instance: DagsterInstance):
         planned = datetime.now(UTC) - timedelta(seconds=61)
-        skipped = collect_every_minute(tick_of(planned))
+        skipped = collect_every_minute(tick_of(planned, instance))
         assert isinstance(skipped, SkipReason)
         assert "came too late; a past snapshot can't be taken" in str(skipped.skip_message)
 
@@ -377,12 +406,25 @@ class TestFailures:
         daemon.instance.report_run_failed(run)
         assert daemon.tick() == {("2026-01-29-14:00", "2026-01-29-14:10", False)}
 
-    def test_a_collecting_run_does_not_keep_its_window_waiting(self, daemon: Daemon, database: Database):
+    def test_a_window_that_is_being_collected_is_left_to_that_run(self, daemon: Daemon, database: Database):
         tags = {"dagster/partition": windows.key_of(PAST)}
         job = defs.resolve_job_def("collect")
-        daemon.instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
+        run = daemon.instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
         put(database, 0)
+        assert daemon.tick() == set()
+        daemon.instance.report_run_failed(run)
         assert daemon.tick() == both(0)
+
+
+class TestFreshness:
+    def test_whether_data_come_in_is_told_without_a_run(self, market_url: str, instance: DagsterInstance):
+        context = build_sensor_context(instance, resources={"database": Database()})
+        result = automation.check_freshness(context)
+        assert isinstance(result, SensorResult)
+        (evaluation,) = result.asset_events
+        assert isinstance(evaluation, AssetCheckEvaluation)
+        assert (evaluation.check_name, evaluation.passed) == ("newest_window_is_fresh", False)
+        assert evaluation.description == "There are no figures yet."
 
 
 class TestAnUnknownDatabase:

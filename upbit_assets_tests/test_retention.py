@@ -13,7 +13,6 @@ from dagster import (
     AssetRecordsFilter,
     DagsterInstance,
     RunRequest,
-    SkipReason,
     StaticPartitionsDefinition,
     asset,
     asset_check,
@@ -41,10 +40,20 @@ OLD, EDGE = MIDNIGHT - 30 * DAY, MIDNIGHT - 10 * DAY
 UNSET = [f"UPBIT_KEEP_{what}_DAYS" for what in ("BRONZE", "SILVER", "GOLD", "DAGSTER")]
 
 
+@pytest.fixture(scope="module")
+def dagster_url(server: EmbeddedPostgres) -> str:
+    """Dagster's database, with its tables."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER DATABASE dagster SET timezone = 'UTC'")
+    with an_instance(server, "postgres"):
+        return server.url("dagster")
+
+
 @pytest.fixture(autouse=True)
-def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_configured(monkeypatch: pytest.MonkeyPatch, dagster_url: str) -> None:
     for name in UNSET:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", dagster_url)
 
 
 @pytest.fixture(scope="module")
@@ -272,12 +281,9 @@ class TestAfterwards:
 
 
 class TestSchedule:
-    def test_runs_where_something_is_configured(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "30")
+    def test_runs_every_night_as_dagsters_own_log_is_never_kept_for_ever(self):
         assert isinstance(retention.drop_old_data_daily(build_schedule_context()), RunRequest)
-
-    def test_says_why_it_does_nothing_where_nothing_is(self):
-        assert isinstance(retention.drop_old_data_daily(build_schedule_context()), SkipReason)
+        assert retention.days("dagster") == 30
 
 
 WINDOWS = ["first", "second", "third"]
@@ -295,8 +301,6 @@ def looked_at() -> AssetCheckResult:
 class TestDagstersLog:
     @pytest.fixture
     def instance(self, server: EmbeddedPostgres, market_url: str) -> Iterator[DagsterInstance]:
-        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-            connection.execute("ALTER DATABASE dagster SET timezone = 'UTC'")
         with an_instance(server, "postgres") as instance:
             yield instance
 

@@ -13,6 +13,15 @@ from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
 
 BEAT = 10  # seconds after which a lost sign of life is noticed by who gives it
+# A third of the log, in which nobody looks for them: what an output was, its materialization tells as well, and what
+# fails is stored.
+NOT_STORED = {
+    DagsterEventType.RESOURCE_INIT_STARTED,
+    DagsterEventType.RESOURCE_INIT_SUCCESS,
+    DagsterEventType.STEP_INPUT,
+    DagsterEventType.LOADED_INPUT,
+    DagsterEventType.HANDLED_OUTPUT,
+}
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
@@ -81,6 +90,8 @@ class EventLog(PostgresEventLogStorage):
         self._ended: dict[str, threading.Event] = {}
 
     def store_event(self, event: EventLogEntry) -> None:
+        if event.dagster_event_type in NOT_STORED:
+            return
         super().store_event(event)
         if event.dagster_event_type is DagsterEventType.RUN_START:  # which the run's own process stores
             ended = self._ended[event.run_id] = threading.Event()

@@ -63,8 +63,6 @@ PLANNER = sa.text(
 # `Loads`, of which there may be many a second.
 WRITTEN = "asset_written"
 
-LINEAGE = "dagster/column_lineage"  # the UI looks for it on materializations
-
 # a wider range is locked as a whole: every lock takes a place in the server's shared memory
 MOST_WINDOW_LOCKS = 1000
 
@@ -135,7 +133,7 @@ def alone(load: Load) -> Generator[Load, None, None]:
 def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
     """An asset's metadata: its table, how a write lands there, the columns with their meaning, and their origin."""
     return {
-        **({LINEAGE: lineage} if lineage else {}),
+        **({"dagster/column_lineage": lineage} if lineage else {}),
         "dagster/table_name": table.fullname,
         "dagster/column_schema": TableSchema(
             [
@@ -200,7 +198,6 @@ class PostgresIOManager(ConfigurableIOManager):
             {
                 **described,
                 **loads.metadata(),
-                **{key: value for key, value in context.definition_metadata.items() if key == LINEAGE},
                 **({"dagster/partition_row_count": counts[table]} if one_window(context) else {}),
                 **{f"rows in {target.fullname}": count for target, count in counts.items()},
                 "seconds": MetadataValue.float(round(seconds, 3)),

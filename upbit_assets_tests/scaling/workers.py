@@ -81,12 +81,12 @@ class Stack:
         return Path("/proc", pid).exists()
 
     def held_up(self) -> DagsterRun:
-        """A run of refresh that the lock holds up: one that was past silver before would end by itself."""
+        """A run that the lock holds up: one that was past silver before would end by itself."""
 
         def still_there() -> list[DagsterRun]:
-            before = {run.run_id for run in self.runs("refresh", DagsterRunStatus.STARTED)}
+            before = {run.run_id for run in self.runs("collect", DagsterRunStatus.STARTED)}
             time.sleep(5)
-            return [run for run in self.runs("refresh", DagsterRunStatus.STARTED) if run.run_id in before]
+            return [run for run in self.runs("collect", DagsterRunStatus.STARTED) if run.run_id in before]
 
         return until(still_there, "a run that waits for the lock", BEFORE_A_RUN)[0]
 
@@ -190,7 +190,6 @@ def worker(name: str) -> list[str]:
 
 def test_scheduled_runs_succeed_on_the_workers_and_gold_follows(stack: Stack):
     until(lambda: stack.runs("collect", DagsterRunStatus.SUCCESS), "a run of collect", BEFORE_A_RUN)
-    until(lambda: stack.runs("refresh", DagsterRunStatus.SUCCESS), "a run of refresh", BEFORE_A_RUN)
     with psycopg.connect(stack.market_url) as connection:
         assert connection.execute("SELECT count(*) FROM gold.turnover_top10").fetchone() == (10,)
 
@@ -204,7 +203,7 @@ def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it
     until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the killed run", UNTIL_FAILED)
 
     def made_up_for() -> bool:
-        records = stack.instance.get_run_records(RunsFilter(job_name="refresh", statuses=[DagsterRunStatus.SUCCESS]))
+        records = stack.instance.get_run_records(RunsFilter(job_name="collect", statuses=[DagsterRunStatus.SUCCESS]))
         return any((record.start_time or 0) > killed_at for record in records)
 
     until(made_up_for, "the window computed by the other worker", BEFORE_A_RUN)
@@ -226,5 +225,4 @@ def test_when_redis_dies_what_was_running_fails_and_restarted_workers_go_on(stac
         redis.start()
         until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the run", UNTIL_FAILED)
     stack.restart_workers()
-    for job in ("collect", "refresh"):
-        stack.wait_for_another(job)
+    stack.wait_for_another("collect")
