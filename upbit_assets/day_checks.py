@@ -69,9 +69,14 @@ CROSS JOIN LATERAL (
   SELECT sum(price * volume) AS turnover, sum(volume) AS volume FROM silver.trade
   WHERE market = daily.market AND traded_at >= daily.day AND traded_at < daily.day + interval '1 day'
 ) AS traded
+CROSS JOIN LATERAL (
+  SELECT sum(turnover) AS turnover, sum(volume) AS volume FROM silver.candle
+  WHERE market = daily.market AND started_at >= daily.day AND started_at < daily.day + interval '1 day'
+) AS candles
 WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades' AND daily.minutes_missing = 0
-  AND (abs(traded.volume - daily.volume) > :rounding * daily.volume
-    OR abs(traded.turnover - daily.turnover) > :rounding * daily.turnover
+  AND (abs(traded.volume - candles.volume) > :rounding * candles.volume
+    OR abs(traded.turnover - candles.turnover) > :rounding * candles.turnover
+    OR traded.volume <> daily.volume OR traded.turnover <> daily.turnover
     OR abs(daily.vwap * daily.volume - daily.turnover) > :rounding * daily.turnover + :last_digit * daily.volume
   ) IS NOT FALSE
 """)

@@ -112,7 +112,11 @@ def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input
             },
             **dict.fromkeys(("turnover_krw", "rank_turnover"), "turnover volume market"),
             "vwap": "turnover volume",
-            **dict.fromkeys(("realized_volatility", "rank_volatility"), "closing_price"),
+            **dict.fromkeys(
+                ("realized_volatility", "rank_volatility", "log_volatility", "annualized_volatility"), "closing_price"
+            ),
+            "parkinson_volatility": "high_price low_price",
+            "garman_klass_volatility": "opening_price high_price low_price closing_price",
             **dict.fromkeys(("minutes_traded", "minutes_silent", "minutes_missing"), "started_at"),
         },
     )
@@ -120,7 +124,7 @@ def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input
 def gold_market_daily(context: AssetExecutionContext, silver_candle: Input, silver_trade: Input) -> Load:
     """One row per market and exchange's day (from 09:00 KST): prices, turnover, VWAP and realized volatility, ranked.
 
-    Of the markets whose candles are collected. The VWAP is of every trade where the whole day's trades are there, else
-    of the candles, and `vwap_source` says which. Ranks are among the collected markets.
+    Of the markets whose candles are collected. Volume, turnover and VWAP are of every trade where the whole day's
+    trades are there, else of the candles, and `vwap_source` says which. Ranks are among the collected markets.
     """
     return computed(context, tables.gold_market_daily, tables.gold_market_daily_build, describe=daily_top10)

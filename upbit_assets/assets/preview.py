@@ -39,7 +39,8 @@ def daily_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
             *(str(row.rank_turnover), code(row), plain(row.closing_price)),
             f"{row.closing_price / row.opening_price - 1:+.2%}",
             *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows)),
-            *(plain(row.vwap, 8), row.vwap_source, f"{row.realized_volatility:.2%}", str(row.minutes_missing)),
+            *("–" if row.vwap is None else plain(row.vwap, 8), row.vwap_source),
+            *(shown(row.realized_volatility, ".2%"), str(row.minutes_missing)),
         )
         for row in rows
     ]

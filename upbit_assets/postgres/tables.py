@@ -531,6 +531,13 @@ silver_trade = table(
 silver_trade_rejected = rejected_table("silver.trade_rejected", "bronze.trade_raw", "day")
 silver_trade_build = silver_books("silver.trade_build", "silver.trade")
 
+LOG_BOUNDS = "computed to 16 significant digits a logarithm, 0 to 1e5"
+
+
+def volatility(name: str, comment: str, bounds: str) -> sa.Column[Any]:
+    return column(name, sa.Numeric, f"{comment}; to 10 decimals. A fraction, {bounds}", nullable=True)
+
+
 gold_market_daily = table(
     "gold.market_daily",
     identity(),
@@ -541,29 +548,83 @@ gold_market_daily = table(
     price("high_price", "고가"),
     price("low_price", "저가"),
     price("closing_price", "종가"),
-    column("volume", sa.Numeric, "거래량 of the day, in units of the coin"),
-    column("turnover", sa.Numeric, "거래대금 of the day, in the quote currency"),
+    column("volume", sa.Numeric, "거래량 of the day: Σ volume of vwap_source; exact, in units of the coin, 0 or more"),
+    column("turnover", sa.Numeric, "거래대금 of the day, of vwap_source; exact, in the quote currency, 0 or more"),
     column(
         "turnover_krw",
         sa.Numeric,
-        "turnover in KRW, at the day's VWAP of KRW-BTC or KRW-USDT; NULL where that was not collected",
+        "turnover × the day's VWAP of KRW-BTC or KRW-USDT; exact, in KRW, 0 or more; NULL where that has none",
         nullable=True,
     ),
-    column("rank_turnover", sa.Integer, "거래대금 순위: RANK() by turnover_krw among the day's collected markets"),
-    column("vwap", sa.Numeric, "거래량 가중 평균 가격: Σ price × volume / Σ volume, to 16 decimals"),
-    column("vwap_source", sa.String(7), "trades: from every trade of the collected day; candles: from its candles"),
-    column(
-        "realized_volatility",
-        sa.Numeric,
-        "실현 변동성: √Σ (closing_price / that of the candle before - 1)² over the day's candles, to 10 decimals",
+    rank(
+        "rank_turnover",
+        "거래대금 순위: RANK() by turnover_krw among the day's collected markets, those without one last",
     ),
-    column("rank_volatility", sa.Integer, "변동성 순위: RANK() by realized_volatility, the largest first"),
-    column("minutes_traded", sa.Integer, "Minutes that have a candle"),
-    column("minutes_silent", sa.Integer, "Minutes in which nobody traded"),
     column(
-        "minutes_missing", sa.Integer, "Minutes not collected or rejected: while there are any, all else is partial"
+        "vwap",
+        sa.Numeric,
+        "거래량 가중 평균 가격: turnover / volume of the same source, to 16 decimals; a rounding error beside "
+        "low_price or high_price is that price. In the quote currency, 1e-20 to 1e20; NULL where volume is 0, or the "
+        "result is not between low_price and high_price",
+        nullable=True,
+    ),
+    column(
+        "vwap_source",
+        sa.String(7),
+        "What volume, turnover and vwap are of: trades, where every trade of the day was collected and none rejected; "
+        "candles, else. Prices and volatilities are always of candles",
+    ),
+    volatility(
+        "realized_volatility",
+        "실현 변동성: √Σ ((closing_price - before) / before)² over the day's candles, before being the "
+        "closing_price of the market's candle before in the same day; without the step from the day before, not "
+        "annualised",
+        "0 to 1e42; NULL where the day has one candle",
+    ),
+    rank(
+        "rank_volatility",
+        "변동성 순위: RANK() by realized_volatility among the day's collected markets; NULL where that is",
+        nullable=True,
+    ),
+    column("minutes_traded", sa.Integer, "Minutes of the day that have a candle, 1 to 1,440"),
+    column(
+        "minutes_silent", sa.Integer, "Minutes in which nobody traded, or the market was not listed yet; 0 to 1,439"
+    ),
+    column(
+        "minutes_missing",
+        sa.Integer,
+        "Minutes not collected, still to come, or rejected, 0 to 1,439: while there are any, all else is partial",
     ),
     computed_at(),
+    column(
+        "rank_note",
+        sa.Text,
+        "What to know of the market's ranks: minutes missing of its day or of its rate's, or no rate; NULL where there "
+        "is nothing to know",
+        nullable=True,
+    ),
+    volatility(
+        "log_volatility",
+        "Realized volatility of log returns: √Σ ln(closing_price / before)², with the same candles as "
+        "realized_volatility; not annualised",
+        f"{LOG_BOUNDS}; NULL where the day has one candle",
+    ),
+    volatility(
+        "annualized_volatility",
+        "log_volatility × √365, as the market never closes: √(365 × Σ ln(closing_price / before)²)",
+        f"{LOG_BOUNDS}; NULL where the day has one candle",
+    ),
+    volatility(
+        "parkinson_volatility",
+        "Parkinson's estimator of the day, annualised: √(365 × ln(high_price / low_price)² / (4 ln 2))",
+        f"{LOG_BOUNDS}; never NULL but in days computed before there was this column",
+    ),
+    volatility(
+        "garman_klass_volatility",
+        "Garman and Klass' estimator of the day, annualised: √(365 × (ln(high_price / low_price)² / 2 - (2 ln 2 - 1) × "
+        "ln(closing_price / opening_price)²))",
+        f"{LOG_BOUNDS}; never NULL but in days computed before there was this column",
+    ),
     sa.PrimaryKeyConstraint("day", "market"),
     sa.Index("ix_market_daily_market_day", "market", "day"),
     comment="KPIs of each market and exchange's day, from its candles and trades",

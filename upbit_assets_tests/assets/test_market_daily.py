@@ -86,7 +86,10 @@ def candles(draw: st.DrawFn) -> Candle:
     opening, *_, closing = figures
     minute = draw(st.sampled_from([0, 1, 2, 700, 1438, 1439, 1440, 1441, 2879]))
     prices = (str(opening), str(max(figures)), str(min(figures)), str(closing))
-    amounts = draw(st.sampled_from(VOLUMES)), draw(st.sampled_from(VOLUMES))
+    # mostly as the prices say, and now and then impossible
+    volume = Decimal(draw(st.sampled_from(VOLUMES)))
+    worth = draw(st.sampled_from([min(figures), max(figures), closing, closing, 2 * max(figures)]))
+    amounts = str(volume), str(volume * worth)
     return Candle(draw(st.sampled_from(MARKETS)), TODAY + minute * MINUTE, prices, *amounts)
 
 
@@ -132,14 +135,15 @@ def test_gold_is_what_its_definition_says(market_url: str, database: Database, a
 
 COLUMNS = (
     "day, market, opening_price, high_price, low_price, closing_price, volume, turnover, turnover_krw, rank_turnover, "
-    "vwap, vwap_source, realized_volatility, rank_volatility, minutes_traded, minutes_silent, minutes_missing"
+    "vwap, vwap_source, realized_volatility, rank_volatility, minutes_traded, minutes_silent, minutes_missing, "
+    "rank_note, log_volatility, annualized_volatility, parkinson_volatility, garman_klass_volatility"
 )
 
 
 def figures(candles: Sequence[Candle], trades: Sequence[Trade], whole: set[Any], day: datetime) -> list[Any]:
     """The definition, read plainly: a day's rows, in the order of the columns asked for."""
     with localcontext(prec=100):
-        prices, found = {}, []
+        amounts, found = {}, []
         by_market = {
             market: minutes
             for market in sorted(MARKETS)
@@ -147,17 +151,20 @@ def figures(candles: Sequence[Candle], trades: Sequence[Trade], whole: set[Any],
         }
         for market, minutes in by_market.items():
             traded = [each for each in trades if each.market == market and day_of(each.at) == day]
-            prices[market] = vwap(minutes, traded if (market, day) in whole else [])
-        krw = {market: turnover_krw(market, minutes, prices) for market, minutes in by_market.items()}
+            amounts[market] = of_one_source(minutes, traded if (market, day) in whole else [])
+        krw = {market: turnover_krw(market, amounts) for market in by_market}
         moved = {market: volatility(minutes) for market, minutes in by_market.items()}
         for market, minutes in by_market.items():
             opening, high, low, closing = ([Decimal(each.prices[nth]) for each in minutes] for nth in range(4))
             found.append(
                 (
-                    *(day, market, opening[0], max(high), min(low), closing[-1], *sums(minutes)),
-                    *(krw[market], rank(krw[market], krw.values()), *prices[market]),
-                    *(moved[market], rank(moved[market], moved.values())),
+                    *(day, market, opening[0], max(high), min(low), closing[-1], *amounts[market][:2]),
+                    *(krw[market], rank(krw[market], krw.values()), *amounts[market][2:]),
+                    *(moved[market], None if moved[market] is None else rank(moved[market], moved.values())),
                     *(len(minutes), 1440 - len(minutes), 0),
+                    None if krw[market] is not None else f"no rate: no VWAP of KRW-{market.partition('-')[0]}",
+                    *log_volatilities(closing),
+                    *ranges(opening[0], max(high), min(low), closing[-1]),
                 )
             )
         return found
@@ -171,25 +178,43 @@ def total(figures: Iterable[Decimal]) -> Decimal:
     return sum(figures, Decimal(0))
 
 
-def vwap(minutes: Sequence[Candle], trades: Sequence[Trade]) -> tuple[Decimal, str]:
+def of_one_source(minutes: Sequence[Candle], trades: Sequence[Trade]) -> tuple[Decimal, Decimal, Decimal | None, str]:
+    """(volume, turnover, VWAP, source)"""
     volume, turnover = sums(minutes)
     if trades:
         turnover = total(Decimal(each.price) * Decimal(each.volume) for each in trades)
         volume = total(Decimal(each.volume) for each in trades)
-    return round(turnover / volume, 16), "trades" if trades else "candles"
+    low, high = min(Decimal(each.prices[2]) for each in minutes), max(Decimal(each.prices[1]) for each in minutes)
+    vwap = round(turnover / volume, 16)
+    return volume, turnover, vwap if low <= vwap <= high else None, "trades" if trades else "candles"
 
 
-def turnover_krw(market: str, minutes: Sequence[Candle], vwaps: dict[str, tuple[Decimal, str]]) -> Decimal | None:
-    quote, turnover = market.partition("-")[0], sums(minutes)[1]
+def turnover_krw(market: str, amounts: dict[str, tuple[Decimal, Decimal, Decimal | None, str]]) -> Decimal | None:
+    quote, turnover = market.partition("-")[0], amounts[market][1]
     if quote == "KRW":
         return turnover
-    return turnover * vwaps[f"KRW-{quote}"][0] if f"KRW-{quote}" in vwaps else None
+    rate = amounts[f"KRW-{quote}"][2] if f"KRW-{quote}" in amounts else None
+    return None if rate is None else turnover * rate
 
 
-def volatility(minutes: Sequence[Candle]) -> Decimal:
+def volatility(minutes: Sequence[Candle]) -> Decimal | None:
     closing = [Decimal(each.prices[3]) for each in minutes]
     changes = [after / before - 1 for before, after in pairwise(closing)]
-    return round(total(change * change for change in changes).sqrt(), 10)
+    return round(total(change * change for change in changes).sqrt(), 10) if changes else None
+
+
+def log_volatilities(closing: Sequence[Decimal]) -> list[Decimal | None]:
+    """Of a day, and annualised."""
+    squares = [(after / before).ln() ** 2 for before, after in pairwise(closing)]
+    return [round((days * total(squares)).sqrt(), 10) if squares else None for days in (1, 365)]
+
+
+def ranges(opening: Decimal, high: Decimal, low: Decimal, closing: Decimal) -> list[Decimal]:
+    """Parkinson's, and Garman and Klass'."""
+    log2 = Decimal(2).ln()
+    span, change = (high / low).ln() ** 2, (closing / opening).ln() ** 2
+    variances = [span / (4 * log2), span / 2 - (2 * log2 - 1) * change]
+    return [round((365 * variance).sqrt(), 10) for variance in variances]
 
 
 def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
@@ -199,7 +224,8 @@ def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
 
 def test_equal_figures_share_a_rank_and_the_next_is_skipped(market_url: str, database: Database):
     for market in ("KRW-A", "KRW-B", "KRW-C"):
-        put_candles(database, [flat(market, price="5" if market < "KRW-C" else "4")])
+        price = "5" if market < "KRW-C" else "4"
+        put_candles(database, [flat(market, minute, price=price) for minute in (0, 1)])
         cover(database, "candle", market, TODAY, TOMORROW)
     build(database)
 
@@ -207,8 +233,65 @@ def test_equal_figures_share_a_rank_and_the_next_is_skipped(market_url: str, dat
     assert ranks == [("KRW-A", 1, 1), ("KRW-B", 1, 1), ("KRW-C", 3, 1)]
 
 
+def test_a_day_with_one_candle_has_no_volatility_of_steps_and_no_rank_of_it(market_url: str, database: Database):
+    moved = Candle("KRW-B", TODAY, ("100", "110", "100", "110"), "1", "105")
+    put_candles(database, [flat("KRW-A"), moved, flat("KRW-B", 1, price="110")])
+    for market in ("KRW-A", "KRW-B"):
+        cover(database, "candle", market, TODAY, TOMORROW)
+    build(database)
+
+    columns = (
+        "market, realized_volatility, rank_volatility, log_volatility, annualized_volatility, parkinson_volatility"
+    )
+    assert gold(market_url, columns) == [
+        ("KRW-A", None, None, None, None, 0),
+        ("KRW-B", 0, 1, 0, 0, Decimal("1.0935609533")),
+    ]
+
+
+def test_volatilities_are_right_over_all_that_silver_admits(market_url: str, database: Database):
+    for nth, prices in enumerate([("1e-20", "1e20"), ("3e-7", "7.1e13", "2e-19"), ("1", "1.00000001", "1.00000003")]):
+        put_candles(database, [flat(f"KRW-{nth}", minute, price) for minute, price in enumerate(prices)])
+        cover(database, "candle", f"KRW-{nth}", TODAY, TOMORROW)
+    build(database)
+
+    columns = "log_volatility, annualized_volatility, parkinson_volatility, garman_klass_volatility"
+    for market, *found in gold(market_url, f"market, realized_volatility, {columns}"):
+        with localcontext(prec=100):
+            closing = [Decimal(price) for (price,) in ask(market_url, CLOSING, market)]
+            changes = [after / before - 1 for before, after in pairwise(closing)]
+            realized = round(total(change * change for change in changes).sqrt(), 10)
+            exact = [realized, *log_volatilities(closing), *ranges(closing[0], max(closing), min(closing), closing[-1])]
+            assert found == exact
+
+
+CLOSING = "SELECT closing_price FROM silver.candle WHERE market = %s ORDER BY started_at"
+
+
+def test_volume_turnover_and_vwap_are_of_one_source_and_the_vwap_within_the_days_prices(
+    market_url: str, database: Database
+):
+    markets = ("KRW-TRADES", "KRW-CANDLES", "KRW-BEYOND", "KRW-ROUNDED")
+    put_candles(database, [Candle(m, TODAY, ("100", "110", "90", "100"), "2", "210") for m in markets[:3]])
+    put_candles(database, [Candle(markets[3], TODAY, ("100", "100", "100", "100"), "3", "300.00000000000004")])
+    put_trades(database, [Trade("KRW-TRADES", TODAY, "95", "4"), Trade("KRW-BEYOND", TODAY, "111", "4")])
+    for market in markets:
+        cover(database, "candle", market, TODAY, TOMORROW)
+        if market in ("KRW-TRADES", "KRW-BEYOND"):
+            cover(database, "trade", market, TODAY, TOMORROW)
+    build(database)
+
+    assert gold(market_url, "market, volume, turnover, vwap, vwap_source") == [
+        ("KRW-BEYOND", 4, 444, None, "trades"),
+        ("KRW-CANDLES", 2, 210, 105, "candles"),
+        ("KRW-ROUNDED", 3, Decimal("300.00000000000004"), 100, "candles"),
+        ("KRW-TRADES", 4, 380, 95, "trades"),
+    ]
+
+
 def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url: str, database: Database):
-    put_candles(database, [flat("KRW-A", price="100"), flat("KRW-B", price="100")])
+    wide = Candle("KRW-A", TODAY, ("90", "130", "90", "130"), "3", "330")
+    put_candles(database, [wide, flat("KRW-B", price="100")])
     trades = [Trade(market, TODAY, price, "1") for market in ("KRW-A", "KRW-B") for price in ("90", "110")]
     put_trades(database, [*trades, Trade("KRW-B", TODAY, "-1", "1"), Trade("KRW-A", TODAY, "130", "1")])
     for market in ("KRW-A", "KRW-B"):
@@ -219,21 +302,28 @@ def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url
     assert gold(market_url, "market, vwap, vwap_source") == [("KRW-A", 110, "trades"), ("KRW-B", 100, "candles")]
 
 
-def test_a_day_in_which_nothing_but_empty_candles_is_has_its_close_for_a_vwap(market_url: str, database: Database):
+def test_a_day_in_which_nothing_but_empty_candles_is_has_no_vwap(market_url: str, database: Database):
     put_candles(database, [flat("KRW-A", volume="0")])
     cover(database, "candle", "KRW-A", TODAY, TOMORROW)
     build(database)
 
-    assert gold(market_url, "vwap, turnover, rank_turnover") == [(100, 0, 1)]
+    assert gold(market_url, "vwap, turnover, rank_turnover") == [(None, 0, 1)]
 
 
 def test_a_day_partly_collected_says_how_many_minutes_are_missing(market_url: str, database: Database):
     put_candles(database, [flat("KRW-A", minute) for minute in (100, 101, 500)])
     cover(database, "candle", "KRW-A", TODAY + 100 * MINUTE, TODAY + 200 * MINUTE)
     cover(database, "candle", "KRW-A", TODAY + 150 * MINUTE, TODAY + 501 * MINUTE)
+    put_candles(database, [flat("BTC-A"), flat("KRW-BTC")])
+    cover(database, "candle", "BTC-A", TODAY, TOMORROW)
+    cover(database, "candle", "KRW-BTC", TODAY, TODAY + MINUTE)
     build(database)
 
-    assert gold(market_url, "minutes_traded, minutes_silent, minutes_missing") == [(3, 398, 1039)]
+    assert gold(market_url, "market, minutes_traded, minutes_silent, minutes_missing, rank_note") == [
+        ("BTC-A", 1, 1439, 0, "partial rate: 1439 minutes of KRW-BTC missing or to come"),
+        ("KRW-A", 3, 398, 1039, "partial: 1039 minutes missing or to come"),
+        ("KRW-BTC", 1, 0, 1439, "partial: 1439 minutes missing or to come"),
+    ]
 
 
 def test_an_emptied_silver_empties_gold_and_an_empty_day_has_no_rows(market_url: str, database: Database):

@@ -4,11 +4,17 @@
 --   \set end '''2026-01-30 09:00+09'''
 
 WITH minute AS (
-  SELECT *, closing_price / lag(closing_price) OVER (PARTITION BY day, market ORDER BY started_at) - 1 AS change
+  SELECT candle.*,
+         gold.quotient(closing_price - before, before, 20) AS change,
+         -- a logarithm needs the ratio's significant digits, of which "/" gives at least 16, not its decimals
+         ln(closing_price / before) AS log_return
   FROM (
-    SELECT *, date_bin('1 day', started_at, '2000-01-01 09:00+09') AS day
-    FROM silver.candle
-    WHERE started_at >= :start AND started_at < :end
+    SELECT *, lag(closing_price) OVER (PARTITION BY day, market ORDER BY started_at) AS before
+    FROM (
+      SELECT *, date_bin('1 day', started_at, '2000-01-01 09:00+09') AS day
+      FROM silver.candle
+      WHERE started_at >= :start AND started_at < :end
+    ) AS candle
   ) AS candle
 ),
 
@@ -21,7 +27,8 @@ candles AS (
          (array_agg(closing_price ORDER BY started_at DESC))[1] AS closing_price,
          sum(volume) AS volume,
          sum(turnover) AS turnover,
-         sqrt(coalesce(sum(change * change), 0)) AS realized_volatility
+         sum(change * change) AS squared_changes,
+         sum(log_return * log_return) AS squared_log_returns
   FROM minute
   GROUP BY day, market
 ),
@@ -51,7 +58,7 @@ trades AS (
 
 -- of which none had to be rejected
 whole_trades AS (
-  SELECT day, market, round(round(turnover, 40) / nullif(volume, 0), 16) AS vwap
+  SELECT day, market, trades.turnover, trades.volume
   FROM trades
   JOIN trades_collected USING (day, market)
   WHERE NOT EXISTS (
@@ -61,23 +68,60 @@ whole_trades AS (
   )
 ),
 
+-- volume, turnover and VWAP of one source
+amounts AS (
+  SELECT candles.day,
+         candles.market,
+         split_part(candles.market, '-', 1) AS quote_currency,
+         opening_price,
+         high_price,
+         low_price,
+         closing_price,
+         squared_changes,
+         squared_log_returns,
+         CASE WHEN whole_trades.day IS NULL THEN candles.volume ELSE whole_trades.volume END AS volume,
+         CASE WHEN whole_trades.day IS NULL THEN candles.turnover ELSE whole_trades.turnover END AS turnover,
+         CASE WHEN whole_trades.day IS NULL THEN 'candles' ELSE 'trades' END AS vwap_source,
+         minutes_traded,
+         minutes_silent,
+         minutes_missing
+  FROM candles
+  JOIN silver.candle_coverage USING (day, market)
+  LEFT JOIN whole_trades USING (day, market)
+),
+
 -- read twice, and computed once
 priced AS MATERIALIZED (
-  SELECT candles.*,
-         split_part(market, '-', 1) AS quote_currency,
-         coalesce(
-           whole_trades.vwap, round(round(turnover, 40) / nullif(volume, 0), 16), closing_price
-         ) AS vwap,
-         CASE WHEN whole_trades.vwap IS NULL THEN 'candles' ELSE 'trades' END AS vwap_source,
-         round(realized_volatility, 10) AS realized_volatility_10
-  FROM candles
-  LEFT JOIN whole_trades USING (day, market)
+  SELECT amounts.*,
+         -- the exchange rounds turnovers to 16 digits, so that the VWAP of one price may lie beside it
+         CASE WHEN average BETWEEN low_price * (1 - 1e-9) - 1e-16 AND high_price * (1 + 1e-9) + 1e-16
+              THEN least(greatest(average, low_price), high_price) END AS vwap,
+         round(sqrt(squared_changes), 10) AS realized_volatility,
+         round(sqrt(squared_log_returns), 10) AS log_volatility,
+         round(sqrt(365 * squared_log_returns), 10) AS annualized_volatility,
+         -- 1 / (4 ln 2), and 2 ln 2 - 1
+         round(sqrt(365 * 0.36067376022224085183998 * log_range * log_range), 10) AS parkinson_volatility,
+         round(sqrt(365 * (0.5 * log_range * log_range - 0.38629436111989061883446 * log_change * log_change)), 10)
+           AS garman_klass_volatility
+  FROM amounts
+  CROSS JOIN LATERAL (
+    SELECT gold.quotient(turnover, volume, 16) AS average,
+           ln(high_price / low_price) AS log_range,
+           ln(closing_price / opening_price) AS log_change
+  ) AS of_day
 ),
 
 in_krw AS (
   SELECT priced.*,
          CASE WHEN priced.quote_currency = 'KRW' THEN priced.turnover
-              ELSE priced.turnover * rate.vwap END AS turnover_krw
+              ELSE priced.turnover * rate.vwap END AS turnover_krw,
+         nullif(concat_ws('; ',
+           CASE WHEN priced.minutes_missing > 0
+                THEN 'partial: ' || priced.minutes_missing || ' minutes missing or to come' END,
+           CASE WHEN priced.quote_currency = 'KRW' THEN NULL
+                WHEN rate.vwap IS NULL THEN 'no rate: no VWAP of KRW-' || priced.quote_currency
+                WHEN rate.minutes_missing > 0 THEN 'partial rate: ' || rate.minutes_missing || ' minutes of '
+                  || rate.market || ' missing or to come' END), '') AS rank_note
   FROM priced
   LEFT JOIN priced AS rate ON rate.day = priced.day AND rate.market = 'KRW-' || priced.quote_currency
 )
@@ -95,10 +139,15 @@ SELECT day,
        rank() OVER (PARTITION BY day ORDER BY turnover_krw DESC NULLS LAST) AS rank_turnover,
        vwap,
        vwap_source,
-       realized_volatility_10 AS realized_volatility,
-       rank() OVER (PARTITION BY day ORDER BY realized_volatility_10 DESC NULLS LAST) AS rank_volatility,
+       realized_volatility,
+       CASE WHEN realized_volatility IS NOT NULL
+            THEN rank() OVER (PARTITION BY day ORDER BY realized_volatility DESC NULLS LAST) END AS rank_volatility,
        minutes_traded,
        minutes_silent,
-       minutes_missing
-FROM in_krw
-JOIN silver.candle_coverage USING (day, market);
+       minutes_missing,
+       rank_note,
+       log_volatility,
+       annualized_volatility,
+       parkinson_volatility,
+       garman_klass_volatility
+FROM in_krw;
