@@ -136,8 +136,9 @@ def page_of(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any
 def series(connection: sa.Connection, values: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
     """A market's rows, of which there may be none; but not of a market that there isn't."""
     rows = fetch(connection, wanted)
-    known = sa.select(sa.exists().where(stats.c.market == values["market"]))
-    if not rows and not connection.scalar(known):
+    # one that is named by its code has candles though the exchange may tell no ticker of it
+    known = sa.or_(*(sa.exists().where(table.c.market == values["market"]) for table in (stats, daily, candle)))
+    if not rows and not connection.scalar(sa.select(known)):
         raise RequestError(404, f"There is no market {values['market']} here.")
     return page_of(rows, next_span(span, values) if span else None)
 

@@ -212,6 +212,22 @@ def test_a_bad_question_is_refused_in_plain_words(board: str, path: str, said: s
     assert said in refusal(board, path)
 
 
+def test_a_market_that_has_candles_and_no_ticker_is_known_where_a_page_is_empty_too(board: str, url: str):
+    columns = (
+        "started_at, opening_price, high_price, low_price, closing_price, volume, turnover, last_traded_at, ingested_at"
+    )
+    with psycopg.connect(url, autocommit=True) as owner:
+        newest = f"SELECT 'KRW-GONE', {columns} FROM silver.candle ORDER BY started_at DESC LIMIT 1"
+        owner.execute(f"INSERT INTO silver.candle (market, {columns}) {newest}".encode())
+        try:
+            assert len(get(board, "/api/markets/KRW-GONE/candles")["rows"]) == 1
+            for path in ("candles", "windows", "days"):
+                page = get(board, f"/api/markets/KRW-GONE/{path}?from=2018-01-01&to=2018-01-02")
+                assert page["rows"] == []
+        finally:
+            owner.execute("DELETE FROM silver.candle WHERE market = 'KRW-GONE'")
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
