@@ -218,9 +218,11 @@ def test_a_market_that_has_candles_and_no_ticker_is_known_where_a_page_is_empty_
     )
     with psycopg.connect(url, autocommit=True) as owner:
         newest = f"SELECT 'KRW-GONE', {columns} FROM silver.candle ORDER BY started_at DESC LIMIT 1"
-        owner.execute(f"INSERT INTO silver.candle (market, {columns}) {newest}".encode())
+        insert = f"INSERT INTO silver.candle (market, {columns}) {newest} RETURNING started_at"
+        ((start,),) = owner.execute(insert.encode()).fetchall()
         try:
-            assert len(get(board, "/api/markets/KRW-GONE/candles")["rows"]) == 1
+            span = {"from": start.isoformat(), "to": (start + MINUTE).isoformat()}
+            assert len(get(board, "/api/markets/KRW-GONE/candles", **span)["rows"]) == 1
             for path in ("candles", "windows", "days"):
                 page = get(board, f"/api/markets/KRW-GONE/{path}?from=2018-01-01&to=2018-01-02")
                 assert page["rows"] == []
