@@ -211,6 +211,7 @@ def at_signals(handler: Callable[[int, FrameType | None], None] | signal.Handler
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    at_signals(signal.SIG_IGN)  # another one, at whatever moment, doesn't interrupt the stopping
     raise Interrupted
 
 
