@@ -5,7 +5,8 @@
 set -eu
 : "${SECRETS:=/run/secrets}"
 for login in owner pipeline reader dagster metabase; do
-  [ -s "$SECRETS/$login" ] || { echo "$SECRETS/$login is missing or empty: write a password into it" >&2; exit 1; }
+  password=$(cat "$SECRETS/$login") || { echo "$SECRETS/$login can't be read: see who may, and try again" >&2; exit 1; }
+  [ -n "$password" ] || { echo "$SECRETS/$login is missing or empty: write a password into it" >&2; exit 1; }
 done
 export SECRETS
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from psycopg import sql
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
+from upbit_assets.settings import PROJECT
 from upbit_assets_tests.deployment.conftest import PASSWORDS, run_script, url_as
 
 REFUSED = psycopg.errors.InsufficientPrivilege
@@ -154,3 +156,29 @@ def test_a_missing_password_stops_it_and_is_named(deployed: EmbeddedPostgres, tm
     (tmp_path / "pipeline").write_text("")
     with pytest.raises(AssertionError, match="pipeline is missing or empty: write a password into it"):
         run_script(deployed, "roles.sh", SECRETS=str(tmp_path))
+
+
+def test_a_password_that_can_not_be_read_changes_none(deployed: EmbeddedPostgres, tmp_path: Path):
+    verifiers = "SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin ORDER BY rolname"
+    with psycopg.connect(deployed.url("postgres")) as connection:
+        before = connection.execute(verifiers).fetchall()
+        for login in PASSWORDS:
+            (tmp_path / login).write_text("another")
+        (tmp_path / "reader").unlink()
+        (tmp_path / "reader").mkdir()  # which nobody reads, not even root
+        with pytest.raises(AssertionError, match="reader can't be read"):
+            run_script(deployed, "roles.sh", SECRETS=str(tmp_path))
+        assert connection.execute(verifiers).fetchall() == before
+
+
+def test_containers_can_read_the_passwords_whatever_the_umask(tmp_path: Path):
+    folder = tmp_path / "secrets"
+    subprocess.run(["sh", PROJECT / "deploy" / "secrets.sh", folder], umask=0o077, check=True)
+    made = {file.name: file.read_text() for file in folder.iterdir()}
+    assert made.keys() > PASSWORDS.keys()
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o644}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "reader").chmod(0o600)
+    subprocess.run(["sh", PROJECT / "deploy" / "secrets.sh", folder], umask=0o077, check=True)
+    assert (folder / "reader").stat().st_mode & 0o777 == 0o644
+    assert {file.name: file.read_text() for file in folder.iterdir()} == made
