@@ -15,7 +15,6 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
-    ScheduleEvaluationContext,
     SensorResult,
     SkipReason,
     build_schedule_context,
@@ -130,12 +129,16 @@ def instance() -> Iterator[DagsterInstance]:
         yield instance
 
 
-def tick_of(moment: datetime, instance: DagsterInstance) -> ScheduleEvaluationContext:
-    return build_schedule_context(instance, moment, resources={"database": Database()})
+def tick_at(moment: datetime, instance: DagsterInstance) -> RunRequest | SkipReason:
+    # left open, it would leave an instance behind that other tests' runs would ask
+    with build_schedule_context(instance, moment, resources={"database": Database()}) as context:
+        asked = collect_every_minute(context)
+    assert isinstance(asked, RunRequest | SkipReason)
+    return asked
 
 
 def asked_for(instance: DagsterInstance) -> set[str]:
-    asked = collect_every_minute(tick_of(now(), instance))
+    asked = tick_at(now(), instance)
     assert isinstance(asked, RunRequest)
     return {key.to_user_string() for key in asked.asset_selection or ()}
 
@@ -143,7 +146,7 @@ def asked_for(instance: DagsterInstance) -> set[str]:
 class TestSchedule:
     def test_a_tick_asks_for_the_window_now_open(self, market_url: str, instance: DagsterInstance):
         moment = now()
-        asked = collect_every_minute(tick_of(moment, instance))
+        asked = tick_at(moment, instance)
         assert isinstance(asked, RunRequest)
         assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
@@ -162,7 +165,7 @@ class TestSchedule:
     def test_a_tick_is_carried_out_as_one_more_snapshot(
         self, database: Database, exchange: Handle, instance: DagsterInstance
     ):
-        asked = collect_every_minute(tick_of(now(), instance))
+        asked = tick_at(now(), instance)
         assert isinstance(asked, RunRequest)
         collect = defs.resolve_job_def("collect")
         assert collect.execute_in_process(
@@ -173,7 +176,7 @@ class TestSchedule:
 
     def test_a_tick_more_than_a_minute_late_is_skipped_with_a_reason(self, instance: DagsterInstance):
         planned = datetime.now(UTC) - timedelta(seconds=61)
-        skipped = collect_every_minute(tick_of(planned, instance))
+        skipped = tick_at(planned, instance)
         assert isinstance(skipped, SkipReason)
         assert "came too late; a past snapshot can't be taken" in str(skipped.skip_message)
 
@@ -418,8 +421,8 @@ class TestFailures:
 
 class TestFreshness:
     def test_whether_data_come_in_is_told_without_a_run(self, market_url: str, instance: DagsterInstance):
-        context = build_sensor_context(instance, resources={"database": Database()})
-        result = automation.check_freshness(context)
+        with build_sensor_context(instance, resources={"database": Database()}) as context:
+            result = automation.check_freshness(context)
         assert isinstance(result, SensorResult)
         (evaluation,) = result.asset_events
         assert isinstance(evaluation, AssetCheckEvaluation)

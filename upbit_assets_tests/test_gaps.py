@@ -207,6 +207,17 @@ class TestDropped:
         assert ask(market_url, "SELECT count(*) FROM bronze.candle_raw") == whole
         assert ask(market_url, "SELECT count(*) FROM silver.candle") == whole
 
+    def test_a_day_that_was_dropped_is_no_reason_to_ask_for_another(
+        self, daemon: GapCloser, market_url: str, exchange: Handle
+    ):
+        first, last = TODAY - 2 * DAY, TODAY - DAY
+        assert materialize("bronze_candle_raw", first=first, last=last, axis=days).success
+        ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.candle_raw', %s, 'infinity')", last)
+        pages = "SELECT count(*) FROM bronze.candle_page WHERE day = %s"
+        before = ask(market_url, pages, last)
+        assert materialize("bronze_candle_raw", first=first, last=last, axis=days).success
+        assert ask(market_url, pages, last) == before
+
 
 class TestCollectToday:
     @pytest.fixture
@@ -217,10 +228,10 @@ class TestCollectToday:
 
     @staticmethod
     def tick(instance: DagsterInstance) -> RunRequest | SkipReason:
-        context = build_schedule_context(
+        with build_schedule_context(
             instance, scheduled_execution_time=Clock.moment, resources={"database": Database()}
-        )
-        asked = collect_today(context)
+        ) as context:
+            asked = collect_today(context)
         assert isinstance(asked, RunRequest | SkipReason)
         return asked
 

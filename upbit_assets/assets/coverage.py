@@ -35,7 +35,7 @@ FROM (SELECT day, market, min(nth) AS nth
 CROSS JOIN LATERAL (
   SELECT coalesce(range_agg(covered), '{{}}') AS covered,
          (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS hopeless
-  FROM {page} WHERE NOT :again AND day = wanted.day AND market = wanted.market AND {held}
+  FROM ({pages}) AS page WHERE NOT :again AND day = wanted.day AND market = wanted.market
 ) AS pages
 CROSS JOIN LATERAL unnest(
   tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
@@ -60,8 +60,9 @@ def gaps(
     `hopeless`: those too of which the exchange said last that it doesn't have them. `again`: whatever was collected
     already. `raw`: where the rows must still be; what was dropped there is not collected any more.
     """
+    pages = sa.select(page) if raw is None else sa.select(page).where(held(page, raw))
     found = connection.execute(
-        sa.text(GAPS.format(page=page.fullname, held=in_sql(held(page, raw)) if raw is not None else "true")),
+        sa.text(GAPS.format(pages=in_sql(pages))),
         {
             "days": [day for day, _ in wanted],
             "markets": [market for _, market in wanted],
@@ -92,8 +93,8 @@ def held(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
     return ~sa.exists().where(*gone)
 
 
-def in_sql(condition: sa.ColumnElement[bool]) -> str:
-    return str(condition.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+def in_sql(rows: sa.Select[Any]) -> str:
+    return str(rows.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
 
 
 def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -27,7 +28,8 @@ def fill(url: str, table: sa.Table, axis: Axis, count: int) -> None:
         f"FROM generate_series(%s, %s, %s) at, generate_series(1, 100) nth",
         *(axis.at(PAST).start, axis.at(PAST).start + (count - 1) * axis.length, axis.length),
     )
-    ask(url, f"ANALYZE {table.fullname}")
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(f"VACUUM ANALYZE {table.fullname}".encode())  # which autovacuum may do, or not yet have done
 
 
 def pages_read(connection: sa.Connection, select: sa.Select[Any]) -> int:
@@ -54,5 +56,4 @@ def test_the_newest_rows_of_an_old_window_are_found_without_those_after_it(
 
     count = 1000
     fill(market_url, table, axis, count)
-    # a plan reads a few pages of the catalog more or less; walking through what came after would read them all
-    assert read_for(PAST) <= 1.2 * read_for(PAST + (count - 1) * axis.length)
+    assert read_for(PAST) <= read_for(PAST + (count - 1) * axis.length) + 5

@@ -1,10 +1,11 @@
 -- dividend / divisor to so many decimals, halves away from zero; NULL where the divisor is 0. Exact whatever the two are:
--- "/" keeps 16 significant digits, which round() rounds once more, and div() the whole quotient.
+-- "/" keeps 16 significant digits, which round() rounds once more, and div() the whole quotient. A power of ten that is
+-- negative has 16 decimals at most before PostgreSQL 18: 10 ^ -20 would be 0, and 1 / 10 ^ 20 is not.
 CREATE FUNCTION gold.quotient(dividend numeric, divisor numeric, decimals integer) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN round(
   div(2 * dividend * 10::numeric ^ decimals + sign(dividend) * abs(divisor), nullif(2 * divisor, 0))
-    * 10::numeric ^ -decimals,
+    * round(1 / 10::numeric ^ decimals, decimals),
   decimals);
 
 -- a price that was seen once has no range
