@@ -8,16 +8,17 @@ import pytest
 import sqlalchemy as sa
 
 from upbit_assets.assets.preview import newest_ten
-from upbit_assets.partitions import Axis, days, windows
+from upbit_assets.partitions import SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, ask
+from upbit_assets_tests.pipeline import ask
 
+FIRST = datetime(2035, 1, 29, 14, tzinfo=SEOUL)  # of which no other test makes partitions
 STATS, BOOKS, DAILY = tables.gold_market_stats, tables.gold_orderbook_stats, tables.gold_market_daily
 
 
 def fill(url: str, table: sa.Table, axis: Axis, count: int) -> None:
-    """A hundred markets in each of so many windows from PAST on, all in one partition."""
+    """A hundred markets in each of so many windows from FIRST on, all in one partition."""
     values: dict[Any, str] = {sa.Numeric: "1", sa.Integer: "nth", sa.String: "'KRW-' || nth", sa.Text: "NULL"}
     columns = [column for column in table.columns if column.name not in ("id", "computed_at")]
     moments = sa.DateTime
@@ -26,7 +27,7 @@ def fill(url: str, table: sa.Table, axis: Axis, count: int) -> None:
         url,
         f"INSERT INTO {table.fullname} ({', '.join(column.name for column in columns)}) SELECT {', '.join(listed)} "
         f"FROM generate_series(%s, %s, %s) at, generate_series(1, 100) nth",
-        *(axis.at(PAST).start, axis.at(PAST).start + (count - 1) * axis.length, axis.length),
+        *(axis.at(FIRST).start, axis.at(FIRST).start + (count - 1) * axis.length, axis.length),
     )
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute(f"VACUUM ANALYZE {table.fullname}".encode())  # which autovacuum may do, or not yet have done
@@ -56,4 +57,4 @@ def test_the_newest_rows_of_an_old_window_are_found_without_those_after_it(
 
     count = 1000
     fill(market_url, table, axis, count)
-    assert read_for(PAST) <= read_for(PAST + (count - 1) * axis.length) + 5
+    assert read_for(FIRST) <= read_for(FIRST + (count - 1) * axis.length) + 5
