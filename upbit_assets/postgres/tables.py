@@ -134,7 +134,9 @@ def page_table(name: str, of: str) -> sa.Table:
         day(),
         column("covered", TSTZRANGE, "The part of the day of which this page gave all there is; empty where none"),
         column("rows", sa.BigInteger, "Rows it had"),
-        column("problem", sa.Text, "Why there is no more to be had of this market, where that is so", nullable=True),
+        column(
+            "problem", sa.Text, "Why there is no more to be had of this market; NULL where there may be", nullable=True
+        ),
         ingested_at(),
         written_in(),
         sa.PrimaryKeyConstraint("day", "market", "id"),
@@ -183,7 +185,10 @@ def gold_books(name: str, of: str, **sources: str) -> sa.Table:
         name,
         window_start(),
         column("gold_rows", sa.BigInteger, "Markets that have figures"),
-        *(column(source, Moment, comment, nullable=True) for source, comment in sources.items()),
+        *(
+            column(source, Moment, f"{what}; NULL where there was none", nullable=True)
+            for source, what in sources.items()
+        ),
         computed_at(),
         sa.PrimaryKeyConstraint("window_start"),
         sa.Index(f"ix_{name.partition('.')[2]}_computed_at", "computed_at"),
@@ -329,8 +334,8 @@ gold_market_stats = table(
 gold_market_stats_build = gold_books(
     "gold.market_stats_build",
     "gold.market_stats",
-    silver_computed_at="The silver that it was computed from",
-    day_before_computed_at="The silver 24 h before that it was computed from",
+    silver_computed_at="When the silver that it was computed from was computed",
+    day_before_computed_at="When the silver of 24 h before that it was computed from was computed",
 )
 
 silver_check_result = table(
@@ -451,7 +456,9 @@ gold_orderbook_stats = table(
     window="ingested_at",
 )
 gold_orderbook_stats_build = gold_books(
-    "gold.orderbook_stats_build", "gold.orderbook_stats", silver_computed_at="The silver that it was computed from"
+    "gold.orderbook_stats_build",
+    "gold.orderbook_stats",
+    silver_computed_at="When the silver that it was computed from was computed",
 )
 
 bronze_candle_raw = history_table(
@@ -497,7 +504,7 @@ silver_candle_coverage = table(
         sa.Integer,
         "Minutes of the day that were not collected, those to come included, or whose candle was rejected",
     ),
-    column("problem", sa.Text, "Why they can't be collected, where that is so", nullable=True),
+    column("problem", sa.Text, "Why they can't be collected; NULL where they can", nullable=True),
     computed_at(),
     column("pages", sa.BigInteger, "Pages of bronze.candle_page that this was computed from"),
     sa.PrimaryKeyConstraint("day", "market"),
@@ -633,6 +640,6 @@ gold_market_daily = table(
 gold_market_daily_build = gold_books(
     "gold.market_daily_build",
     "gold.market_daily",
-    candle_computed_at="The candles that it was computed from",
-    trade_computed_at="The trades that it was computed from",
+    candle_computed_at="When the candles that it was computed from were computed",
+    trade_computed_at="When the trades that it was computed from were computed",
 )
