@@ -35,6 +35,7 @@ from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, UI_PORT, s
 STILL_SECONDS = 60  # in which a process that is starting at least logs something, or uses so many seconds of CPU:
 LITTLE_CPU = 1
 SAID_AGAIN = 30  # seconds after which it is said that it is still starting
+MOST_LOG_BYTES = 50_000_000  # two days of Dagster's
 PATIENCE = 20  # seconds a process has to end by itself
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -127,7 +128,8 @@ class Process:
     child: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        with self.log.open("wb") as output:
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as output:  # which goes on at the file's end, wherever that is
             self.child = subprocess.Popen(
                 [str(Path(sys.executable).parent / self.arguments[0]), *self.arguments[1:]],
                 stdin=subprocess.DEVNULL,
@@ -151,6 +153,12 @@ class Process:
                 with contextlib.suppress(psutil.Error):
                     cpu += sum(each.cpu_times()[:4])  # its own, and those of its children that have ended
         return self.log.stat().st_size, int(cpu / LITTLE_CPU)
+
+    def shorten_log(self) -> None:
+        """Begin its log anew where it has become long; the part before is kept beside it, until there is another."""
+        if self.log.stat().st_size > MOST_LOG_BYTES:
+            shutil.copyfile(self.log, self.log.with_suffix(".log.before"))
+            os.truncate(self.log, 0)
 
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
@@ -363,6 +371,7 @@ def watch(processes: list[Process]) -> None:
     while True:
         for process in processes:
             process.require_alive()
+            process.shorten_log()
         try:
             with Database().connect() as connection:
                 found = news(connection, since)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster_postgres
@@ -333,6 +334,10 @@ class TestDagstersLog:
         assert instance.all_logs(new)
         checks = ask(server.url("dagster"), "SELECT DISTINCT run_id FROM asset_check_executions")
         assert checks == [(new,)], "of the checks the last result stays"
+
+    def test_a_run_leaves_no_files_behind(self, instance: DagsterInstance):
+        self.run(instance, WINDOWS[0])
+        assert [file.name for file in Path(instance.root_directory).rglob("*") if file.is_file()] == ["dagster.yaml"]
 
     def test_unfinished_runs_stay_however_old(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
         run = instance.create_run_for_job(defs.resolve_job_def("collect"))

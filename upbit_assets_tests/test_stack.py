@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,3 +85,17 @@ def test_another_port_than_the_one_that_people_know_is_said(capsys):
         port = chosen_port("the board", wanted)
     assert port != wanted
     assert capsys.readouterr().out == f"Port {wanted} is taken: the board gets {port}.\n"
+
+
+def test_a_process_goes_on_at_the_end_of_its_log_when_that_begins_anew(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(stack, "MOST_LOG_BYTES", 5)
+    wait = f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
+    says = f"import os, time; os.write(1, b'the first line'); exec({wait!r}); os.write(1, b'the second')"
+    process = stack.Process("A process", ["python", "-c", says], tmp_path / "its.log")
+    while not process.log.read_text():
+        time.sleep(0.01)
+    process.shorten_log()
+    (tmp_path / "go").touch()
+    assert process.child.wait() == 0
+    assert process.log.read_text() == "the second"
+    assert (tmp_path / "its.log.before").read_text() == "the first line"
