@@ -25,6 +25,7 @@ from dagster import (
     AssetRecordsFilter,
     DagsterInstance,
     MetadataValue,
+    Output,
     TimeWindow,
     multi_asset_check,
 )
@@ -34,6 +35,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from sqlalchemy.dialects.postgresql import insert
 
 from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis
+from upbit_assets.postgres.instance import CHECKS
 from upbit_assets.postgres.io_manager import lock_key, release
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import bronze_retention, kept_from, metadata
@@ -104,8 +106,10 @@ def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> As
     """
     key, table = AssetKey(asset), metadata.tables[asset.replace("_", ".", 1)]
 
-    @multi_asset_check(name=f"{asset}_checks", specs=[check.spec(asset) for check in checks], can_subset=True)
-    def run_checks(context: AssetCheckExecutionContext, database: Database) -> Iterator[AssetCheckEvaluation]:
+    @multi_asset_check(name=asset + CHECKS, specs=[check.spec(asset) for check in checks], can_subset=True)
+    def run_checks(
+        context: AssetCheckExecutionContext, database: Database
+    ) -> Iterator[AssetCheckEvaluation | Output[None]]:
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
         log = CheckLog(asset, axis, table, context.run.run_id)
         by_window = [each for each in chosen if isinstance(each, WindowCheck)]
@@ -120,6 +124,7 @@ def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> As
                 else:
                     result = log.summary(results[check], failing.get(check.name, []))
                     yield evaluation(asset, check, result, context.instance)
+                yield Output(None, output_name=check.spec(asset).get_python_identifier())
 
     return run_checks
 
@@ -245,7 +250,7 @@ class CheckLog:
         details: dict[str, Any] = {}
         if len(starts) == 1:
             (only,) = results.values()
-            details |= only.details
+            details |= {name: value for name, value in only.details.items() if value != ""}
             said += [only.note] if only.note else []
         if failing:
             count = failing[0].failing

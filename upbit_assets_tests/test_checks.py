@@ -97,7 +97,8 @@ def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, na
 
     evaluation = evaluate(OF_A_WINDOW[name], name, PAST)
     assert not evaluation.passed
-    assert shown(evaluation).items() >= culprits.items()
+    named = {name: value for name, value in culprits.items() if value != ""}
+    assert shown(evaluation).items() >= named.items()
     evaluate(OF_A_WINDOW[name], name, PAST + WINDOW)
     passed = "SELECT window_start, passed FROM silver.check_result WHERE check_name = %s ORDER BY 1"
     assert ask(url, passed, name) == [(PAST, False), (PAST + WINDOW, True)]

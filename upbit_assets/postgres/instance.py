@@ -5,7 +5,7 @@ import threading
 from typing import Any, Self
 
 import sqlalchemy as sa
-from dagster import DagsterEventType, EventLogEntry
+from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
 from upbit_assets.postgres.resource import instance_url
@@ -13,15 +13,17 @@ from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
 
 BEAT = 10  # seconds after which a lost sign of life is noticed by who gives it
-# A third of the log, in which nobody looks for them: what an output was, its materialization tells as well, and what
-# fails is stored.
+# Half of the log, in which nobody looks for them: what an output was, its materialization tells as well, what a run is
+# going to check, its plan does, and what fails is stored.
 NOT_STORED = {
+    DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
     DagsterEventType.RESOURCE_INIT_STARTED,
     DagsterEventType.RESOURCE_INIT_SUCCESS,
     DagsterEventType.STEP_INPUT,
     DagsterEventType.LOADED_INPUT,
     DagsterEventType.HANDLED_OUTPUT,
 }
+CHECKS = "_checks"  # as steps are named whose outputs hold nothing
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
@@ -52,6 +54,21 @@ class InstanceStorage(DagsterPostgresStorage):
         # dagster-postgres speaks psycopg2 only, whatever driver the URL names
         url = sqlalchemy_url(instance_url(), "psycopg2")
         return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
+
+
+def is_stored(event: DagsterEvent | None) -> bool:
+    if event is None:
+        return True
+    if event.event_type is DagsterEventType.STEP_OUTPUT:
+        return not str(event.step_key).endswith(CHECKS)
+    return event.event_type not in NOT_STORED
+
+
+def without_repetition(event: EventLogEntry) -> EventLogEntry:
+    """The same without the tags for loggers, which say once more what the event says."""
+    if event.dagster_event is None:
+        return event
+    return event._replace(dagster_event=event.dagster_event._replace(logging_tags={}))
 
 
 def require_utc(log: PostgresEventLogStorage) -> None:
@@ -90,9 +107,9 @@ class EventLog(PostgresEventLogStorage):
         self._ended: dict[str, threading.Event] = {}
 
     def store_event(self, event: EventLogEntry) -> None:
-        if event.dagster_event_type in NOT_STORED:
+        if not is_stored(event.dagster_event):
             return
-        super().store_event(event)
+        super().store_event(without_repetition(event))
         if event.dagster_event_type is DagsterEventType.RUN_START:  # which the run's own process stores
             ended = self._ended[event.run_id] = threading.Event()
             threading.Thread(target=self._show_life, args=(event.run_id, ended), daemon=True).start()

@@ -192,8 +192,6 @@ class PostgresIOManager(ConfigurableIOManager):
                 counts.update(rows)
                 described |= said
                 seconds += time.perf_counter() - started
-        for target, count in counts.items():
-            context.log.info(f"{write} {target.fullname}: {count:,} rows")
         context.add_output_metadata(
             {
                 **described,

@@ -30,6 +30,7 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
     assert not NOT_STORED & set(stored)
     for kind, count in {
         DagsterEventType.STEP_SUCCESS: 4,
+        DagsterEventType.STEP_OUTPUT: 2,
         DagsterEventType.ASSET_MATERIALIZATION: 2,
         DagsterEventType.ASSET_CHECK_EVALUATION: 4,
         DagsterEventType.RUN_SUCCESS: 1,
