@@ -31,18 +31,16 @@ from dagster import (
 )
 
 from upbit_assets.assets import choice
-from upbit_assets.assets.bronze import CANDLES, TRADES
 from upbit_assets.assets.coverage import begun, gaps, touched
-from upbit_assets.assets.history import SETTLED, History
+from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
 from upbit_assets.checks import FRESHNESS
+from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, Feed, GoldTable
 from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import settings
 from upbit_assets.stale import (
-    CHAINS,
-    Chain,
     Stale,
     collected,
     collected_since,
@@ -66,32 +64,35 @@ RECENT = 2 * DAY  # whose raw rows are looked at each time; those of all partiti
 EVERYTHING_EVERY = timedelta(minutes=10)
 NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
 
-TICKER = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
-ORDERBOOK = ("bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats")
+
+def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
+    """What is computed by these windows, and what is collected for it."""
+    golds = [gold for gold in GOLD_TABLES if gold.axis is axis]
+    names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
+    return AssetSelection.assets(*names)
+
 
 collect = define_asset_job(
     "collect",
-    AssetSelection.assets(*TICKER, *ORDERBOOK),
+    assets_of(windows, collecting=True),
     description="One more snapshot of every ticker, and of the chosen order books, into the window now open; and the "
     "window's silver and gold",
     tags={PRIORITY: "10"},
 )
 refresh = define_asset_job(
     "refresh",
-    AssetSelection.assets(*TICKER[1:], *ORDERBOOK[1:]),
+    assets_of(windows, collecting=False),
     description="Silver and gold of some windows, computed again from bronze",
     tags={PRIORITY: "5"},
 )
 collect_days = define_asset_job(
     "collect_days",
-    AssetSelection.assets(
-        *("bronze_candle_raw", "silver_candle", "bronze_trade_raw", "silver_trade", "gold_market_daily")
-    ),
+    assets_of(days, collecting=True),
     description="Candles and trades of some days, as far as they are missing, and what is computed from them",
 )
 refresh_days = define_asset_job(
     "refresh_days",
-    AssetSelection.assets("silver_candle", "silver_trade", "gold_market_daily"),
+    assets_of(days, collecting=False),
     description="Silver and gold of some days, computed again from bronze",
     tags={PRIORITY: "5"},
 )
@@ -110,10 +111,10 @@ def collect_every_minute(context: ScheduleEvaluationContext, database: Database)
     now, planned = datetime.now(UTC), context.scheduled_execution_time
     if now - planned > LATE:
         return SkipReason(f"The tick of {planned:%H:%M} came too late; a past snapshot can't be taken.")
-    chains = [TICKER, *([ORDERBOOK] if markets_are_chosen(database, choice.orderbooks, now) else [])]
+    golds = [gold for gold in GOLD_TABLES if gold.axis is windows and markets_are_chosen(database, gold.feeds, now)]
     # what computes may be held up, what collects must not be: the sensor asks for what is left undone
     held_up = unfinished(context.instance, job_name=collect.name)
-    names = [name for chain in chains for name in (chain[:1] if held_up else chain)]
+    names = [name for gold in golds for name in [*gold.bronze_assets, *([] if held_up else gold.computed_assets)]]
     return RunRequest(
         run_key=planned.isoformat(),
         partition_key=windows.key_of(windows.at(now).start),
@@ -131,7 +132,7 @@ def collect_every_minute(context: ScheduleEvaluationContext, database: Database)
 def collect_today(context: ScheduleEvaluationContext, database: Database) -> RunRequest | SkipReason:
     """Collects what is new of today's candles and trades. A missed tick needs no other: the next one finds it all."""
     now = datetime.now(UTC)
-    if not (markets_are_chosen(database, choice.candles, now) and markets_are_chosen(database, choice.trades, now)):
+    if not markets_are_chosen(database, [feed for feed in FEEDS if feed.axis is days], now):
         return SkipReason("There is no turnover ranking yet to choose the markets by.")
     today = days.key_of(days.at(now).start)
     # more than one would wait for one another, in the places of the minutes' runs
@@ -145,11 +146,12 @@ def unfinished(instance: DagsterInstance, **which: Any) -> bool:
     return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED, **which), limit=1))
 
 
-def markets_are_chosen(database: Database, markets: choice.Choice, now: datetime) -> bool:
-    """Whether there is something to choose them by."""
+def markets_are_chosen(database: Database, feeds: Sequence[Feed], now: datetime) -> bool:
+    """Whether there is something to choose the feeds' markets by."""
     with database.connect() as connection:
         try:
-            markets.markets(connection, [days.at(now).start])
+            for selection in filter(None, (feed.selection for feed in feeds)):
+                selection.markets(connection, [days.at(now).start])
         except choice.NoRankingYet:
             return False
     return True
@@ -184,7 +186,7 @@ make_table_partitions_daily = ScheduleDefinition(
 def check_freshness(context: SensorEvaluationContext, database: Database) -> SensorResult:
     """Checks whether the newest figures are fresh, without a run: this is not worth a process."""
     with database.connect() as connection:
-        evaluation = evaluate_present("gold_market_stats", FRESHNESS, connection, context.instance)
+        evaluation = evaluate_present(MARKET_STATS.asset, FRESHNESS, connection, context.instance)
     return SensorResult(asset_events=[evaluation], skip_reason=evaluation.description)
 
 
@@ -228,12 +230,12 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
     # a stale window stays in the cursor until it is found whole
     cursor["waiting"] = {}
-    for chain, window in found:
-        key = waiting_key(chain, window.start)
+    for gold, window in found:
+        key = waiting_key(gold, window.start)
         attempt = Attempt.of(waiting.get(key), window.sources)
         # a window ahead of the clock, which may have been set back, has no partition yet
-        if window.start <= now and attempt.is_due(now) and (chain.axis, window.start) not in busy:
-            due.append((chain.axis, window))
+        if window.start <= now and attempt.is_due(now) and (gold.axis, window.start) not in busy:
+            due.append((gold.axis, window))
             attempt = attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
     nothing = f"{len(found)} changed windows wait for their run" if found else "Nothing changed"
@@ -244,11 +246,11 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     )
 
 
-def waiting_key(chain: Chain, start: datetime) -> str:
-    return f"{chain.gold}/{chain.axis.key_of(start)}"
+def waiting_key(gold: GoldTable, start: datetime) -> str:
+    return f"{gold.asset}/{gold.axis.key_of(start)}"
 
 
-def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> list[tuple[Chain, Stale]]:
+def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> list[tuple[GoldTable, Stale]]:
     """The stale windows among those worth a look; moves the cursor past what need not be looked at again.
 
     Raw rows are looked for in the newest partitions, and every ten minutes in all. The cursor has a snapshot for each
@@ -256,24 +258,24 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> li
     seen before, the past is looked through too, a stretch a tick and the newest first.
     """
     database, snapshot = committed(connection)
-    chains = [chain.gold for chain in CHAINS]
-    # a version that knew other chains left another cursor
-    if cursor.get("database") != database or cursor.get("chains") != chains:
-        cursor.update(database=database, chains=chains, waiting={}, past=past(connection, now))
+    known_tables = [gold.asset for gold in GOLD_TABLES]
+    # a version that knew other tables left another cursor
+    if cursor.get("database") != database or cursor.get("chains") != known_tables:
+        cursor.update(database=database, chains=known_tables, waiting={}, past=past(connection, now))
         cursor.update(recent=snapshot, everything=snapshot, everything_at=now.timestamp())
     # a clock that was ahead must not keep everything from being looked at until then
     everything = not 0 <= now.timestamp() - cursor["everything_at"] < EVERYTHING_EVERY.total_seconds()
     newest = None if everything else TimeWindow(now - RECENT, now + DAY)
     found = []
-    for chain in CHAINS:
-        candidates = collected_since(connection, chain, cursor["everything" if everything else "recent"], newest)
-        candidates |= computed_since(connection, chain, cursor["recent"])
+    for gold in GOLD_TABLES:
+        candidates = collected_since(connection, gold, cursor["everything" if everything else "recent"], newest)
+        candidates |= computed_since(connection, gold, cursor["recent"])
         waiting = (key.split("/") for key in cursor.get("waiting", {}))
-        candidates |= {chain.axis.start_of(key) for gold, key in waiting if gold == chain.gold}
-        candidates |= next_stretch(connection, chain, cursor["past"])
+        candidates |= {gold.axis.start_of(key) for asset, key in waiting if asset == gold.asset}
+        candidates |= next_stretch(connection, gold, cursor["past"])
         # a row from before the first partition belongs to none, and asking for it would fail the whole tick
-        known = {start for start in candidates if chain.axis.partitions.start <= start}
-        found += [(chain, window) for window in stale(connection, chain, known)]
+        known = {start for start in candidates if gold.axis.partitions.start <= start}
+        found += [(gold, window) for window in stale(connection, gold, known)]
     cursor["recent"] = snapshot
     if everything:
         cursor.update(everything=snapshot, everything_at=now.timestamp())
@@ -284,21 +286,21 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> li
 def past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]:
     """What there is to be looked through: from the first moment that has rows to the end of the open window."""
     return {
-        chain.gold: (first.isoformat(), chain.axis.at(now).end.isoformat())
-        for chain in CHAINS
-        if (first := oldest(connection, chain))
+        gold.asset: (first.isoformat(), gold.axis.at(now).end.isoformat())
+        for gold in GOLD_TABLES
+        if (first := oldest(connection, gold))
     }
 
 
-def next_stretch(connection: sa.Connection, chain: Chain, ahead: dict[str, tuple[str, str]]) -> set[datetime]:
+def next_stretch(connection: sa.Connection, gold: GoldTable, ahead: dict[str, tuple[str, str]]) -> set[datetime]:
     """The windows with rows of the newest stretch that is still to be looked through; takes it from what is ahead."""
-    if chain.gold not in ahead:
+    if gold.asset not in ahead:
         return set()
-    first, end = map(datetime.fromisoformat, ahead.pop(chain.gold))
-    start = chain.axis.at(max(end - chain.axis.stride, first)).start
+    first, end = map(datetime.fromisoformat, ahead.pop(gold.asset))
+    start = gold.axis.at(max(end - gold.axis.stride, first)).start
     if first < start:
-        ahead[chain.gold] = (first.isoformat(), start.isoformat())
-    return collected(connection, chain, TimeWindow(start, end))
+        ahead[gold.asset] = (first.isoformat(), start.isoformat())
+    return collected(connection, gold, TimeWindow(start, end))
 
 
 def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
@@ -339,9 +341,6 @@ def over(axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozense
     )
 
 
-SOURCES: dict[str, History] = {"candle": CANDLES, "trade": TRADES}
-
-
 @sensor(
     job=collect_days,
     minimum_interval_seconds=30,
@@ -363,11 +362,11 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
         return SensorResult(skip_reason=str(error), cursor=context.cursor)
     waiting, request = cursor.get("waiting", {}), None
     cursor["waiting"] = {}
-    for day, source in sorted(missing, key=lambda lack: (-lack[0].timestamp(), lack[1])):
-        key = f"{source}/{days.key_of(day)}"
-        attempt = Attempt.of(waiting.get(key), str(missing[day, source]))
+    for day, feed in sorted(missing, key=lambda lack: (-lack[0].timestamp(), lack[1].name)):
+        key = f"{feed.name}/{days.key_of(day)}"
+        attempt = Attempt.of(waiting.get(key), str(missing[day, feed]))
         if request is None and attempt.is_due(now):
-            request, attempt = filling(day, source, now), attempt.next(now)
+            request, attempt = filling(day, feed, now), attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
     nothing = f"{len(missing)} days wait for another try" if missing else "Nothing is missing"
     return SensorResult(
@@ -377,11 +376,11 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
     )
 
 
-def filling(day: datetime, source: str, now: datetime) -> RunRequest:
+def filling(day: datetime, feed: Feed, now: datetime) -> RunRequest:
     """The run that collects what a day lacks; whatever is of the present goes before it."""
-    assets = (f"bronze_{source}_raw", f"silver_{source}", "gold_market_daily")
+    assets = [feed.bronze_asset, feed.silver_asset, *(gold.asset for gold in GOLD_TABLES if feed in gold.feeds)]
     return RunRequest(
-        run_key=f"{source}/{days.key_of(day)}/{now.isoformat()}",
+        run_key=f"{feed.name}/{days.key_of(day)}/{now.isoformat()}",
         partition_key=days.key_of(day),
         asset_selection=[AssetKey(name) for name in assets],
         tags={HISTORY: "true", PRIORITY: "-10"},
@@ -390,8 +389,8 @@ def filling(day: datetime, source: str, now: datetime) -> RunRequest:
 
 def missing_days(
     connection: sa.Connection, cursor: dict[str, Any], now: datetime
-) -> dict[tuple[datetime, str], timedelta]:
-    """The past days not fully collected: {(day, source): how much is missing, all its markets together}.
+) -> dict[tuple[datetime, Feed], timedelta]:
+    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}.
 
     Looked at are the last days, those that something was asked for of since the last look, and those that wait.
     """
@@ -400,15 +399,17 @@ def missing_days(
         cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
     today = days.at(now - SETTLED).start
     last = {today - back * DAY for back in range(1, settings.UPBIT_DAYS_BACK + 1)}
-    missing: dict[tuple[datetime, str], timedelta] = {}
-    for source, history in SOURCES.items():
+    missing: dict[tuple[datetime, Feed], timedelta] = {}
+    for feed in FEEDS:
+        if not (history := feed.history):
+            continue
         waiting = (key.split("/") for key in cursor["waiting"])
         looked_at = last | touched(connection, history.page, cursor["seen"])
-        looked_at |= {days.start_of(key) for of, key in waiting if of == source}
+        looked_at |= {days.start_of(key) for name, key in waiting if name == feed.name}
         oldest = today - history.kept * DAY if history.kept else days.partitions.start
         past = {day for day in looked_at if oldest <= day < today}
         wanted = [*history.choice.markets(connection, sorted(last & past)), *begun(connection, history.page, past)]
         for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
-            missing[gap.day, source] = missing.get((gap.day, source), timedelta()) + (gap.end - gap.start)
+            missing[gap.day, feed] = missing.get((gap.day, feed), timedelta()) + (gap.end - gap.start)
     cursor["seen"] = snapshot
     return missing

@@ -19,8 +19,8 @@ from dagster import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 
-from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TICKER, TRADE
 from upbit_assets.check_results import DROPPED
+from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.dagster_internals import dagster_tables, prune
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
@@ -97,11 +97,11 @@ def drop_old_data_daily() -> RunRequest:
     return RunRequest()
 
 
-# what was computed from each table's windows, by the books
-BOOKS: dict[sa.Table, tuple[Axis, sa.Table]] = {
-    table: (kind.axis, kind.build)
-    for kind in (TICKER, ORDERBOOK, CANDLE, TRADE)
-    for table in (kind.bronze, kind.silver)
+# how many rows each table's windows had when something was computed from them
+BUILDS: dict[sa.Table, tuple[Axis, sa.Table]] = {
+    table: (feed.axis, feed.refinement.build)
+    for feed in FEEDS
+    for table in (feed.refinement.bronze, feed.refinement.silver)
 }
 
 
@@ -121,7 +121,7 @@ def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -
     kept = connection.scalar(sa.select(kept_from(table)))
     if kept is None or span.start >= kept:
         return
-    axis, build, moment = *BOOKS[table], table.c[table.info["window"]]
+    axis, build, moment = *BUILDS[table], table.c[table.info["window"]]
     had = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
     start = build.c.window_start
     held = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()

@@ -25,6 +25,7 @@ import requests
 import sqlalchemy as sa
 
 from upbit_assets.assets.preview import plain, won
+from upbit_assets.feeds import FEEDS, GOLD_TABLES
 from upbit_assets.local_http import session_for
 from upbit_assets.partitions import SEOUL, days, windows
 from upbit_assets.postgres import tables
@@ -346,22 +347,20 @@ def print_top10() -> None:
     click.echo()
 
 
-TOLD = (
-    (tables.gold_market_stats_build, windows, "gold_rows", "markets ranked"),
-    (tables.gold_orderbook_stats_build, windows, "gold_rows", "order books measured"),
-    (tables.silver_candle_build, days, "silver_rows", "one-minute candles"),
-    (tables.silver_trade_build, days, "silver_rows", "trades"),
-    (tables.gold_market_daily_build, days, "gold_rows", "markets of the day ranked"),
-)
+# (table that notes what was computed, axis, column that counts rows, what they are)
+PROGRESS = [
+    *((feed.refinement.build, feed.axis, "silver_rows", feed.row_label) for feed in FEEDS if feed.row_label),
+    *((gold.build, gold.axis, "gold_rows", gold.row_label) for gold in GOLD_TABLES),
+]
 
 
-def news(connection: sa.Connection, since: datetime) -> list[tuple[datetime, str]]:
+def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime, str]]:
     """What was computed since then, in the order in which it was."""
     found = []
-    for build, axis, count, what in TOLD:
+    for build, axis, count, row_label in PROGRESS:
         last = sa.select(build.c.computed_at, build.c.window_start, build.c[count]).order_by(build.c.computed_at.desc())
         for computed_at, start, rows in connection.execute(last.where(build.c.computed_at > since).limit(1)):
-            found.append((computed_at, f"{axis.key_of(start)}: {rows:,} {what}"))
+            found.append((computed_at, f"{axis.key_of(start)}: {rows:,} {row_label}"))
     return sorted(found)
 
 
@@ -374,10 +373,10 @@ def watch(processes: list[Process]) -> None:
             process.shorten_log()
         try:
             with Database().connect() as connection:
-                found = news(connection, since)
+                found = progress(connection, since)
         except DatabaseError as error:
             raise StackError(str(error)) from None
-        for computed_at, said in found:
-            click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {said}")
+        for computed_at, message in found:
+            click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {message}")
             since = max(since, computed_at)
         time.sleep(2)

@@ -6,87 +6,20 @@ wrote each row: a look remembers PostgreSQL's snapshot, and the next one takes u
 or out of order, and however long some other transaction stays open.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 
 import sqlalchemy as sa
 from dagster import TimeWindow
 
 from upbit_assets.assets.coverage import held
-from upbit_assets.partitions import DAY, Axis, days, each_of, windows
+from upbit_assets.feeds import GoldTable
+from upbit_assets.partitions import each_of
 from upbit_assets.postgres import tables
 
-NONE = timedelta()
 MOST_TOGETHER = 144  # windows counted in one statement, which locks the partitions from the first to the last
-
-
-@dataclass(frozen=True)
-class Source:
-    """Silver that gold is computed from: its books, where gold notes which it was, and how much older its window is."""
-
-    build: sa.Table
-    noted: str
-    older: timedelta = NONE
-
-
-@dataclass(frozen=True)
-class Chain:
-    """From bronze to gold: assets, each with the table that tells when a window of it was computed, and from what.
-
-    Args:
-        pages: of the silver that tells what was asked for: the pages, and the table that notes how many it knew.
-    """
-
-    axis: Axis
-    silver: Mapping[str, tuple[sa.Table, sa.Table]]  # asset: (bronze, silver's books)
-    gold: str
-    gold_build: sa.Table
-    sources: tuple[Source, ...]
-    pages: Mapping[str, tuple[sa.Table, sa.Table]] = field(default_factory=dict)
-
-    @property
-    def raw(self) -> list[sa.Table]:
-        return [bronze for bronze, _ in self.silver.values()]
-
-    @property
-    def collected_into(self) -> list[sa.Table]:
-        return [*self.raw, *(page for page, _ in self.pages.values())]
-
-
-TICKER = Chain(
-    windows,
-    {"silver_ticker": (tables.bronze_ticker_raw, tables.silver_ticker_build)},
-    "gold_market_stats",
-    tables.gold_market_stats_build,
-    (
-        Source(tables.silver_ticker_build, "silver_computed_at"),
-        Source(tables.silver_ticker_build, "day_before_computed_at", older=DAY),
-    ),
-)
-ORDERBOOK = Chain(
-    windows,
-    {"silver_orderbook": (tables.bronze_orderbook_raw, tables.silver_orderbook_build)},
-    "gold_orderbook_stats",
-    tables.gold_orderbook_stats_build,
-    (Source(tables.silver_orderbook_build, "silver_computed_at"),),
-)
-DAILY = Chain(
-    days,
-    {
-        "silver_candle": (tables.bronze_candle_raw, tables.silver_candle_build),
-        "silver_trade": (tables.bronze_trade_raw, tables.silver_trade_build),
-    },
-    "gold_market_daily",
-    tables.gold_market_daily_build,
-    (
-        Source(tables.silver_candle_build, "candle_computed_at"),
-        Source(tables.silver_trade_build, "trade_computed_at"),
-    ),
-    {"silver_candle": (tables.bronze_candle_page, tables.silver_candle_coverage)},
-)
-CHAINS = (TICKER, ORDERBOOK, DAILY)
 
 
 @dataclass(frozen=True)
@@ -112,68 +45,74 @@ def committed(connection: sa.Connection) -> tuple[str, str]:
 
 
 def collected_since(
-    connection: sa.Connection, chain: Chain, snapshot: str, within: TimeWindow | None = None
+    connection: sa.Connection, gold: GoldTable, snapshot: str, within: TimeWindow | None = None
 ) -> set[datetime]:
     """The windows that got raw rows since `snapshot`: those of a span, in whose partitions alone is looked, or all."""
     found = set[datetime]()
-    for table in chain.raw:  # each in a transaction of its own, as all of a table's partitions may be locked
+    # each in a transaction of its own, as all of a table's partitions may be locked
+    for table in (feed.refinement.bronze for feed in gold.feeds):
         moment = table.c[table.info["window"]]
-        rows = sa.select(chain.axis.floor(moment)).where(tables.written_after(table, snapshot)).distinct()
+        rows = sa.select(gold.axis.floor(moment)).where(tables.written_after(table, snapshot)).distinct()
         found.update(connection.scalars(rows.where(moment >= within.start, moment < within.end) if within else rows))
     return found
 
 
-def computed_since(connection: sa.Connection, chain: Chain, snapshot: str) -> set[datetime]:
+def computed_since(connection: sa.Connection, gold: GoldTable, snapshot: str) -> set[datetime]:
     """The windows of which a page was asked for, or silver computed, since then, and those that gold compares with."""
-    pages = [sa.select(page.c.day).where(tables.written_after(page, snapshot)) for page, _ in chain.pages.values()]
+    pages = [
+        sa.select(feed.pages[0].c.day).where(tables.written_after(feed.pages[0], snapshot))
+        for feed in gold.feeds
+        if feed.pages
+    ]
     builds = [
         sa.select(source.build.c.window_start + source.older).where(tables.written_after(source.build, snapshot))
-        for source in chain.sources
+        for source in gold.sources
     ]
     return set(connection.scalars(sa.union(*pages, *builds)))
 
 
-def oldest(connection: sa.Connection, chain: Chain) -> datetime | None:
+def oldest(connection: sa.Connection, gold: GoldTable) -> datetime | None:
     """The first moment of which there are raw rows or pages."""
     first = [
         connection.scalar(sa.select(table.c[table.info["window"]]).order_by(table.c[table.info["window"]]).limit(1))
-        for table in chain.collected_into
+        for table in gold.collected_into
     ]
     return min((moment for moment in first if moment), default=None)
 
 
-def collected(connection: sa.Connection, chain: Chain, span: TimeWindow) -> set[datetime]:
+def collected(connection: sa.Connection, gold: GoldTable, span: TimeWindow) -> set[datetime]:
     """The windows of a span that have raw rows or pages."""
-    starts = chain.axis.starts_in(span)
-    return set().union(*(chain.axis.with_rows(connection, table, starts) for table in chain.collected_into))
+    starts = gold.axis.starts_in(span)
+    return set().union(*(gold.axis.with_rows(connection, table, starts) for table in gold.collected_into))
 
 
-def stale(connection: sa.Connection, chain: Chain, candidates: set[datetime]) -> list[Stale]:
+def stale(connection: sa.Connection, gold: GoldTable, candidates: set[datetime]) -> list[Stale]:
     """Those of the windows that have to be computed again, newest first."""
-    block = MOST_TOGETHER * chain.axis.length
-    together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - chain.axis.origin) // block)
-    return [each for _, starts in together for each in stale_of(connection, chain, list(starts))]
+    block = MOST_TOGETHER * gold.axis.length
+    together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - gold.axis.origin) // block)
+    return [each for _, starts in together for each in stale_of(connection, gold, list(starts))]
 
 
-def stale_of(connection: sa.Connection, chain: Chain, candidates: Sequence[datetime]) -> list[Stale]:
+def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[datetime]) -> list[Stale]:
     """The same of a few windows, whose span is all of the tables that is opened."""
     each = each_of(candidates)
-    start, gold = each.c.start, chain.gold_build
+    start, computed = each.c.start, gold.build
     relation: sa.FromClause = each
     states: list[sa.ColumnElement[object]] = []
     columns: list[sa.ColumnElement[bool]] = []
-    for name, (bronze, build) in chain.silver.items():
-        moment, built = bronze.c[bronze.info["window"]], build.alias()
+    for feed in gold.feeds:
+        bronze, built = feed.refinement.bronze, feed.refinement.build.alias()
+        moment = bronze.c[bronze.info["window"]]
         raw = (
             sa.select(sa.func.count().label("rows"))
-            .where(moment >= start, moment < start + chain.axis.length, chain.axis.span_of(candidates, moment))
+            .where(moment >= start, moment < start + gold.axis.length, gold.axis.span_of(candidates, moment))
             .lateral(f"raw_{bronze.name}")
         )
         relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)
         changed = raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0)
         states.append(raw.c.rows)
-        if name in chain.pages:
-            page, coverage = chain.pages[name]
+        if feed.pages:
+            page, coverage = feed.pages
             asked = sa.select(sa.func.count()).where(page.c.day == start, held(page, bronze)).scalar_subquery()
             known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
             changed |= asked != sa.func.coalesce(known, 0)
@@ -181,12 +120,12 @@ def stale_of(connection: sa.Connection, chain: Chain, candidates: Sequence[datet
         # what retention dropped in part must not replace what was computed from the whole: a person decides on that
         kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)
         columns.append(kept & changed)
-    relation = relation.outerjoin(gold, gold.c.window_start == start)
+    relation = relation.outerjoin(computed, computed.c.window_start == start)
     differs, built_at = [], []
-    for source in chain.sources:
+    for source in gold.sources:
         noted = source.build.alias()
         relation = relation.outerjoin(noted, noted.c.window_start == start - source.older)
-        differs.append(gold.c[source.noted].is_distinct_from(noted.c.computed_at))
+        differs.append(computed.c[source.noted].is_distinct_from(noted.c.computed_at))
         states.append(noted.c.computed_at)
         if not source.older:
             built_at.append(noted.c.computed_at)
@@ -197,11 +136,8 @@ def stale_of(connection: sa.Connection, chain: Chain, candidates: Sequence[datet
         .where(sa.or_(*columns))
         .order_by(start.desc())
     )
+    silver = [feed.silver_asset for feed in gold.feeds]
     return [
-        Stale(
-            at,
-            frozenset(name for name, wrong in zip(chain.silver, wrongs, strict=False) if wrong) | {chain.gold},
-            state,
-        )
+        Stale(at, frozenset(name for name, wrong in zip(silver, wrongs, strict=False) if wrong) | {gold.asset}, state)
         for at, state, *wrongs in found
     ]

@@ -26,12 +26,16 @@ from hypothesis import strategies as st
 from upbit_assets import automation
 from upbit_assets.automation import collect_every_minute, make_table_partitions
 from upbit_assets.definitions import defs
+from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stale import TICKER, collected_since, committed
+from upbit_assets.stale import collected_since, committed
 from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, ticker
+
+TICKERS = {"bronze_ticker_raw", "silver_ticker", "gold_market_stats"}
+ORDERBOOKS = {"bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats"}
 
 Asked = tuple[str, str, bool]  # first and last window, and whether gold alone
 PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KRW-BTC', %s, %s)"
@@ -151,16 +155,16 @@ class TestSchedule:
         assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
     def test_a_tick_asks_for_all_layers_in_one_run(self, database: Database, instance: DagsterInstance):
-        assert asked_for(instance) == set(automation.TICKER)
+        assert asked_for(instance) == TICKERS
         put_bronze(database, now(), {"KRW-BTC": ticker("KRW-BTC")})
         assert materialize("silver_ticker", "gold_market_stats", first=now()).success
-        assert asked_for(instance) == {*automation.TICKER, *automation.ORDERBOOK}
+        assert asked_for(instance) == TICKERS | ORDERBOOKS
 
     def test_a_tick_only_collects_while_the_run_before_is_held_up(self, market_url: str, instance: DagsterInstance):
         run = instance.create_run_for_job(defs.resolve_job_def("collect"), status=DagsterRunStatus.STARTED)
         assert asked_for(instance) == {"bronze_ticker_raw"}
         instance.report_run_failed(run)
-        assert asked_for(instance) == set(automation.TICKER)
+        assert asked_for(instance) == TICKERS
 
     def test_a_tick_is_carried_out_as_one_more_snapshot(
         self, database: Database, exchange: Handle, instance: DagsterInstance
@@ -309,7 +313,7 @@ class TestLooks:
         """The windows that the sensor knows to be changed after a look at that moment."""
         with database.connect() as connection:
             windows_found = {window.start for _, window in automation.look(connection, cursor, moment)}
-        cursor["waiting"] = {automation.waiting_key(TICKER, start): ["", 0, 0] for start in windows_found}
+        cursor["waiting"] = {automation.waiting_key(MARKET_STATS, start): ["", 0, 0] for start in windows_found}
         return windows_found
 
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -368,9 +372,9 @@ class TestLooks:
             put(database, 0)
             before = cursor["everything"]
             with database.connect() as connection:
-                assert collected_since(connection, TICKER, before) == {PAST}
+                assert collected_since(connection, MARKET_STATS, before) == {PAST}
                 _, after = committed(connection)
-                assert collected_since(connection, TICKER, after) == set()
+                assert collected_since(connection, MARKET_STATS, after) == set()
 
 
 class TestFailures:

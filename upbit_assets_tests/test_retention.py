@@ -25,12 +25,13 @@ from psycopg import sql
 
 from upbit_assets import retention
 from upbit_assets.definitions import defs
+from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.partitions import SEOUL, WINDOW
 from upbit_assets.postgres import dagster_internals, tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
-from upbit_assets.stale import TICKER, stale
+from upbit_assets.stale import stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
 from upbit_assets_tests.pipeline import ask, materialize, put_bronze, rows, said, ticker
@@ -274,7 +275,7 @@ class TestAfterwards:
     def test_the_sensor_does_not_ask_for_a_window_of_which_a_stray_row_came_back(self, dropped: str):
         put(OLD, MIDNIGHT)
         with Database().connect() as connection:
-            asked = stale(connection, TICKER, {OLD, MIDNIGHT})
+            asked = stale(connection, MARKET_STATS, {OLD, MIDNIGHT})
         assert [each.start for each in asked] == [MIDNIGHT]
 
     def test_a_window_that_nobody_collected_is_computed_as_ever_where_nothing_was_dropped(self, market: str):

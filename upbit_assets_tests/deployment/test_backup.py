@@ -11,10 +11,11 @@ from click.testing import CliRunner, Result
 from dagster import AssetKey, AssetMaterialization
 
 from upbit_assets.cli import main
+from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import engine_for
-from upbit_assets.stale import TICKER, collected_since, committed
+from upbit_assets.stale import collected_since, committed
 from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 from upbit_assets_tests.pipeline import PAST, ask, ticker
@@ -81,10 +82,10 @@ def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPos
     url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
     with engine_for(url).connect() as connection:
         _, snapshot = committed(connection)
-        assert collected_since(connection, TICKER, snapshot) == set()
+        assert collected_since(connection, MARKET_STATS, snapshot) == set()
         connection.rollback()
         ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
-        assert collected_since(connection, TICKER, snapshot) == {late}
+        assert collected_since(connection, MARKET_STATS, snapshot) == {late}
     engine_for(url).dispose()
 
 

@@ -1,0 +1,145 @@
+"""The feeds and what gold computes from them, each declared once.
+
+Jobs, sensors, retention and progress messages follow from it; `test_feeds.py` says what else a new one lacks.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from upbit_assets.assets import bronze, choice, silver
+from upbit_assets.assets.choice import Choice
+from upbit_assets.assets.history import History
+from upbit_assets.assets.refine import Refinement
+from upbit_assets.partitions import DAY, Axis
+from upbit_assets.postgres import tables
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """A kind of market data, from the exchange's reply to silver.
+
+    Args:
+        name: after which its assets are called.
+        refinement: its tables and windows, and how raw rows become silver.
+        markets: those that are collected; None: all of them, or what its history says.
+        history: how past days are collected; None: the exchange tells the present only.
+        coverage: notes how many pages silver knew of, where a window without rows tells something too.
+        row_label: what progress messages call silver's rows; None where those of its gold are enough.
+    """
+
+    name: str
+    refinement: Refinement
+    markets: Choice | None = None
+    history: History | None = None
+    coverage: sa.Table | None = None
+    row_label: str | None = None
+
+    @property
+    def axis(self) -> Axis:
+        return self.refinement.axis
+
+    @property
+    def bronze_asset(self) -> str:
+        return f"bronze_{self.name}_raw"
+
+    @property
+    def silver_asset(self) -> str:
+        return f"silver_{self.name}"
+
+    @property
+    def selection(self) -> Choice | None:
+        return self.history.choice if self.history else self.markets
+
+    @property
+    def pages(self) -> tuple[sa.Table, sa.Table] | None:
+        """The pages by which it was asked for, and the table that notes how many of them silver knew."""
+        return (self.history.page, self.coverage) if self.history and self.coverage is not None else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A feed that gold is computed from: the column that notes of which silver, and how much older its window is."""
+
+    feed: Feed
+    noted: str
+    older: timedelta = timedelta()
+
+    @property
+    def build(self) -> sa.Table:
+        return self.feed.refinement.build
+
+
+@dataclass(frozen=True)
+class GoldTable:
+    """Figures of each window of one or more feeds, which have the same axis.
+
+    Args:
+        build: tells when a window was computed, and from which silver.
+        row_label: what progress messages call its rows.
+    """
+
+    table: sa.Table
+    build: sa.Table
+    sources: tuple[Source, ...]
+    row_label: str
+
+    @property
+    def asset(self) -> str:
+        return f"gold_{self.table.name}"
+
+    @property
+    def feeds(self) -> list[Feed]:
+        return list(dict.fromkeys(source.feed for source in self.sources))
+
+    @property
+    def axis(self) -> Axis:
+        return self.feeds[0].axis
+
+    @property
+    def bronze_assets(self) -> list[str]:
+        return [feed.bronze_asset for feed in self.feeds]
+
+    @property
+    def computed_assets(self) -> list[str]:
+        return [*(feed.silver_asset for feed in self.feeds), self.asset]
+
+    @property
+    def collected_into(self) -> list[sa.Table]:
+        """The tables that tell which windows something was collected of."""
+        pages = [feed.pages[0] for feed in self.feeds if feed.pages]
+        return [*(feed.refinement.bronze for feed in self.feeds), *pages]
+
+
+TICKER = Feed("ticker", silver.TICKER)
+ORDERBOOK = Feed("orderbook", silver.ORDERBOOK, markets=choice.orderbooks)
+CANDLE = Feed(
+    "candle",
+    silver.CANDLE,
+    history=bronze.CANDLES,
+    coverage=tables.silver_candle_coverage,
+    row_label="one-minute candles",
+)
+TRADE = Feed("trade", silver.TRADE, history=bronze.TRADES, row_label="trades")
+FEEDS = (TICKER, ORDERBOOK, CANDLE, TRADE)
+
+MARKET_STATS = GoldTable(
+    tables.gold_market_stats,
+    tables.gold_market_stats_build,
+    (Source(TICKER, "silver_computed_at"), Source(TICKER, "day_before_computed_at", older=DAY)),
+    "markets ranked",
+)
+ORDERBOOK_STATS = GoldTable(
+    tables.gold_orderbook_stats,
+    tables.gold_orderbook_stats_build,
+    (Source(ORDERBOOK, "silver_computed_at"),),
+    "order books measured",
+)
+MARKET_DAILY = GoldTable(
+    tables.gold_market_daily,
+    tables.gold_market_daily_build,
+    (Source(CANDLE, "candle_computed_at"), Source(TRADE, "trade_computed_at")),
+    "markets of the day ranked",
+)
+GOLD_TABLES = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY)
