@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
+from upbit_assets import feeds
 from upbit_assets.assets.refine import Refinement
-from upbit_assets.assets.silver import TICKER
 from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
@@ -155,7 +155,7 @@ FRESHNESS = PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN)
 
 all_checks: list[AssetChecksDefinition] = [
     checks_of("bronze_ticker_raw", windows, markets_match_the_market_list),
-    checks_of("silver_ticker", windows, accounted_for(TICKER), no_price_is_missing),
+    checks_of("silver_ticker", windows, accounted_for(feeds.TICKER.refinement), no_price_is_missing),
     checks_of(
         "gold_market_stats",
         windows,

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
-from upbit_assets.assets.silver import CANDLE, ORDERBOOK, TRADE
+from upbit_assets import feeds
 from upbit_assets.check_results import Result, Results, checks_of, window_check
 from upbit_assets.checks import accounted_for, by_window, named, ranked
 from upbit_assets.partitions import DAY, days, windows
@@ -152,10 +152,10 @@ def named_by_day(
 
 
 all_checks: list[AssetChecksDefinition] = [
-    checks_of("silver_orderbook", windows, accounted_for(ORDERBOOK)),
+    checks_of("silver_orderbook", windows, accounted_for(feeds.ORDERBOOK.refinement)),
     checks_of("gold_orderbook_stats", windows, every_two_sided_book_has_figures),
-    checks_of("silver_candle", days, accounted_for(CANDLE), every_minute_was_collected),
-    checks_of("silver_trade", days, accounted_for(TRADE)),
+    checks_of("silver_candle", days, accounted_for(feeds.CANDLE.refinement), every_minute_was_collected),
+    checks_of("silver_trade", days, accounted_for(feeds.TRADE.refinement)),
     checks_of(
         "gold_market_daily",
         days,

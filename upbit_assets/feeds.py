@@ -122,7 +122,7 @@ CANDLE = Feed(
     row_label="one-minute candles",
 )
 TRADE = Feed("trade", silver.TRADE, history=bronze.TRADES, row_label="trades")
-FEEDS = (TICKER, ORDERBOOK, CANDLE, TRADE)
+FEEDS: tuple[Feed, ...] = (TICKER, ORDERBOOK, CANDLE, TRADE)
 
 MARKET_STATS = GoldTable(
     tables.gold_market_stats,
@@ -142,4 +142,4 @@ MARKET_DAILY = GoldTable(
     (Source(CANDLE, "candle_computed_at"), Source(TRADE, "trade_computed_at")),
     "markets of the day ranked",
 )
-GOLD_TABLES = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY)
+GOLD_TABLES: tuple[GoldTable, ...] = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY)

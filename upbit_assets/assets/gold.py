@@ -36,7 +36,11 @@ def figures(table: sa.Table, window: TimeWindow) -> sa.Select[Any]:
     return sa.select(rows.columns(*(sa.column(column.name, column.type) for column in computed)).subquery("figures"))
 
 
-def computed(context: AssetExecutionContext, *of: sa.Table, describe: Describe) -> Load:
+def nothing_more(_connection: sa.Connection, _window: TimeWindow) -> Metadata:
+    return {}
+
+
+def computed(context: AssetExecutionContext, *of: sa.Table, describe: Describe = nothing_more) -> Load:
     return Load({table: figures(table, context.partition_time_window) for table in of}, describe)
 
 
