@@ -258,11 +258,15 @@ def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> li
     seen before, the past is looked through too, a stretch a tick and the newest first.
     """
     database, snapshot = committed(connection)
-    known_tables = [gold.asset for gold in GOLD_TABLES]
+    first = {gold.asset: gold.axis.partitions.start.isoformat() for gold in GOLD_TABLES}
     # a version that knew other tables left another cursor
-    if cursor.get("database") != database or cursor.get("chains") != known_tables:
-        cursor.update(database=database, chains=known_tables, waiting={}, past=past(connection, now))
+    if cursor.get("database") != database or cursor.get("first", {}).keys() != first.keys():
+        cursor.update(database=database, waiting={}, past=past(connection, now))
         cursor.update(recent=snapshot, everything=snapshot, everything_at=now.timestamp())
+    else:
+        for gold in GOLD_TABLES:
+            reach_back(gold, cursor)
+    cursor["first"] = first
     # a clock that was ahead must not keep everything from being looked at until then
     everything = not 0 <= now.timestamp() - cursor["everything_at"] < EVERYTHING_EVERY.total_seconds()
     newest = None if everything else TimeWindow(now - RECENT, now + DAY)
@@ -290,6 +294,15 @@ def past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]
         for gold in GOLD_TABLES
         if (first := oldest(connection, gold))
     }
+
+
+def reach_back(gold: GoldTable, cursor: dict[str, Any]) -> None:
+    """Puts ahead what the snapshots were moved past without a look: windows before what was the first partition."""
+    first, former = gold.axis.partitions.start, datetime.fromisoformat(cursor["first"][gold.asset])
+    if first < former:
+        ends = map(datetime.fromisoformat, cursor["past"].get(gold.asset, ()))
+        within = (first, former, *ends)
+        cursor["past"][gold.asset] = (min(within).isoformat(), max(within).isoformat())
 
 
 def next_stretch(connection: sa.Connection, gold: GoldTable, ahead: dict[str, tuple[str, str]]) -> set[datetime]:
@@ -392,24 +405,26 @@ def missing_days(
 ) -> dict[tuple[datetime, Feed], timedelta]:
     """The past days not fully collected: {(day, feed): how much is missing, all its markets together}.
 
-    Looked at are the last days, those that something was asked for of since the last look, and those that wait.
+    Looked at are the last days, those that something was asked for of since the last look, those that were not over
+    yet then, and those that wait.
     """
     database, snapshot = committed(connection)
     if cursor.get("database") != database:
         cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
     today = days.at(now - SETTLED).start
+    known, not_over = [key.split("/") for key in (*cursor["waiting"], *cursor.get("not_over", []))], list[str]()
     last = {today - back * DAY for back in range(1, settings.UPBIT_DAYS_BACK + 1)}
     missing: dict[tuple[datetime, Feed], timedelta] = {}
     for feed in FEEDS:
         if not (history := feed.history):
             continue
-        waiting = (key.split("/") for key in cursor["waiting"])
         looked_at = last | touched(connection, history.page, cursor["seen"])
-        looked_at |= {days.start_of(key) for name, key in waiting if name == feed.name}
+        looked_at |= {days.start_of(key) for name, key in known if name == feed.name}
+        not_over += [f"{feed.name}/{days.key_of(day)}" for day in looked_at if day >= today]
         oldest = today - history.kept * DAY if history.kept else days.partitions.start
         past = {day for day in looked_at if oldest <= day < today}
         wanted = [*history.choice.markets(connection, sorted(last & past)), *begun(connection, history.page, past)]
         for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
             missing[gap.day, feed] = missing.get((gap.day, feed), timedelta()) + (gap.end - gap.start)
-    cursor["seen"] = snapshot
+    cursor.update(seen=snapshot, not_over=not_over)
     return missing

@@ -17,6 +17,7 @@ from dagster import (
     RunRequest,
     SensorResult,
     SkipReason,
+    TimeWindowPartitionsDefinition,
     build_schedule_context,
     build_sensor_context,
 )
@@ -27,7 +28,7 @@ from upbit_assets import automation
 from upbit_assets.automation import collect_every_minute, make_table_partitions
 from upbit_assets.definitions import defs
 from upbit_assets.feeds import MARKET_STATS
-from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, windows
+from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
@@ -266,6 +267,17 @@ class TestChanges:
         for stray in (windows.partitions.start - DAY, now() + DAY):
             put_bronze(database, stray, {"KRW-BTC": ticker("KRW-BTC")})
         put(database, 0)
+        assert daemon.tick() == both(0)
+
+    def test_rows_that_came_in_while_the_first_partition_was_a_later_one_are_found(
+        self, daemon: Daemon, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        fmt, zone = windows.partitions.fmt, str(SEOUL)
+        later = TimeWindowPartitionsDefinition(PAST + DAY, fmt, cron_schedule="*/10 * * * *", timezone=zone)
+        with monkeypatch.context() as moved:
+            moved.setitem(vars(windows), "partitions", later)
+            put(database, 0, 1440)
+            assert daemon.tick() == both(1440)
         assert daemon.tick() == both(0)
 
 

@@ -88,6 +88,17 @@ class TestCloseGaps:
         assert whole == [(TODAY - DAY, 0), (TODAY - 2 * DAY, 0)]
         assert ask(market_url, "SELECT count(*) FROM gold.market_daily") == [(2,)]
 
+    def test_a_day_that_was_begun_is_filled_once_it_is_over_whatever_the_days_back(
+        self, daemon: GapCloser, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
+        cover(database, TODAY, "candle", hours=1)
+        for hours in (0, 1):
+            Clock.moment = NOON + timedelta(hours=hours)
+            assert daemon.tick() == set()
+        Clock.moment = NOON + DAY
+        assert daemon.tick() == asked("candle", 0)
+
     def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser):
         job = defs.resolve_job_def("collect_days")
         run = daemon.instance.create_run_for_job(job, tags={HISTORY: "true"}, status=DagsterRunStatus.STARTED)
@@ -244,6 +255,17 @@ class TestCollectToday:
         assert defs.resolve_job_def("collect_days").execute_in_process(partition_key=asked.partition_key).success
         for table in ("bronze.candle_raw", "bronze.trade_raw", "silver.candle_coverage", "gold.market_daily"):
             assert ask(market_url, f"SELECT DISTINCT day FROM {table}") == [(TODAY,)]
+
+    def test_a_day_that_was_begun_is_filled_once_it_is_over_whatever_the_days_back(
+        self, daemon: GapCloser, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
+        cover(database, TODAY, "candle", hours=1)
+        for hours in (0, 1):
+            Clock.moment = NOON + timedelta(hours=hours)
+            assert daemon.tick() == set()
+        Clock.moment = NOON + DAY
+        assert daemon.tick() == asked("candle", 0)
 
     def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser, instance: DagsterInstance):
         job = defs.resolve_job_def("collect_days")
