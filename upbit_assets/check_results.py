@@ -29,11 +29,9 @@ from dagster import (
     TimeWindow,
     multi_asset_check,
 )
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData as Target,  # has no public name, though a public class takes it
-)
 from sqlalchemy.dialects.postgresql import insert
 
+from upbit_assets.dagster_internals import AssetCheckEvaluationTargetMaterializationData as Target
 from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis
 from upbit_assets.postgres.instance import CHECKS
 from upbit_assets.postgres.io_manager import lock_key, release

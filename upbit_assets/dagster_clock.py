@@ -15,10 +15,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dagster import DagsterInstance
-from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
-from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+from dagster import DagsterInstance, QueuedRunCoordinator
+
+from upbit_assets.dagster_internals import SCHEDULED_EXECUTION_TIME_TAG, InstigatorState, InstigatorTick, instance_of
 
 LOOK_SECONDS = 20
 TOLERANCE = 5  # seconds that hold nothing up for long
@@ -35,7 +34,7 @@ class RunCoordinator(QueuedRunCoordinator):
         """Only the daemon asks for it, before any of its parts begins; there is no public way into its process."""
         if not self._watching:
             self._watching = True
-            watch(self._instance)
+            watch(instance_of(self))
         return super().dequeue_interval_seconds
 
 

@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
-from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
+
+from upbit_assets.dagster_internals import CheckRunHealthResult, RunLauncher, WorkerStatus, instance_of
 
 PATIENCE_SECONDS = 60  # a process that has just begun, or whose database starts again, shows no life for a while
 
@@ -25,7 +26,7 @@ class NoticesDeath(RunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        alive = self._instance.event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
+        alive = instance_of(self).event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
         return self.unless(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
 
     def unless(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:

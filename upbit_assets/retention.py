@@ -20,9 +20,9 @@ from dagster import (
 from sqlalchemy.dialects.postgresql import REGCLASS
 
 from upbit_assets.check_results import DROPPED
+from upbit_assets.dagster_internals import dagster_tables, prune
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import SEOUL, Axis
-from upbit_assets.postgres.dagster_internals import dagster_tables, prune
 from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from

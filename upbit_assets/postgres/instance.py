@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterEventType, EventLogEntry
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres import DagsterPostgresStorage
 
+from upbit_assets.dagster_internals import PooledEventLog
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
@@ -42,8 +43,12 @@ class InstanceStorage(DagsterPostgresStorage):
         # a backfill's materializations in one statement: one by one, each takes longer than its window's rows
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         super().__init__(postgres_url, **options)
-        self._event_log_storage = EventLog(postgres_url)  # there is no public way; the tables are there now
-        require_utc(self._event_log_storage)
+        self.log = EventLog(postgres_url)  # the tables are there now
+        require_utc(self.log)
+
+    @property
+    def event_log_storage(self) -> "EventLog":
+        return self.log
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def without_repetition(event: EventLogEntry) -> EventLogEntry:
     return event._replace(dagster_event=event.dagster_event._replace(logging_tags={}))
 
 
-def require_utc(log: PostgresEventLogStorage) -> None:
+def require_utc(log: PooledEventLog) -> None:
     """Refuse a database whose times are not UTC, as Dagster takes them to be: by nine hours its runs would be of later.
 
     Raises:
@@ -92,18 +97,11 @@ def require_utc(log: PostgresEventLogStorage) -> None:
     )
 
 
-class EventLog(PostgresEventLogStorage):
-    """The runs' events; and which runs are alive, as each run's process holds a session that is named after it.
-
-    All events of a process go through one connection; Dagster's own opens one for each of the hundreds of a backfill.
-    It is asked whether it lives before each use, so a database that restarts costs no run.
-    """
+class EventLog(PooledEventLog):
+    """The runs' events; and which runs are alive, as each run's process holds a session that is named after it."""
 
     def __init__(self, postgres_url: str) -> None:
-        super().__init__(postgres_url, should_autocreate_tables=False)
-        self._engine = sa.create_engine(
-            postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=20, pool_pre_ping=True
-        )
+        super().__init__(postgres_url)
         self._ended: dict[str, threading.Event] = {}
 
     def store_event(self, event: EventLogEntry) -> None:

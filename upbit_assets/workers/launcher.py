@@ -4,10 +4,10 @@ import time
 from typing import Any, Self
 
 from dagster import DagsterRun
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
+from upbit_assets.dagster_internals import CheckRunHealthResult, WorkerStatus, instance_of
 from upbit_assets.launcher import NoticesDeath
 from upbit_assets.settings import SettingError, settings
 
@@ -60,15 +60,16 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
 
         False for a command line's own process, which is out of reach here.
         """
-        run = self._instance.get_run_by_id(run_id)
+        instance = instance_of(self)
+        run = instance.get_run_by_id(run_id)
         if run is None or not on_a_worker(run):
             return False
-        self._instance.report_run_canceling(run)
+        instance.report_run_canceling(run)
         task = self._task_of(run)
         task.revoke(terminate=True, signal="SIGKILL")
         for _ in range(ANSWER_SECONDS):
             if task.ready():
-                self._instance.report_run_canceled(run)
+                instance.report_run_canceled(run)
                 break
             time.sleep(1)  # where no worker answers, run monitoring cancels it in a while
         return True

@@ -13,21 +13,23 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, job
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import (
+
+from upbit_assets.dagster_clock import date_back
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets_tests.dagster_internals import (
+    SCHEDULED_EXECUTION_TIME_TAG,
+    DaemonHeartbeat,
     InstigatorState,
     InstigatorStatus,
     InstigatorType,
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
     ScheduleInstigatorData,
     SensorInstigatorData,
     TickData,
     TickStatus,
 )
-from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
-from dagster._daemon.types import DaemonHeartbeat
-
-from upbit_assets.dagster_clock import date_back
-from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets_tests.deployment.conftest import an_instance, url_as
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until

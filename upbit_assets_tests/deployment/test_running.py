@@ -22,16 +22,18 @@ from dagster import (
     job,
     op,
 )
-from dagster._core.launcher.base import WorkerStatus
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import EmptyWorkspaceTarget
-from dagster._daemon.monitoring import run_monitoring
 
 from upbit_assets import health, launcher
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.instance import EventLog
 from upbit_assets.stack import free_port
+from upbit_assets_tests.dagster_internals import (
+    EmptyWorkspaceTarget,
+    WorkerStatus,
+    WorkspaceProcessContext,
+    run_monitoring,
+)
 from upbit_assets_tests.deployment.conftest import an_instance, url_as
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until

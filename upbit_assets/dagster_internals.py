@@ -1,14 +1,56 @@
-"""The one place that goes past Dagster's API to its tables, for what the API can't do.
+"""All that this project takes from Dagster past its public API, for what the API can't do; ruff forbids it elsewhere.
 
-Each use looks first whether the tables are those that it was written for: a later Dagster may have changed them.
+A later Dagster may change any of it: test_dagster_internals.py says what, and the tables are looked at before each use.
+health.py alone reads Dagster's heartbeats by itself, as it must not take the seconds that importing Dagster takes.
 """
 
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from dagster import DagsterInstance
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.instance.types import MayHaveInstanceWeakref
+from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
+from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+from dagster_postgres import PostgresEventLogStorage
 
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
+
+# what is used elsewhere under its own name
+__all__ = [
+    "SCHEDULED_EXECUTION_TIME_TAG",  # by which Dagster knows whether a schedule has asked for a run of that time
+    "AssetCheckEvaluationTargetMaterializationData",  # what a check looked at, which the public evaluation takes
+    "CheckRunHealthResult",  # a launcher's answer to run monitoring
+    "InstigatorState",  # where a schedule or sensor goes on from
+    "InstigatorTick",  # one time that it was asked
+    "RunLauncher",  # what a mixin of all launchers is made of: only the default one is public
+    "WorkerStatus",  # the answer's kinds
+    "dagster_tables",
+    "instance_of",
+    "prune",
+]
+
+
+def instance_of(part: MayHaveInstanceWeakref[DagsterInstance]) -> DagsterInstance:
+    """The instance of a launcher or coordinator, which has no public name for whoever derives from it."""
+    return part._instance
+
+
+class PooledEventLog(PostgresEventLogStorage):
+    """An event log whose tables are there, all of whose events go through one connection.
+
+    Dagster's own opens one for each of the hundreds of a backfill. It is asked whether it lives before each use, so a
+    database that restarts costs no run.
+    """
+
+    def __init__(self, postgres_url: str) -> None:
+        super().__init__(postgres_url, should_autocreate_tables=False)
+        self._engine = sa.create_engine(
+            postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=20, pool_pre_ping=True
+        )
+
 
 REVISIONS = frozenset({"29b539ebc72a"})  # Dagster's own schema, as its alembic_version says: those known here
 RUNS_AT_ONCE = 200

@@ -1,0 +1,40 @@
+"""What the tests take from Dagster past its public API, to drive its daemon and to make what it keeps; see
+upbit_assets.dagster_internals."""
+
+from dagster._core.launcher.base import WorkerStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.storage.sql import get_alembic_config
+from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring import run_monitoring
+from dagster._daemon.types import DaemonHeartbeat
+
+__all__ = [
+    "SCHEDULED_EXECUTION_TIME_TAG",
+    "DaemonHeartbeat",
+    "EmptyWorkspaceTarget",
+    "InstigatorState",
+    "InstigatorStatus",
+    "InstigatorType",
+    "RegisteredCodeLocationOrigin",
+    "RemoteInstigatorOrigin",
+    "RemoteRepositoryOrigin",
+    "ScheduleInstigatorData",
+    "SensorInstigatorData",
+    "TickData",
+    "TickStatus",
+    "WorkerStatus",
+    "WorkspaceProcessContext",
+    "get_alembic_config",
+    "run_monitoring",
+]

@@ -1,0 +1,116 @@
+"""What this project takes from Dagster past its public API is there, and takes what it is given."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster_postgres
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from dagster import DagsterInstance, QueuedRunCoordinator
+
+import upbit_assets
+from upbit_assets import dagster_internals
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets_tests.dagster_internals import get_alembic_config
+
+PACKAGE = Path(upbit_assets.__file__).parent
+MODULE = PACKAGE / "dagster_internals.py"
+PRIVATE = [
+    (imported.module, name.name)
+    for imported in ast.walk(ast.parse(MODULE.read_text()))
+    if isinstance(imported, ast.ImportFrom) and imported.module and "dagster" in imported.module.split(".")[0]
+    for name in imported.names
+]
+INSTANCE_METHODS: dict[str, dict[str, Any]] = {
+    "all_instigator_state": {},
+    "get_ticks": {"origin_id": "", "selector_id": "", "after": 0.0},
+    "update_instigator_state": {"state": None},
+    "update_tick": {"tick": None},
+    "get_daemon_heartbeats": {},
+    "wipe_daemon_heartbeats": {},
+    "add_run_tags": {"run_id": "", "new_tags": {}},
+    "get_runs": {"filters": None},
+    "report_run_canceling": {"run": None},
+    "report_run_canceled": {"dagster_run": None},
+}
+OVERRIDDEN = [
+    (dagster_internals.RunLauncher, "check_run_worker_health", {"run": None}),
+    (dagster_internals.RunLauncher, "terminate", {"run_id": ""}),
+    (dagster_postgres.PostgresEventLogStorage, "__init__", {"postgres_url": "", "should_autocreate_tables": False}),
+    (dagster_postgres.PostgresEventLogStorage, "store_event", {"event": None}),
+]
+PROPERTIES = [
+    (QueuedRunCoordinator, "_instance", "instance_of"),
+    (dagster_internals.RunLauncher, "_instance", "instance_of"),
+    (dagster_internals.RunLauncher, "supports_check_run_worker_health", "launcher.py: run monitoring asks it first"),
+    (QueuedRunCoordinator, "dequeue_interval_seconds", "dagster_clock.py: by which the daemon is known"),
+    (dagster_postgres.DagsterPostgresStorage, "event_log_storage", "instance.py: where the event log is put in"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PRIVATE)
+def test_each_name_is_where_it_was(module: str, name: str):
+    assert hasattr(importlib.import_module(module), name), f"{module} has no {name} any more: see {MODULE.name}"
+
+
+@pytest.mark.parametrize(("name", "arguments"), INSTANCE_METHODS.items())
+def test_the_instances_undocumented_methods_take_what_they_are_given(name: str, arguments: dict[str, Any]):
+    """Those of dagster_clock.py, which dates back what is later than now, and of the launchers."""
+    inspect.signature(getattr(DagsterInstance, name)).bind(None, **arguments)
+
+
+@pytest.mark.parametrize(("base", "name", "arguments"), OVERRIDDEN)
+def test_what_is_overridden_is_called_as_it_was(base: type, name: str, arguments: dict[str, Any]):
+    inspect.signature(getattr(base, name)).bind(None, **arguments)
+
+
+@pytest.mark.parametrize(("owner", "name", "used_by"), PROPERTIES)
+def test_each_property_is_one_still(owner: type, name: str, used_by: str):
+    assert isinstance(inspect.getattr_static(owner, name, None), property), f"{owner}.{name}: see {used_by}"
+
+
+def test_the_events_of_a_process_go_through_one_connection(server: EmbeddedPostgres):
+    log = dagster_internals.PooledEventLog(sqlalchemy_url(server.url("dagster"), "psycopg2").render_as_string(False))
+    sessions = set()
+    for _ in range(3):
+        with log.index_connection() as connection:
+            sessions.add(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    assert len(sessions) == 1, "PostgresEventLogStorage takes its connections from elsewhere than _engine"
+    log._engine.dispose()
+
+
+def test_the_installed_dagsters_tables_are_known():
+    (module,) = {imported for imported, name in PRIVATE if name == "PostgresEventLogStorage"}
+    file = Path(str(importlib.import_module(module).__file__)).parent / "event_log" / "event_log.py"
+    (head,) = ScriptDirectory.from_config(get_alembic_config(str(file), "../alembic/alembic.ini")).get_heads()
+    assert head in dagster_internals.REVISIONS, "read what changed in Dagster's tables, then add it"
+
+
+def test_nothing_else_uses_what_a_class_of_dagster_keeps_to_itself():
+    """Which no linter sees, as it is reached through self."""
+    own, used = set[str](), dict[str, str]()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            own |= set(names_defined_by(node))
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and file != MODULE:
+                used[node.attr] = f"{file.name}:{node.lineno}"
+    named_tuple = {"_asdict", "_fields", "_replace"}
+    assert {name: place for name, place in used.items() if name not in own | named_tuple} == {}
+
+
+def names_defined_by(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+            yield name
+        case ast.Attribute(attr=name, value=ast.Name(id="self"), ctx=ast.Store()):
+            yield name
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
