@@ -11,12 +11,12 @@ import dagster_postgres
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
-from dagster import DagsterInstance, QueuedRunCoordinator
+from dagster import AssetKey, DagsterInstance, QueuedRunCoordinator, RunsFilter
 
 import upbit_assets
 from upbit_assets import dagster_internals
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.postgres.instance import InstanceStorage, shared_engine
 from upbit_assets_tests.dagster_internals import get_alembic_config
 
 PACKAGE = Path(upbit_assets.__file__).parent
@@ -75,19 +75,40 @@ def test_each_property_is_one_still(owner: type, name: str, used_by: str):
     assert isinstance(inspect.getattr_static(owner, name, None), property), f"{owner}.{name}: see {used_by}"
 
 
-def test_the_events_of_a_process_go_through_one_connection(server: EmbeddedPostgres):
-    log = dagster_internals.PooledEventLog(sqlalchemy_url(server.url("dagster"), "psycopg2").render_as_string(False))
+@pytest.fixture
+def storage(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> InstanceStorage:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", server.url("dagster"))
+    return InstanceStorage.from_config_value(None, {})
+
+
+def test_the_instances_of_a_process_share_their_connections(storage: InstanceStorage):
     sessions = set()
-    for _ in range(3):
-        with log.index_connection() as connection:
-            sessions.add(connection.scalar(sa.text("SELECT pg_backend_pid()")))
-    assert len(sessions) == 1, "PostgresEventLogStorage takes its connections from elsewhere than _engine"
-    log._engine.dispose()
+    each: Any
+    for each in (storage, InstanceStorage.from_config_value(None, {})):
+        for connect in (
+            each.run_storage.connect,
+            each.event_log_storage.index_connection,
+            each.schedule_storage.connect,
+        ):
+            with connect() as connection:
+                sessions.add(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    assert len(sessions) == 1, "a storage takes its connections from elsewhere than _engine"
+
+
+def test_what_tables_there_are_is_asked_once(storage: InstanceStorage):
+    asked = list[str]()
+    sa.event.listen(shared_engine(storage.postgres_url), "before_cursor_execute", lambda *said: asked.append(said[2]))
+    for _ in range(2):
+        asked.clear()
+        storage.run_storage.get_runs(RunsFilter(tags={"dagster/backfill": "none"}), limit=1)
+        storage.schedule_storage.all_instigator_state()
+        storage.event_log_storage.get_asset_records([AssetKey("silver_ticker")])
+    assert asked
+    assert [each for each in asked if "pg_catalog" in each] == [], "it asks by another method than those of QUESTIONS"
 
 
 def test_the_installed_dagsters_tables_are_known():
-    (module,) = {imported for imported, name in PRIVATE if name == "PostgresEventLogStorage"}
-    file = Path(str(importlib.import_module(module).__file__)).parent / "event_log" / "event_log.py"
+    file = Path(dagster_postgres.__file__).parent / "event_log" / "event_log.py"
     (head,) = ScriptDirectory.from_config(get_alembic_config(str(file), "../alembic/alembic.ini")).get_heads()
     assert head in dagster_internals.REVISIONS, "read what changed in Dagster's tables, then add it"
 

@@ -1,14 +1,15 @@
 """Dagster's instance storage, named in dagster.yaml."""
 
+import functools
 import os
 import threading
 from typing import Any, Self
 
 import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterEventType, EventLogEntry
-from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
-from upbit_assets.dagster_internals import PooledEventLog
+from upbit_assets.dagster_internals import share
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
@@ -24,16 +25,18 @@ NOT_STORED = {
     DagsterEventType.LOADED_INPUT,
     DagsterEventType.HANDLED_OUTPUT,
 }
+CONNECTIONS = 3  # that a process keeps
+TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one that each of Dagster's storages makes with its others
 CHECKS = "_checks"  # as steps are named whose outputs hold nothing
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
-ZONE = sa.text("""
+ZONE = """
 SELECT setting, source,
        extract(timezone FROM timestamptz '2026-01-01') = 0 AND extract(timezone FROM timestamptz '2026-07-01') = 0,
        quote_ident(current_database())
 FROM pg_settings WHERE name = 'TimeZone'
-""")
+"""
 
 
 class InstanceStorage(DagsterPostgresStorage):
@@ -42,9 +45,10 @@ class InstanceStorage(DagsterPostgresStorage):
     def __init__(self, postgres_url: str, **options: Any) -> None:
         # a backfill's materializations in one statement: one by one, each takes longer than its window's rows
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
-        super().__init__(postgres_url, **options)
-        self.log = EventLog(postgres_url)  # the tables are there now
-        require_utc(self.log)
+        engine = opened(postgres_url)
+        super().__init__(postgres_url, should_autocreate_tables=False, **options)
+        self.log = EventLog(postgres_url)
+        share(engine, (self.run_storage, self.log, self.schedule_storage))
 
     @property
     def event_log_storage(self) -> "EventLog":
@@ -59,6 +63,33 @@ class InstanceStorage(DagsterPostgresStorage):
         # dagster-postgres speaks psycopg2 only, whatever driver the URL names
         url = sqlalchemy_url(instance_url(), "psycopg2")
         return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
+
+
+def opened(postgres_url: str) -> sa.Engine:
+    """The database, with Dagster's tables.
+
+    Raises:
+        SettingError: its times are not in UTC; the message says how to change it.
+    """
+    engine = shared_engine(postgres_url)
+    with engine.connect() as connection:
+        there = TABLES.issubset(sa.inspect(connection).get_table_names())
+    if not there:
+        DagsterPostgresStorage(postgres_url)
+    return engine
+
+
+@functools.cache
+def shared_engine(postgres_url: str) -> sa.Engine:
+    """The connections of all instances in this process: a code location makes one for each look of a sensor.
+
+    A connection is asked whether it lives before each use, so a database that restarts costs no run.
+    """
+    engine = sa.create_engine(
+        postgres_url, isolation_level="AUTOCOMMIT", pool_size=CONNECTIONS, max_overflow=20, pool_pre_ping=True
+    )
+    sa.event.listen(engine, "connect", require_utc)
+    return engine
 
 
 def is_stored(event: DagsterEvent | None) -> bool:
@@ -76,14 +107,16 @@ def without_repetition(event: EventLogEntry) -> EventLogEntry:
     return event._replace(dagster_event=event.dagster_event._replace(logging_tags={}))
 
 
-def require_utc(log: PooledEventLog) -> None:
+def require_utc(connection: Any, _record: Any) -> None:
     """Refuse a database whose times are not UTC, as Dagster takes them to be: by nine hours its runs would be of later.
 
     Raises:
         SettingError: says how to change it.
     """
-    with log.index_connection() as connection:
-        zone, source, is_utc, database = connection.execute(ZONE).one()
+    with connection.cursor() as cursor:
+        cursor.execute(ZONE)
+        zone, source, is_utc, database = cursor.fetchone()
+    connection.rollback()
     if is_utc:
         return
     cure = f"ALTER DATABASE {database} SET timezone = 'UTC';"
@@ -97,11 +130,11 @@ def require_utc(log: PooledEventLog) -> None:
     )
 
 
-class EventLog(PooledEventLog):
+class EventLog(PostgresEventLogStorage):
     """The runs' events; and which runs are alive, as each run's process holds a session that is named after it."""
 
     def __init__(self, postgres_url: str) -> None:
-        super().__init__(postgres_url)
+        super().__init__(postgres_url, should_autocreate_tables=False)
         self._ended: dict[str, threading.Event] = {}
 
     def store_event(self, event: EventLogEntry) -> None:
