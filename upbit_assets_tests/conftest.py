@@ -16,6 +16,7 @@ from upbit_assets.postgres.embedded import SETTINGS, EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.postgres.tables import metadata
+from upbit_assets.sandbox.clock import real_time
 from upbit_assets.sandbox.server import Handle, running
 
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
@@ -125,8 +126,8 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 
 @pytest.fixture
 def still_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
-    """The same with its clock stopped, so that it says the same as often as it is asked."""
+    """The same with its market's clock stopped, so that it says the same as often as it is asked."""
     moment = datetime.now(UTC)
-    with running(market_count=30, clock=lambda: moment) as handle:
+    with running(market_count=30, clock=lambda: moment, date=real_time) as handle:
         monkeypatch.setenv("UPBIT_API_URL", handle.url)
         yield handle

@@ -34,6 +34,7 @@ from upbit_assets.postgres.resource import Database
 
 ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks)
 SECONDS_A_TEST = 10
+IN_THE_FUTURE = "in the future, over ten minutes after it was collected; was that machine's clock behind?"
 # in the recovery guide's window
 PAST = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 CHAIN = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")

@@ -22,7 +22,7 @@ from psycopg.types.range import Range
 from upbit_assets.assets.choice import Choice, NoRankingYet
 from upbit_assets.assets.coverage import Gap, begun, gaps
 from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, Said
-from upbit_assets.assets.snapshots import claim_origin, storable_market
+from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres.copy import Records
@@ -32,7 +32,8 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
-SETTLED = timedelta(seconds=10)  # the last trades of a minute are stored a moment after its end
+# the last trades of a minute are stored a moment after its end, and our clock may be ahead by half of this
+SETTLED = timedelta(seconds=10)
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
 TELL_EVERY = 10  # seconds
 MOST_STUCK = 5  # then it is the exchange, not a market
@@ -83,6 +84,7 @@ class History:
                     for page in side_by_side((self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE):
                         if page.reply and not claimed:
                             claim_origin(database, page.reply)
+                            warn_of_clock(progress.context, page.reply)
                             claimed = True
                         new = unknown(connection, self.raw, page)
                         yield Load({self.raw: as_records(page, new), self.page: note(page)})

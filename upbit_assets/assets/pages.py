@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from upbit_assets.assets.coverage import MINUTE, Gap
 from upbit_assets.partitions import DAY, SEOUL, days
 from upbit_assets.upbit import Refused, Reply, Row, UpbitClient, UpbitError
+from upbit_assets.upbit.clock import TOLERATED
 
 CANDLES_A_PAGE, TRADES_A_PAGE = 200, 500
 MILLISECOND = timedelta(milliseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-CLOCKS_DIFFER = timedelta(seconds=2)  # the exchange's from ours, at most
+# the exchange's clock from ours, at most: what the client tolerates, the call, and the second that `Date` is of
+CLOCKS_DIFFER = TOLERATED + timedelta(seconds=2)
 
 
 @dataclass(frozen=True)

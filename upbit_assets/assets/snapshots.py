@@ -14,6 +14,7 @@ from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, stoppable
 from upbit_assets.postgres.resource import Database
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
+from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
 
 Ask = Callable[[UpbitClient], Reply]
 Beside = Callable[[UpbitClient, TimeWindow], dict[sa.Table, Records]]
@@ -44,6 +45,7 @@ def collect(
     with stoppable(), exchange.client() as client:
         reply = snapshot(client, ask, open_window)
         claim_origin(database, reply)
+        warn_of_clock(context, reply)
         context.add_output_metadata(
             {
                 "source": MetadataValue.url(reply.url[:2000]),
@@ -97,6 +99,15 @@ def claim_origin(database: Database, reply: Reply) -> None:
             f"This database holds {kind[held]} data and {reply.url} gives {kind[reply.simulated]} data; they never "
             "share one. Set UPBIT_POSTGRES_URL to another database, or UPBIT_API_URL to the other exchange.",
             allow_retries=False,
+        )
+
+
+def warn_of_clock(context: AssetExecutionContext, reply: Reply) -> None:
+    """Tell while it is still tolerated that the clock goes wrong."""
+    if abs(reply.clock_ahead) >= NOTEWORTHY:
+        context.log.warning(
+            f"This machine's clock is {in_words(reply.clock_ahead)}. Beyond {TOLERATED.seconds} seconds nothing is "
+            "collected: have it kept by NTP."
         )
 
 

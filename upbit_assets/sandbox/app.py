@@ -54,6 +54,8 @@ class Rest:
         reply = instead or await self.answer(request)
         if reply.rows is not None:
             reply.rows = self.faults.alter(hit, request.url.path, reply.rows, self.endpoints.clock())
+        for fault in hit:
+            reply.headers |= fault.headers_at(self.endpoints.clock())
         return reply
 
     async def answer(self, request: Request) -> Reply:
@@ -116,7 +118,7 @@ class Labelled:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[LABEL] = "true"
-                headers["Date"] = format_datetime(self.clock().astimezone(UTC), usegmt=True)
+                headers.setdefault("Date", format_datetime(self.clock().astimezone(UTC), usegmt=True))
             await send(message)
 
         await self.app(scope, receive, labelled)
@@ -128,14 +130,15 @@ def create_app(
     *,
     seconds: Callable[[], float] = time.time,
     regional: bool = False,
+    date: Clock | None = None,
 ) -> Starlette:
     """The exchange as an ASGI app; its `state.faults` is what `/_sandbox/faults` reads and writes.
 
     `state.hub` is its WebSocket side, which is no part of the app: the server hands it its connections.
 
-    `clock` (aware datetimes) is the time of the market and of the Date header; `seconds` (Unix) that of the
-    rate limits, so that they end also where the market's time stands still. `regional`: it speaks as the exchange's
-    hosts in Singapore, Indonesia and Thailand do.
+    `clock` (aware datetimes) is the time of the market, and of the Date header unless `date` is; `seconds` (Unix) that
+    of the rate limits, so that they end also where the market's time stands still. `regional`: it speaks as the
+    exchange's hosts in Singapore, Indonesia and Thailand do.
     Source: Upbit REST, Quotation API and Rate Limits.
     """
     endpoints = Endpoints(market, clock, regional=regional)
@@ -179,7 +182,7 @@ def create_app(
             Route("/{path:path}", Rest(endpoints, limits, faults)),
         ],
         exception_handlers={Exception: broken},
-        middleware=[Middleware(Labelled, clock=clock)],
+        middleware=[Middleware(Labelled, clock=date or clock)],
     )
     app.state.faults, app.state.hub = faults, Hub(market, clock, seconds, limits, faults)
     return app

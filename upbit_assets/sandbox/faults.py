@@ -7,12 +7,27 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 from upbit_assets.sandbox.reply import JSON, Reply, error
 from upbit_assets.sandbox.wire import RawRow
 
-KINDS = ("status", "cut", "reset", "slow", "body", "rows", "empty", "short", "late", "repeat", "drop", "close")
+KINDS = (
+    "status",
+    "cut",
+    "reset",
+    "slow",
+    "body",
+    "rows",
+    "empty",
+    "short",
+    "late",
+    "repeat",
+    "drop",
+    "close",
+    "cached",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +45,7 @@ class Fault:
     late:   without the rows of the last `seconds`: candles and trades that come to be told late. A frame is sent
             `seconds` later, those after it meanwhile.
     repeat: the rows that were given last by the same path, whatever was asked.
+    cached: the reply as from a cache that has had it for `seconds`: an old Date, and its Age.
     cut:    the reply's first half; with `closes`, Content-Length (or the frame's length) is the whole's and the
             connection closes.
     reset:  no reply, a TCP reset.
@@ -74,6 +90,13 @@ class Fault:
         if self.kind == "body" or (self.kind == "close" and self.body is not None):
             return Reply(self.status or 200, self.body or "", headers=headers)
         return Reply(200, "[]", headers=headers) if self.kind == "empty" else None
+
+    def headers_at(self, now: datetime) -> dict[str, str]:
+        """The headers that this fault puts into the reply."""
+        if self.kind != "cached":
+            return {}
+        date = format_datetime((now - timedelta(seconds=self.seconds)).astimezone(UTC), usegmt=True)
+        return {"Date": date, "Age": str(round(self.seconds)), **self.headers}
 
     def alter(self, rows: Sequence[RawRow], now: datetime, former: Sequence[RawRow] = ()) -> list[RawRow]:
         """The rows as this fault leaves them; `former` are those that were given last."""

@@ -89,13 +89,14 @@ def running(
     activity: float = 1,
     seconds: Callable[[], float] = time.time,
     regional: bool = False,
+    date: Clock | None = None,
 ) -> Iterator[Handle]:
     """An exchange in a thread of this process, on a free port unless one is given, gone with the context.
 
-    `clock`, `seconds` and `regional` are those of `create_app`, `activity` that of `Market`.
+    `clock`, `seconds`, `regional` and `date` are those of `create_app`, `activity` that of `Market`.
     """
     market = Market(seed, market_count, activity)
-    app = create_app(market, clock, seconds=seconds, regional=regional)
+    app = create_app(market, clock, seconds=seconds, regional=regional, date=date)
     with listening(NAME, "127.0.0.1", port) as listener:
         server = server_for(app)
         thread = threading.Thread(target=server.run, args=([listener],), name="offline-exchange", daemon=True)

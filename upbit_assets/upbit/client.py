@@ -13,8 +13,11 @@ import tenacity
 import urllib3
 
 from upbit_assets.local_http import session_for
+from upbit_assets.upbit.clock import TOLERATED, age_of, clock_ahead
 from upbit_assets.upbit.errors import (
     Blocked,
+    CachedReplyError,
+    ClockError,
     Refused,
     UnexpectedBody,
     Unreachable,
@@ -42,7 +45,11 @@ class UpbitClient:
     ends it at once, and until the block is over (a minute, when the exchange does not say) all clients' calls
     fail without touching the network.
 
-    Every call raises Unreachable, Refused, UnexpectedBody or Blocked, all of them UpbitError.
+    A reply is also refused that a cache on the way has kept for more than 5 seconds, or whose `Date` differs from our
+    clock by more: what is collected by a wrong clock goes into a wrong window.
+
+    Every call raises Unreachable, Refused, UnexpectedBody, Blocked, CachedReplyError or ClockError, all of them
+    UpbitError.
     Source: Upbit REST, REST API guide and Rate limits.
     """
 
@@ -69,6 +76,7 @@ class UpbitClient:
                 "User-Agent": f"upbit-assets/{version('upbit-assets')}",
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
+                "Cache-Control": "no-cache",
             }
         )
         self._retrying = tenacity.Retrying(
@@ -153,8 +161,9 @@ class UpbitClient:
 
     def _once(self, group: str, path: str, params: dict[str, str | int | None], *, may_be_empty: bool = True) -> Reply:
         turn = self._limits.acquire(group, background=self._background)
-        began = time.monotonic()
+        asked_at, began = datetime.now(UTC), time.monotonic()
         with self._send(group, turn, path, params) as response:
+            ahead = clock_ahead(response.headers, asked_at, datetime.now(UTC))
             body, broken = _read(response, self._max_bytes, began + self._deadline)
         received_at, seconds = datetime.now(UTC), time.monotonic() - began
         status, url = response.status_code, _without_login(response.url)
@@ -169,8 +178,12 @@ class UpbitClient:
             raise UnexpectedBody(url, str(error), body) from None
         if not (rows or may_be_empty):
             raise UnexpectedBody(url, "has no rows", body)
+        if (age := age_of(response.headers)) > TOLERATED:
+            raise CachedReplyError(url, age)
+        if abs(ahead) > TOLERATED:
+            raise ClockError(url, ahead)
         simulated = response.headers.get("X-Upbit-Simulated", "").lower() == "true"
-        return Reply(text, rows, received_at, simulated, url, seconds)
+        return Reply(text, rows, received_at, simulated, url, seconds, ahead)
 
     def _send(self, group: str, turn: float, path: str, params: dict[str, str | int | None]) -> requests.Response:
         """The answer as far as its headers, from which the limits have learnt."""

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import requests
 
+from upbit_assets.upbit.clock import TOLERATED, in_words
+
 QUOTED = 120
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (requests.ConnectTimeout, "no connection was made in time"),
@@ -103,6 +105,39 @@ class Blocked(UpbitError):
         return (
             f"The exchange has blocked this address{end}: {quoted(self.message)}. "
             "Make no calls before then, since each one may lengthen the block."
+        )
+
+
+class ClockError(UpbitError):
+    """This machine's clock is further from the exchange's than is tolerated: `ahead` of it, or behind (negative)."""
+
+    def __init__(self, url: str, ahead: timedelta) -> None:
+        super().__init__(url, ahead)
+        self.url, self.ahead = url, ahead
+
+    def __str__(self) -> str:
+        doubt = " If the clock is right, a cache on the way gives old answers." if self.ahead > timedelta() else ""
+        return (
+            f"This machine's clock is {in_words(self.ahead)}, by the Date of the answer to {self.url}; "
+            f"{TOLERATED.seconds} seconds are tolerated. The answer is not stored, as it would go into a wrong window. "
+            "Have the clock (in a container, the host's) kept by NTP: `timedatectl` says whether it is, `sudo "
+            f"timedatectl set-ntp true` switches it on.{doubt}"
+        )
+
+
+class CachedReplyError(UpbitError):
+    """A cache on the way gave what the exchange said a while ago, when it was asked for the present."""
+
+    may_pass = True
+
+    def __init__(self, url: str, age: timedelta) -> None:
+        super().__init__(url, age)
+        self.url, self.age = url, age
+
+    def __str__(self) -> str:
+        return (
+            f"The answer to {self.url} is {self.age.total_seconds():.0f} seconds old: a cache on the way kept it. Have "
+            "the proxy between here and the exchange pass these calls on."
         )
 
 

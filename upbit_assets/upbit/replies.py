@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -49,7 +49,8 @@ class Row(str):
 class Reply:
     """A whole reply. `received_at` (UTC) is when the last byte was in, `seconds` what the last attempt took.
 
-    `simulated`: it comes from the offline exchange, which says so in the header `X-Upbit-Simulated`.
+    `simulated`: it comes from the offline exchange, which says so in the header `X-Upbit-Simulated`. `clock_ahead`: by
+    how much our clock is at least ahead of the exchange's, or behind (negative).
     """
 
     text: str = field(repr=False)
@@ -58,6 +59,7 @@ class Reply:
     simulated: bool
     url: str
     seconds: float
+    clock_ahead: timedelta = timedelta()
 
 
 def split(text: str) -> list[Row]:

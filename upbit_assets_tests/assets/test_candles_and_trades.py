@@ -17,7 +17,7 @@ from upbit_assets.partitions import DAY, SEOUL, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.upbit import Row
-from upbit_assets_tests.pipeline import ask, checks, compute, materialize, put, rows
+from upbit_assets_tests.pipeline import IN_THE_FUTURE, ask, checks, compute, materialize, put, rows
 
 TODAY = datetime(2026, 1, 29, 9, tzinfo=SEOUL)  # midnight UTC
 COLLECTED = TODAY + 2 * DAY
@@ -112,7 +112,7 @@ WRONG_CANDLES: list[tuple[Fields, str]] = [
     ({"candle_acc_trade_volume": '"10.25"'}, "candle_acc_trade_volume: not a number"),
     ({"candle_acc_trade_price": "1e-400"}, "candle_acc_trade_price: negative or out of range"),
     ({"timestamp": "null"}, "timestamp: not a number"),
-    ({"timestamp": "1e14"}, "timestamp: before Upbit opened, or in the future"),
+    ({"timestamp": "1e14"}, f"timestamp: {IN_THE_FUTURE}"),
     ({"timestamp": milliseconds(HALF_PAST - timedelta(milliseconds=1))}, "timestamp: before the candle began"),
     ({"candle_date_time_utc": None}, NO_MINUTE),
     ({"candle_date_time_utc": "1769646600000"}, NO_MINUTE),
@@ -196,7 +196,7 @@ WRONG_TRADES: list[tuple[Fields, str]] = [
     *(({name: "0.0"}, f"{name}: not positive, or out of range") for name in ("trade_price", "trade_volume")),
     *(({name: '"1"'}, f"{name}: not a number") for name in ("trade_price", "trade_volume")),
     ({"timestamp": "{}"}, "timestamp: not a number"),
-    ({"timestamp": "0"}, "timestamp: before Upbit opened, or in the future"),
+    ({"timestamp": "0"}, "timestamp: before Upbit opened"),
     ({"timestamp": milliseconds(TODAY - timedelta(milliseconds=1))}, "timestamp: of another day"),
     ({"timestamp": milliseconds(TODAY + DAY)}, "timestamp: of another day"),
     ({"timestamp": milliseconds(HALF_PAST + timedelta(seconds=1))}, NOT_THE_TIME),

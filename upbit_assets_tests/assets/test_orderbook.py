@@ -17,7 +17,18 @@ from upbit_assets.assets.silver import silver_orderbook
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, ask, compute, exact, materialize, metadata_of, put, rows, said
+from upbit_assets_tests.pipeline import (
+    IN_THE_FUTURE,
+    PAST,
+    ask,
+    compute,
+    exact,
+    materialize,
+    metadata_of,
+    put,
+    rows,
+    said,
+)
 
 on_real_database = settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -112,7 +123,7 @@ WRONG: list[tuple[list[Level], list[Level], dict[str, str | None], str]] = [
     ([BID], [ASK], {"total_ask_size": "-1"}, "total_ask_size: negative or out of range"),
     ([BID], [ASK], {"total_bid_size": '"1"'}, "total_bid_size: not a number"),
     ([BID], [ASK], {"timestamp": "null"}, "timestamp: not a number"),
-    ([BID], [ASK], {"timestamp": "17696627991230"}, "timestamp: before Upbit opened, or in the future"),
+    ([BID], [ASK], {"timestamp": "17696627991230"}, f"timestamp: {IN_THE_FUTURE}"),
     ([BID], [ASK], {"market": None}, "market: missing"),
     ([BID], [("NaN", "1")], {}, "raw row: kept as text, jsonb refused it"),
 ]

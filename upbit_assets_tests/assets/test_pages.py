@@ -306,5 +306,5 @@ class TestLies:
 
         exchange.trades = hesitant  # type: ignore[method-assign]
         (page,) = trade_pages(exchange, Gap(MIDNIGHT, MARKET, MIDNIGHT, MIDNIGHT + 20 * timedelta(hours=1)))
-        assert asked == [None, 1, 1]
+        assert asked == [None, 1, 1, 1, 1]  # until seven seconds after midnight
         assert [said.key for said in page.rows] == ["5"]

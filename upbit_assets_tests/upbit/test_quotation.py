@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from upbit_assets.sandbox.clock import real_time
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import Refused, Reply, UpbitClient
 
@@ -17,7 +18,7 @@ AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Handle]:
-    with running(10, lambda: AT, seconds=count().__next__) as handle:
+    with running(10, lambda: AT, seconds=count().__next__, date=real_time) as handle:
         yield handle
 
 

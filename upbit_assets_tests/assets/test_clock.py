@@ -1,0 +1,68 @@
+"""With a clock that is off, nothing is collected into a wrong window, and it is said that it is the clock."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from dagster import ExecuteInProcessResult
+
+from upbit_assets.partitions import DAY, days, windows
+from upbit_assets.sandbox.clock import AdjustableClock
+from upbit_assets.sandbox.server import running
+from upbit_assets_tests.pipeline import ask, materialize, now, said
+
+RAW = ("ticker_raw", "market_raw", "orderbook_raw", "candle_raw", "candle_page", "trade_raw", "trade_page")
+COLLECTED = " + ".join(f"(SELECT count(*) FROM bronze.{table})" for table in RAW)
+
+
+@contextmanager
+def our_clock_ahead(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None]:
+    """Of an exchange whose market and replies go by a clock of their own."""
+    with running(market_count=30, clock=AdjustableClock(datetime.now(UTC) - by)) as exchange:
+        monkeypatch.setenv("UPBIT_API_URL", exchange.url)
+        for kind in ("ORDERBOOK", "CANDLE", "TRADE"):
+            monkeypatch.setenv(f"UPBIT_{kind}_MARKETS", "BTC-HBAR")  # about 100 trades a day
+        yield
+
+
+ASSETS = {
+    "bronze_ticker_raw": windows,
+    "bronze_orderbook_raw": windows,
+    "bronze_candle_raw": days,
+    "bronze_trade_raw": days,
+}
+
+
+def collect(asset: str) -> ExecuteInProcessResult:
+    axis = ASSETS[asset]
+    return materialize(asset, first=now() - (DAY if axis is days else timedelta()), axis=axis)
+
+
+@pytest.mark.parametrize(("minutes", "direction"), [(20, "ahead of"), (-20, "behind")])
+@pytest.mark.parametrize("asset", ASSETS)
+def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
+    market_url: str, monkeypatch: pytest.MonkeyPatch, asset: str, minutes: int, direction: str
+):
+    with our_clock_ahead(monkeypatch, timedelta(minutes=minutes)):
+        result = collect(asset)
+    assert not result.success
+    assert f"(h:mm:ss) {direction} the exchange's" in said(result)
+    assert "This machine's clock is 0:" in said(result)
+    assert "timedatectl set-ntp true" in said(result)
+    assert ask(market_url, f"SELECT {COLLECTED}") == [(0,)]
+
+
+@pytest.mark.parametrize("seconds", [-4, 4])
+@pytest.mark.parametrize("asset", ["bronze_ticker_raw", "bronze_trade_raw"])
+def test_a_clock_that_goes_wrong_is_told_while_it_is_tolerated(
+    market_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], asset: str, seconds: int
+):
+    with our_clock_ahead(monkeypatch, timedelta(seconds=seconds)):
+        result = collect(asset)
+    assert result.success, said(result)
+    direction = "ahead of" if seconds > 0 else "behind"
+    log = capfd.readouterr().err
+    assert re.search(rf"WARNING.* machine's clock is 0:00:0[2-4] \(h:mm:ss\) {direction} the exchange's", log)
+    assert ask(market_url, f"SELECT {COLLECTED} > 0") == [(True,)]
