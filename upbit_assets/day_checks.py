@@ -12,7 +12,7 @@ from upbit_assets.check_results import Result, Results, checks_of, window_check
 from upbit_assets.checks import accounted_for, by_window, named, ranked
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.io_manager import in_window
 
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")
@@ -24,7 +24,7 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
     """Every market that has a book in a window has figures of the last one; two sides have a spread above zero."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
-    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(within(silver, span))
+    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(in_window(silver, span))
     last = there.group_by(start, silver.c.market).subquery("last")
     one_sided = sa.or_(
         *(side == sa.cast([], sa.ARRAY(sa.Numeric)) for side in (silver.c.bid_prices, silver.c.ask_prices))
@@ -33,7 +33,7 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
         sa.select(gold.c.window_start, gold.c.market)
         .join(silver, (silver.c.ingested_at == gold.c.ingested_at) & (silver.c.market == gold.c.market))
         .join(last, (last.c.max == gold.c.ingested_at) & (last.c.market == gold.c.market))
-        .where(within(gold, span), within(silver, span), one_sided | (gold.c.spread_bps > 0))
+        .where(in_window(gold, span), in_window(silver, span), one_sided | (gold.c.spread_bps > 0))
     )
     without = by_window(connection, sa.except_(sa.select(last.c.window, last.c.market), good))
     return {
@@ -46,10 +46,10 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Results:
     """Of each market of a day that is over, the exchange was asked for every minute, and no minute was rejected."""
     coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
-    known = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span))
+    known = sa.select(coverage.c.day, coverage.c.market).where(in_window(coverage, span))
     # a candle that doesn't say of which market it is may be missing in any of them
     said = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
-    unknown = sa.except_(sa.select(rejected.c.day, said).where(within(rejected, span)), known)
+    unknown = sa.except_(sa.select(rejected.c.day, said).where(in_window(rejected, span)), known)
     lacking = sa.union(known.where(coverage.c.minutes_missing > 0), unknown)
     missing, now = by_window(connection, lacking), datetime.now(UTC)
     return {

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, TimeWindow
 from psycopg.types.range import Range
 
-from upbit_assets.assets.choice import Choice, NoRankingYet
-from upbit_assets.assets.coverage import Gap, begun, gaps
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, Said
+from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
+from upbit_assets.assets.pages import EPOCH, MILLISECOND, KeyedRow, NoProgressError, Page
+from upbit_assets.assets.selection import MarketSelection, NoRankingError
 from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
@@ -35,7 +35,7 @@ from upbit_assets.upbit import UpbitClient, UpbitError
 # the last trades of a minute are stored a moment after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
-TELL_EVERY = 10  # seconds
+LOG_EVERY = 10  # seconds
 MOST_STUCK = 5  # then it is the exchange, not a market
 
 T = TypeVar("T")
@@ -43,50 +43,54 @@ Loading = Generator[Load, None, None]
 
 
 @dataclass(frozen=True)
-class History:
+class PagedHistory:
     """How one kind of rows is collected.
 
     Args:
         raw, page: the tables of the rows, and of the notes what is covered.
         onward: tables that are computed from them, which need partitions as well.
-        choice: of the markets.
+        selection: of the markets.
         pages: asks for a gap, page after page.
         grain: what is asked for is whole multiples of it, so that no candle still forming is.
-        kept: how many days the exchange still tells; None: all of them.
+        available_days: how many days the exchange still tells; None: all of them.
     """
 
     raw: sa.Table
     page: sa.Table
     onward: tuple[sa.Table, ...]
-    choice: Choice
+    selection: MarketSelection
     pages: Callable[[UpbitClient, Gap], Iterator[Page]]
     grain: timedelta
-    kept: int | None = None
+    available_days: int | None = None
 
     def collect(
-        self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, again: bool = False
+        self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, full_refresh: bool = False
     ) -> Loads:
-        """All that the days lack, or `again` all of the days; what that is, is asked when they are locked."""
+        """All that the days lack, or `full_refresh` all of the days; what that is, is asked when they are locked."""
         progress = Progress(context)
-        return Loads(self.loads(progress, context.partition_time_window, exchange, database, again), progress.metadata)
+        return Loads(
+            self.loads(progress, context.partition_time_window, exchange, database, full_refresh), progress.metadata
+        )
 
     def loads(
-        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, again: bool
+        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, full_refresh: bool
     ) -> Loading:
         with database.connect() as connection:
-            progress.begin(missing := self.missing(connection, span, again))
+            progress.begin(missing := self.missing(connection, span, full_refresh))
             if not missing:
                 return
-            claimed, stuck = False, list[NoProgress]()
+            claimed, stuck = False, list[NoProgressError]()
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
             with exchange.client(background=span.end <= datetime.now(UTC)) as client:
                 try:
-                    for page in side_by_side((self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE):
+                    for page in interleave_concurrently(
+                        (self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE
+                    ):
                         if page.reply and not claimed:
                             claim_origin(database, page.reply)
                             warn_of_clock(progress.context, page.reply)
                             claimed = True
-                        new = unknown(connection, self.raw, page)
+                        new = new_rows(connection, self.raw, page)
                         yield Load({self.raw: as_records(page, new), self.page: note(page)})
                         progress.add(page, len(new))
                 except UpbitError as error:  # the client has already tried again where that could help
@@ -94,11 +98,11 @@ class History:
             if stuck:
                 raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
-    def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgress]) -> Iterator[Page]:
+    def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgressError]) -> Iterator[Page]:
         """A gap's pages as far as they lead. One that leads nowhere keeps no other market waiting; many end the run."""
         try:
             yield from self.pages(client, gap)
-        except NoProgress as error:
+        except NoProgressError as error:
             stuck.append(error)
             if len(stuck) == MOST_STUCK:
                 raise
@@ -107,8 +111,8 @@ class History:
         """Until when there will be no other rows than those of now."""
         return now - SETTLED - (now - SETTLED - EPOCH) % self.grain
 
-    def missing(self, connection: sa.Connection, span: TimeWindow, again: bool) -> list[Gap]:
-        """What of the days was not collected, or `again` all of it, newest first.
+    def missing(self, connection: sa.Connection, span: TimeWindow, full_refresh: bool) -> list[Gap]:
+        """What of the days was not collected, or `full_refresh` all of it, newest first.
 
         Raises:
             Failure: there is nothing to choose markets by, or the exchange doesn't tell a day any more of which
@@ -116,20 +120,26 @@ class History:
         """
         now, starts = datetime.now(UTC), days.starts_in(span)
         try:
-            wanted = self.choice.markets(connection, starts)
-        except (NoRankingYet, SettingError) as error:
+            wanted = self.selection.markets(connection, starts)
+        except (NoRankingError, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
-        found = begun(connection, self.page, starts)
+        found = requested_market_days(connection, self.page, starts)
         missing = gaps(
-            connection, self.page, [*wanted, *found], self.settled(now), hopeless=True, again=again, raw=self.raw
+            connection,
+            self.page,
+            [*wanted, *found],
+            self.settled(now),
+            include_unavailable=True,
+            full_refresh=full_refresh,
+            raw=self.raw,
         )
-        if self.kept is None:
+        if self.available_days is None:
             return missing
-        oldest = days.at(now).start - self.kept * DAY
+        oldest = days.at(now).start - self.available_days * DAY
         if gone := sorted({gap.day for gap in missing if gap.day < oldest} - {day for day, _ in found}):
             raise Failure(
                 f"Nothing was collected of {days.named(gone)}, and it can't be collected any more: the exchange tells "
-                f"the last {self.kept} days only, back to {days.key_of(oldest)}.",
+                f"the last {self.available_days} days only, back to {days.key_of(oldest)}.",
                 allow_retries=False,
             )
         return [gap for gap in missing if gap.day >= oldest]
@@ -147,12 +157,12 @@ class Progress:
     market_days: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    logged_at: float = field(default_factory=time.monotonic)
 
     def begin(self, missing: Sequence[Gap]) -> None:
         self.asked = sum((gap.end - gap.start for gap in missing), timedelta())
         self.market_days = len({(gap.day, gap.market) for gap in missing})
-        self.started = self.told = time.monotonic()
+        self.started = self.logged_at = time.monotonic()
         self.context.log.info(
             f"{self.market_days:,} markets' days are not whole." if missing else "Nothing is missing."
         )
@@ -162,11 +172,11 @@ class Progress:
         if page.problem:
             self.problems[f"{page.gap.market} {days.key_of(page.gap.day)}"] = page.problem
             self.context.log.warning(f"{page.gap.market}: {page.problem}")
-        if time.monotonic() - self.told >= TELL_EVERY:
-            self.told = time.monotonic()
-            self.tell(page)
+        if time.monotonic() - self.logged_at >= LOG_EVERY:
+            self.logged_at = time.monotonic()
+            self.log_progress(page)
 
-    def tell(self, page: Page) -> None:
+    def log_progress(self, page: Page) -> None:
         seconds, share = time.monotonic() - self.started, self.covered / self.asked
         self.context.log.info(
             f"{share:.1%} of {self.market_days:,} markets' days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
@@ -189,7 +199,7 @@ class Progress:
         }
 
 
-def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
+def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
     """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread.
 
     What one of them raises is raised when the items are given that were under way.
@@ -216,7 +226,7 @@ def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
             raise problem
 
 
-def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
+def new_rows(connection: sa.Connection, raw: sa.Table, page: Page) -> list[KeyedRow]:
     """The rows of a page that bronze doesn't have to the letter."""
     found = connection.execute(
         sa.select(raw.c.key, sa.cast(raw.c.raw_data, sa.Text)).where(
@@ -228,7 +238,7 @@ def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
     known = defaultdict(list)
     for key, text in found:
         known[key].append(exact(text))
-    return [said for said in page.rows if not any(is_of(document, said.row) for document in known[said.key])]
+    return [said for said in page.rows if not any(matches_stored(document, said.row) for document in known[said.key])]
 
 
 def exact(text: str) -> Any:
@@ -239,14 +249,14 @@ def exact(text: str) -> Any:
         return text
 
 
-def is_of(document: Any, text: str) -> bool:
+def matches_stored(document: Any, text: str) -> bool:
     """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
     if isinstance(document, str):
         return document == text.replace("\0", r"\u0000")
     return bool(document == exact(text))
 
 
-def as_records(page: Page, rows: Sequence[Said]) -> Records:
+def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
     received_at = page.reply.received_at if page.reply else None
     return Records(
         ("market", "raw_data", "ingested_at", "day", "key"),

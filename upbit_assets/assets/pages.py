@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from upbit_assets.assets.coverage import MINUTE, Gap
 from upbit_assets.partitions import DAY, SEOUL, days
-from upbit_assets.upbit import Refused, Reply, Row, UpbitClient, UpbitError
+from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import TOLERATED
 
 CANDLES_A_PAGE, TRADES_A_PAGE = 200, 500
@@ -19,7 +19,7 @@ CLOCKS_DIFFER = TOLERATED + timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
-class Said:
+class KeyedRow:
     """A row with what tells it from its market's others, and its time; "" and None where it doesn't plainly say."""
 
     row: Row
@@ -33,13 +33,13 @@ class Page:
 
     gap: Gap
     reply: Reply | None
-    rows: Sequence[Said]
+    rows: Sequence[KeyedRow]
     start: datetime
     end: datetime
     problem: str | None = None
 
 
-class NoProgress(UpbitError):  # noqa: N818 - reads as what happened
+class NoProgressError(UpbitError):
     """A full page that is no older than what was asked for."""
 
     def __init__(self, url: str) -> None:
@@ -56,7 +56,7 @@ def candle_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
     while end > gap.start:
         try:
             reply = client.candles("minutes/1", gap.market, to=end, count=CANDLES_A_PAGE)
-        except Refused as error:
+        except StatusError as error:
             yield no_such_market(gap, error)
             return
         rows, start = [candle(row) for row in reply.rows], gap.start
@@ -64,8 +64,8 @@ def candle_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
             # in a page out of order the oldest is not the last
             start = min((row.at for row in rows if row.at), default=end)
             if start >= end:
-                raise NoProgress(reply.url)
-        yield Page(gap, reply, within(rows, gap), max(start, gap.start), end)
+                raise NoProgressError(reply.url)
+        yield Page(gap, reply, rows_in_gap(rows, gap), max(start, gap.start), end)
         end = start
 
 
@@ -80,7 +80,7 @@ def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
     while end > gap.start:
         try:
             reply = trades(client, gap, to, cursor)
-        except Refused as error:
+        except StatusError as error:
             yield no_such_market(gap, error)
             return
         rows = [trade(row) for row in reply.rows]
@@ -88,14 +88,14 @@ def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
         if going_on and cursor is None:
             end = max(min(end, max(timed)[0]), gap.start) if timed else gap.start
         if len(rows) < TRADES_A_PAGE:
-            yield Page(gap, reply, within(rows, gap), gap.start, end)
+            yield Page(gap, reply, rows_in_gap(rows, gap), gap.start, end)
             return
         used.add(cursor)
         oldest, cursor = min(timed, default=(known, None))
         if cursor in used or oldest > known:
-            raise NoProgress(reply.url)
+            raise NoProgressError(reply.url)
         start = max(min(oldest + MILLISECOND, end), gap.start)
-        yield Page(gap, reply, within(rows, gap), start, end)
+        yield Page(gap, reply, rows_in_gap(rows, gap), start, end)
         end, known, to = start, oldest, None
 
 
@@ -118,7 +118,7 @@ def time_of_day(gap: Gap) -> str | None:
     return None if second >= gap.day + DAY else f"{second.astimezone(UTC):%H%M%S}"
 
 
-def no_such_market(gap: Gap, error: Refused) -> Page:
+def no_such_market(gap: Gap, error: StatusError) -> Page:
     """The note that there is no more to be had: delisted, or renamed.
 
     Raises:
@@ -129,24 +129,24 @@ def no_such_market(gap: Gap, error: Refused) -> Page:
     return Page(gap, None, [], gap.start, gap.start, problem=str(error))
 
 
-def within(rows: Sequence[Said], gap: Gap) -> list[Said]:
+def rows_in_gap(rows: Sequence[KeyedRow], gap: Gap) -> list[KeyedRow]:
     """What is of another day is asked for with that; what doesn't say when it was is kept for silver to reject."""
     return [row for row in rows if row.at is None or gap.start <= row.at < gap.end]
 
 
-def candle(row: Row) -> Said:
+def candle(row: Row) -> KeyedRow:
     """A candle's start, `candle_date_time_utc`, is its key; KST is told in Korea only. Source: Upbit REST, Candles."""
     utc, kst = fields(row, "candle_date_time_utc", "candle_date_time_kst")
     at = moment(utc, UTC)
-    return Said(row, utc if at else "", at if not kst or at == moment(kst, SEOUL) else None)
+    return KeyedRow(row, utc if at else "", at if not kst or at == moment(kst, SEOUL) else None)
 
 
-def trade(row: Row) -> Said:
+def trade(row: Row) -> KeyedRow:
     """A trade's `sequential_id` is its key: up to 17 digits, unique, in no order. Source: Upbit REST, Recent trades."""
     key, ms, date, time = fields(row, "sequential_id", "timestamp", "trade_date_utc", "trade_time_utc")
     at = EPOCH + timedelta(milliseconds=int(ms)) if re.fullmatch(r"\d{1,14}", ms) else None
     agrees = at and at.replace(microsecond=0) == moment(f"{date}T{time}", UTC)
-    return Said(row, key if re.fullmatch(r"\d{1,18}", key) else "", at if agrees else None)
+    return KeyedRow(row, key if re.fullmatch(r"\d{1,18}", key) else "", at if agrees else None)
 
 
 def moment(text: str, zone: tzinfo) -> datetime | None:

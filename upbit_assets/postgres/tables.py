@@ -162,7 +162,7 @@ def rejected_table(name: str, of: str, window: str = "ingested_at") -> sa.Table:
     )
 
 
-def silver_books(name: str, of: str) -> sa.Table:
+def silver_build_table(name: str, of: str) -> sa.Table:
     bare = name.partition(".")[2]
     return table(
         name,
@@ -180,7 +180,7 @@ def silver_books(name: str, of: str) -> sa.Table:
     )
 
 
-def gold_books(name: str, of: str, **sources: str) -> sa.Table:
+def gold_build_table(name: str, of: str, **sources: str) -> sa.Table:
     return table(
         name,
         window_start(),
@@ -265,7 +265,7 @@ silver_ticker = table(
 )
 
 silver_ticker_rejected = rejected_table("silver.ticker_rejected", "bronze.ticker_raw")
-silver_ticker_build = silver_books("silver.ticker_build", "silver.ticker")
+silver_ticker_build = silver_build_table("silver.ticker_build", "silver.ticker")
 
 gold_market_stats = table(
     "gold.market_stats",
@@ -331,7 +331,7 @@ gold_market_stats = table(
     window="ingested_at",
 )
 
-gold_market_stats_build = gold_books(
+gold_market_stats_build = gold_build_table(
     "gold.market_stats_build",
     "gold.market_stats",
     silver_computed_at="When the silver that it was computed from was computed",
@@ -382,7 +382,7 @@ silver_orderbook = table(
     window="ingested_at",
 )
 silver_orderbook_rejected = rejected_table("silver.orderbook_rejected", "bronze.orderbook_raw")
-silver_orderbook_build = silver_books("silver.orderbook_build", "silver.orderbook")
+silver_orderbook_build = silver_build_table("silver.orderbook_build", "silver.orderbook")
 
 DEPTHS = {"01": "0.1", "05": "0.5", "1": "1"}  # as columns are named: percent
 
@@ -455,7 +455,7 @@ gold_orderbook_stats = table(
     comment="Spread, depth and imbalance of each market's last book in the window",
     window="ingested_at",
 )
-gold_orderbook_stats_build = gold_books(
+gold_orderbook_stats_build = gold_build_table(
     "gold.orderbook_stats_build",
     "gold.orderbook_stats",
     silver_computed_at="When the silver that it was computed from was computed",
@@ -488,7 +488,7 @@ silver_candle = table(
     window="started_at",
 )
 silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", "day")
-silver_candle_build = silver_books("silver.candle_build", "silver.candle")
+silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
 silver_candle_coverage = table(
     "silver.candle_coverage",
     day(),
@@ -536,7 +536,7 @@ silver_trade = table(
     window="traded_at",
 )
 silver_trade_rejected = rejected_table("silver.trade_rejected", "bronze.trade_raw", "day")
-silver_trade_build = silver_books("silver.trade_build", "silver.trade")
+silver_trade_build = silver_build_table("silver.trade_build", "silver.trade")
 
 LOG_BOUNDS = "computed to 16 significant digits a logarithm, 0 to 1e5"
 
@@ -637,7 +637,7 @@ gold_market_daily = table(
     comment="KPIs of each market and exchange's day, from its candles and trades",
     window="day",
 )
-gold_market_daily_build = gold_books(
+gold_market_daily_build = gold_build_table(
     "gold.market_daily_build",
     "gold.market_daily",
     candle_computed_at="When the candles that it was computed from were computed",

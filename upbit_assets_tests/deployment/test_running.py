@@ -94,7 +94,7 @@ class TestRuns:
     @staticmethod
     def alive(instance: DagsterInstance, run: DagsterRun) -> bool:
         assert isinstance(instance.event_log_storage, EventLog)
-        return instance.event_log_storage.shows_life(run.run_id)
+        return instance.event_log_storage.has_heartbeat(run.run_id)
 
     @staticmethod
     def health(instance: DagsterInstance, run: DagsterRun) -> WorkerStatus:
