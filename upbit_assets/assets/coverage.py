@@ -58,7 +58,8 @@ def gaps(
     """What is not collected of the wanted (day, market)s until a moment, newest day first.
 
     `include_unavailable`: those too that the exchange last said it doesn't have.
-    `full_refresh`: those that were collected too. `raw`: where the rows must still be; what was dropped there is not collected any more.
+    `full_refresh`: also those already collected. `raw`: the table that must still hold the rows; what was dropped from
+    it counts as not collected.
     """
     pages = sa.select(page) if raw is None else sa.select(page).where(not_dropped(page, raw))
     found = connection.execute(
