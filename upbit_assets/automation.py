@@ -31,7 +31,7 @@ from dagster import (
 )
 
 from upbit_assets.assets import selection
-from upbit_assets.assets.coverage import days_written_since, gaps, requested_market_days
+from upbit_assets.assets.coverage import REPORTING_DELAY, days_written_since, gaps, requested_market_days
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
 from upbit_assets.checks import FRESHNESS
@@ -407,7 +407,8 @@ def backfill_request(day: datetime, feed: Feed, now: datetime) -> RunRequest:
 def missing_days(
     connection: sa.Connection, cursor: dict[str, Any], now: datetime
 ) -> dict[tuple[datetime, Feed], timedelta]:
-    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}.
+    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}. Nothing where
+    all is covered, and not yet proved.
 
     Looked at are the last days, those that something was asked for of since the last look, those that were not over
     yet then, and those that wait.
@@ -415,7 +416,7 @@ def missing_days(
     database, snapshot = committed(connection)
     if cursor.get("database") != database:
         cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
-    today = days.at(now - SETTLED).start
+    today = days.at(now - SETTLED - REPORTING_DELAY).start
     known, not_over = [key.split("/") for key in (*cursor["waiting"], *cursor.get("not_over", []))], list[str]()
     last = {today - back * DAY for back in range(1, settings.UPBIT_DAYS_BACK + 1)}
     missing: dict[tuple[datetime, Feed], timedelta] = {}

@@ -11,6 +11,7 @@ from upbit_assets.assets import common_asset_args, selection, snapshots
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import PagedHistory
 from upbit_assets.assets.pages import MILLISECOND, candle_pages, trade_pages
+from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
@@ -75,6 +76,8 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
 CANDLES = PagedHistory(
     tables.bronze_candle_raw,
     tables.bronze_candle_page,
+    CANDLE,
+    "candle_acc_trade_volume",
     (tables.silver_candle, tables.silver_candle_rejected, tables.gold_market_daily),
     selection.candles,
     candle_pages,
@@ -83,6 +86,8 @@ CANDLES = PagedHistory(
 TRADES = PagedHistory(
     tables.bronze_trade_raw,
     tables.bronze_trade_page,
+    TRADE,
+    "trade_volume",
     (tables.silver_trade, tables.silver_trade_rejected, tables.gold_market_daily),
     selection.trades,
     trade_pages,

@@ -15,11 +15,15 @@ from upbit_assets.postgres.io_manager import in_window
 from upbit_assets.postgres.tables import Moment, written_after
 
 MINUTE = timedelta(minutes=1)
+REPORTING_DELAY = timedelta(minutes=10)  # so long after a moment the exchange may still come to tell more of it
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A part of a market's day that was not collected: `[start, end)`."""
+    """A part of a market's day that was not collected: `[start, end)`.
+
+    Empty, at the day's end: all of it was, which is yet to be held against what the exchange says of the whole day.
+    """
 
     day: datetime
     market: str
@@ -28,20 +32,27 @@ class Gap:
 
 
 GAPS = """
-SELECT wanted.day, wanted.market, lower(gap), upper(gap)
+SELECT wanted.day, wanted.market, gap.start, gap.end
 FROM (SELECT day, market, min(nth) AS nth
       FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
       GROUP BY day, market) AS wanted
 CROSS JOIN LATERAL (
-  SELECT coalesce(range_agg(covered), '{{}}') AS covered,
+  SELECT coalesce(range_agg(covered) FILTER (WHERE standing), '{{}}') AS covered,
+         bool_or(proved) FILTER (WHERE standing) AS proved,
          (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS unavailable
   FROM ({pages}) AS page WHERE NOT :full_refresh AND day = wanted.day AND market = wanted.market
 ) AS pages
-CROSS JOIN LATERAL unnest(
-  tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
-) AS gap
+CROSS JOIN LATERAL (
+  SELECT lower(part), upper(part)
+  FROM unnest(
+    tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
+  ) AS part
+  UNION ALL
+  SELECT wanted.day + :length, wanted.day + :length
+  WHERE pages.proved IS NOT TRUE AND wanted.day + :length + :delay <= :until
+) AS gap (start, "end")
 WHERE :include_unavailable OR pages.unavailable IS NOT TRUE
-ORDER BY wanted.day DESC, wanted.nth, upper(gap) DESC
+ORDER BY wanted.day DESC, wanted.nth, gap.start = gap.end, gap.end DESC
 """
 
 
@@ -61,13 +72,14 @@ def gaps(
     `full_refresh`: also those already collected. `raw`: the table that must still hold the rows; what was dropped from
     it counts as not collected.
     """
-    pages = sa.select(page) if raw is None else sa.select(page).where(not_dropped(page, raw))
+    pages = sa.select(page, standing(page).label("standing"))
     found = connection.execute(
-        sa.text(GAPS.format(pages=in_sql(pages))),
+        sa.text(GAPS.format(pages=in_sql(pages if raw is None else pages.where(not_dropped(page, raw))))),
         {
             "days": [day for day, _ in wanted],
             "markets": [market for _, market in wanted],
             "length": DAY,
+            "delay": REPORTING_DELAY,
             "until": until,
             "include_unavailable": include_unavailable,
             "full_refresh": full_refresh,
@@ -96,17 +108,25 @@ def not_dropped(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
     return ~sa.exists().where(*gone)
 
 
+def standing(page: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether what a page says it covers was not disproved since, when its day was held against the exchange's own."""
+    later = page.alias("later")
+    same = (later.c.day == page.c.day, later.c.market == page.c.market)
+    return ~sa.exists().where(*same, later.c.id > page.c.id, ~later.c.proved)
+
+
 def in_sql(rows: sa.Select[Any]) -> str:
     return str(rows.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
 
 
 def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
-    """Each market's day with the parts of it that were collected, as a multirange."""
+    """Each market's day with the parts of it that were collected, as a multirange, and whether that was proved."""
     return (
         sa.select(
             page.c.day,
             page.c.market,
-            sa.func.range_agg(page.c.covered).label("covered"),
+            sa.func.range_agg(page.c.covered).filter(standing(page)).label("covered"),
+            sa.func.bool_or(page.c.proved).filter(standing(page)).label("proved"),
             sa.func.max(page.c.problem).label("problem"),
             sa.func.count().label("pages"),
         )
@@ -136,6 +156,7 @@ def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[
             missing.label("minutes_missing"),
             sa.case((missing > 0, page.c.problem)).label("problem"),
             page.c.pages,
+            page.c.proved,
         )
         .join_from(page, asked, sa.true())
         .outerjoin(minutes, (minutes.c.day == page.c.day) & (minutes.c.market == page.c.market))

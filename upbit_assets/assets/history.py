@@ -9,10 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -20,23 +20,36 @@ from dagster import AssetExecutionContext, Failure, TimeWindow
 from psycopg.types.range import Range
 
 from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, KeyedRow, NoProgressError, Page
+from upbit_assets.assets.pages import (
+    EPOCH,
+    MILLISECOND,
+    KeyedRow,
+    NoProgressError,
+    Page,
+    day_candle,
+    volume_of,
+    whole_day,
+)
+from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import MarketSelection, NoRankingError
 from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, Loads, Metadata
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import SettingError
-from upbit_assets.upbit import UpbitClient, UpbitError
+from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
 # the last trades of a minute are stored a moment after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
 LOG_EVERY = 10  # seconds
 MOST_STUCK = 5  # then it is the exchange, not a market
+ROUNDING = Decimal("1e-9")  # the exchange rounds what it has added up to about 16 digits
+ENOUGH = 3  # so often a day is asked for to no avail, then it stays as it is
 
 T = TypeVar("T")
 Loading = Generator[Load, None, None]
@@ -48,6 +61,7 @@ class PagedHistory:
 
     Args:
         raw, page: the tables of the rows, and of the notes what is covered.
+        refinement, volume: how silver takes a row, and its field that adds up to the day's volume.
         onward: tables that are computed from them, which need partitions as well.
         selection: of the markets.
         pages: asks for a gap, page after page.
@@ -57,6 +71,8 @@ class PagedHistory:
 
     raw: sa.Table
     page: sa.Table
+    refinement: Refinement
+    volume: str
     onward: tuple[sa.Table, ...]
     selection: MarketSelection
     pages: Callable[[UpbitClient, Gap], Iterator[Page]]
@@ -83,13 +99,16 @@ class PagedHistory:
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
             with exchange.client(background=span.end <= datetime.now(UTC)) as client:
                 try:
+                    of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
                     for page in interleave_concurrently(
-                        (self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE
+                        (self.pages_of(client, each, stuck) for each in of_each), AT_ONCE
                     ):
                         if page.reply and not claimed:
                             claim_origin(database, page.reply)
                             warn_of_clock(progress.context, page.reply)
                             claimed = True
+                        if page.proved is not None:
+                            page = self.held_against_the_day(connection, client, page)
                         new = new_rows(connection, self.raw, page)
                         yield Load({self.raw: as_records(page, new), self.page: note(page)})
                         progress.add(page, len(new))
@@ -98,14 +117,72 @@ class PagedHistory:
             if stuck:
                 raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
-    def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgressError]) -> Iterator[Page]:
-        """A gap's pages as far as they lead. One that leads nowhere keeps no other market waiting; many end the run."""
+    def pages_of(self, client: UpbitClient, gaps: Sequence[Gap], stuck: list[NoProgressError]) -> Iterator[Page]:
+        """The pages of a market's day as far as they lead, and a look at the day as a whole if that is due.
+
+        One that leads nowhere keeps no other market waiting; many end the run.
+        """
         try:
-            yield from self.pages(client, gap)
+            for gap in gaps:
+                for page in (self.pages if gap.start < gap.end else whole_day)(client, gap):
+                    yield page
+                    if page.problem:
+                        return
         except NoProgressError as error:
             stuck.append(error)
             if len(stuck) == MOST_STUCK:
                 raise
+
+    def held_against_the_day(self, connection: sa.Connection, client: UpbitClient, page: Page) -> Page:
+        """Whether a day's rows add up to what the exchange says of the day: in what was asked, or at a second look.
+
+        Raises:
+            UpbitError: the second look failed.
+        """
+        ours, rejected = self.collected_volume(connection, page.gap)
+        at_least = volume_told(connection, page.gap)
+
+        def proves(day_candle: Row | None) -> bool:
+            """Whether the volumes agree; what silver rejects is missing there, and may be the difference."""
+            whole = volume_of(day_candle)
+            if whole is None or whole * (1 + ROUNDING) < at_least:
+                return False
+            return abs(ours - whole) <= whole * ROUNDING or (rejected > 0 and ours < whole)
+
+        if not proves(page.day_candle):
+            reply, row = day_candle(client, page.gap)
+            page = replace(page, reply=reply, day_candle=row)
+        if proves(page.day_candle):
+            return replace(page, proved=True)
+        if self.times_disproved(connection, page.gap) + 1 < ENOUGH:
+            return page
+        problem = (
+            f"All that is told adds up to {ours} coins, but the day's candle says {volume_of(page.day_candle)} and the "
+            f"day's last ticker {at_least}: asked {ENOUGH} times with the same result."
+        )
+        return replace(page, problem=problem)
+
+    def collected_volume(self, connection: sa.Connection, gap: Gap) -> tuple[Decimal, int]:
+        """The volume of the day's rows that silver takes, and how many it rejects."""
+        day = sa.select(self.raw).where(self.raw.c.day == gap.day, self.raw.c.market == storable_market(gap.market))
+        row = self.refinement.validated(day.subquery("bronze")).subquery("validated").c
+        good = row.reason.is_(None)
+        volume = sa.func.sum(row[self.volume]).filter(good, row.row_number == 1)
+        ours, rejected = connection.execute(sa.select(sa.func.coalesce(volume, 0), sa.func.count().filter(~good))).one()
+        return ours, rejected
+
+    def times_disproved(self, connection: sa.Connection, gap: Gap) -> int:
+        """How often the day did not add up since its newest row came."""
+        raw, page = self.raw.c, self.page.c
+        of = storable_market(gap.market)
+        newest = sa.select(sa.func.max(raw.ingested_at)).where(raw.day == gap.day, raw.market == of).scalar_subquery()
+        since = sa.func.coalesce(page.ingested_at >= newest, True)
+        return (
+            connection.scalar(
+                sa.select(sa.func.count()).where(page.day == gap.day, page.market == of, ~page.proved, since)
+            )
+            or 0
+        )
 
     def settled(self, now: datetime) -> datetime:
         """Until when there will be no other rows than those of now."""
@@ -145,6 +222,18 @@ class PagedHistory:
         return [gap for gap in missing if gap.day >= oldest]
 
 
+def volume_told(connection: sa.Connection, gap: Gap) -> Decimal:
+    """What was traded of the day until its last ticker that was collected: the day has no less."""
+    ticker = tables.silver_ticker.c
+    last = sa.select(ticker.day_volume).where(
+        ticker.market == gap.market,
+        ticker.ingested_at >= gap.day,
+        ticker.ingested_at < gap.day + DAY,
+        ticker.traded_at >= gap.day,
+    )
+    return connection.scalar(last.order_by(ticker.ingested_at.desc()).limit(1)) or Decimal(0)
+
+
 @dataclass
 class Progress:
     """What a run has collected so far, told in its log every few seconds and at its end."""
@@ -156,6 +245,7 @@ class Progress:
     rows: int = 0
     market_days: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    disproved: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     logged_at: float = field(default_factory=time.monotonic)
 
@@ -168,7 +258,14 @@ class Progress:
         )
 
     def add(self, page: Page, new: int) -> None:
-        self.pages, self.rows, self.covered = self.pages + 1, self.rows + new, self.covered + page.end - page.start
+        self.pages += page.proved is None
+        self.rows, self.covered = self.rows + new, self.covered + page.end - page.start
+        if page.proved is False:
+            self.disproved.append(f"{page.gap.market} {days.key_of(page.gap.day)}")
+            self.context.log.warning(
+                f"{self.disproved[-1]}: what was collected doesn't add up to the exchange's own candle of the day; "
+                "what it covers is void, and asked for again."
+            )
         if page.problem:
             self.problems[f"{page.gap.market} {days.key_of(page.gap.day)}"] = page.problem
             self.context.log.warning(f"{page.gap.market}: {page.problem}")
@@ -177,7 +274,7 @@ class Progress:
             self.log_progress(page)
 
     def log_progress(self, page: Page) -> None:
-        seconds, share = time.monotonic() - self.started, self.covered / self.asked
+        seconds, share = time.monotonic() - self.started, self.covered / (self.asked or MILLISECOND)
         self.context.log.info(
             f"{share:.1%} of {self.market_days:,} markets' days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
             f"{self.pages:,} pages, {self.pages / seconds:.1f} a second; about {seconds * (1 / share - 1):,.0f} s to go"
@@ -196,6 +293,7 @@ class Progress:
             "pages": self.pages,
             "pages per second": round(self.pages / seconds, 2),
             **({"not to be had": self.problems} if self.problems else {}),
+            **({"does not add up": ", ".join(self.disproved)} if self.disproved else {}),
         }
 
 
@@ -268,5 +366,7 @@ def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
 def note(page: Page) -> Records:
     received_at = page.reply.received_at if page.reply else datetime.now(UTC)
     covered: Range[datetime] = Range(page.start, page.end)
-    row = (storable_market(page.gap.market), page.gap.day, covered, len(page.rows), page.problem, received_at)
-    return Records(("market", "day", "covered", "rows", "problem", "ingested_at"), [row])
+    of = (storable_market(page.gap.market), page.gap.day)
+    row = (*of, covered, len(page.rows), page.problem, received_at, page.proved, page.day_candle)
+    names = ("market", "day", "covered", "rows", "problem", "ingested_at", "proved", "day_candle")
+    return Records(names, [row])

@@ -139,6 +139,20 @@ def page_table(name: str, of: str) -> sa.Table:
         ),
         ingested_at(),
         written_in(),
+        column(
+            "proved",
+            sa.Boolean,
+            f"Whether the day's {of} add up to the volume that the exchange says of the whole day, to 1e-9 of it: if "
+            "not, what the pages before say they cover is void. NULL for a page of rows, which proves nothing",
+            nullable=True,
+        ),
+        column(
+            "day_candle",
+            JSONB,
+            "What the exchange said of the whole day: its day candle (일봉), untouched. NULL where it said that there "
+            "is none, and for a page of rows",
+            nullable=True,
+        ),
         sa.PrimaryKeyConstraint("day", "market", "id"),
         sa.Index(f"ix_{bare}_written_in", "written_in"),
         comment=f"The pages by which {of} were collected: what is covered is not asked for again; append-only",
@@ -507,6 +521,12 @@ silver_candle_coverage = table(
     column("problem", sa.Text, "Why they can't be collected; NULL where they can", nullable=True),
     computed_at(),
     column("pages", sa.BigInteger, "Pages of bronze.candle_page that this was computed from"),
+    column(
+        "proved",
+        sa.Boolean,
+        "Whether the day's candles add up to what the exchange says of the whole day; NULL until that was asked",
+        nullable=True,
+    ),
     sa.PrimaryKeyConstraint("day", "market"),
     comment="What silver.candle holds of each market and day; the three add up to 1,440",
     window="day",
@@ -578,8 +598,9 @@ gold_market_daily = table(
     column(
         "vwap_source",
         sa.String(7),
-        "What volume, turnover and vwap are of: trades, where every trade of the day was collected and none rejected; "
-        "candles, else. Prices and volatilities are always of candles",
+        "What volume, turnover and vwap are of: trades, where every trade of the day was collected, none rejected, and "
+        "their volume and turnover are those of the candles, to 1e-9 of them; candles, else. Prices and volatilities "
+        "are always of candles",
     ),
     volatility(
         "realized_volatility",
