@@ -2,27 +2,27 @@
 
 from upbit_assets.upbit.client import UpbitClient
 from upbit_assets.upbit.errors import (
-    BlockedError,
+    Blocked,
     CachedReplyError,
     ClockError,
-    StatusError,
-    TransportError,
-    UnexpectedBodyError,
+    Refused,
+    UnexpectedBody,
+    Unreachable,
     UpbitError,
 )
 from upbit_assets.upbit.limits import Limits
 from upbit_assets.upbit.replies import Reply, Row
 
 __all__ = [
-    "BlockedError",
+    "Blocked",
     "CachedReplyError",
     "ClockError",
     "Limits",
+    "Refused",
     "Reply",
     "Row",
-    "StatusError",
-    "TransportError",
-    "UnexpectedBodyError",
+    "UnexpectedBody",
+    "Unreachable",
     "UpbitClient",
     "UpbitError",
 ]
