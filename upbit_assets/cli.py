@@ -1,6 +1,6 @@
-"""The few commands that are not Dagster's.
+"""The commands beside Dagster's own.
 
-What takes long to import, or reads a setting as it is imported, is imported by the commands that need it.
+Modules that are slow to import, or read settings on import, are imported inside the commands.
 """
 
 import os
@@ -24,7 +24,7 @@ from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, Settings, 
 
 @click.group()
 def main() -> None:
-    """Upbit market data in PostgreSQL: what there is beside the dagster and dg commands."""
+    """Upbit market data in PostgreSQL: commands beside dagster and dg."""
     check()
 
 
@@ -33,14 +33,14 @@ def home_option(*, demo: bool) -> Callable[[Any], Any]:
         "--home",
         type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
         default=lambda: home_of(demo=demo),
-        help="Where the stack keeps its data and logs.",
+        help="The folder of the stack's data and logs.",
     )
 
 
 @main.command()
 @home_option(demo=True)
 def demo(home: Path) -> None:
-    """Everything on this machine, against the offline exchange."""
+    """Run everything on this machine, against the offline exchange."""
     from upbit_assets import stack
 
     stack.run(home, demo=True)
@@ -49,7 +49,7 @@ def demo(home: Path) -> None:
 @main.command()
 @home_option(demo=False)
 def up(home: Path) -> None:
-    """Everything on this machine, against the real exchange (UPBIT_API_URL)."""
+    """Run everything on this machine, against the real exchange (UPBIT_API_URL)."""
     from upbit_assets import stack
 
     stack.run(home, demo=False)
@@ -57,40 +57,40 @@ def up(home: Path) -> None:
 
 @main.command()
 def down() -> None:
-    """Stop embedded databases that plain Dagster commands have started."""
-    in_use = []
+    """Stop embedded databases left running by plain Dagster commands."""
+    errors = []
     for demo in (True, False):
         home = home_of(demo=demo)
-        if user := user_of(home):
-            in_use.append(user)
+        if message := in_use_message(home):
+            errors.append(message)
         elif EmbeddedPostgres(home / ".postgres").stop():
             click.echo(f"Stopped the embedded PostgreSQL of {home}")
-    if in_use:
-        raise click.ClickException(" ".join(in_use))
+    if errors:
+        raise click.ClickException(" ".join(errors))
 
 
-def user_of(home: Path) -> str | None:
-    """Who uses it, and what to do about that."""
+def in_use_message(home: Path) -> str | None:
+    """Which process uses the home and how to stop it, or None."""
     from upbit_assets import stack
 
-    if there := stack.running(home):
-        return f"{home} is in use by process {there.get('pid')}: stop that one, with Ctrl-C."
+    if state := stack.running(home):
+        return f"{home} is in use by process {state.get('pid')}; stop it first, with Ctrl-C."
     return None
 
 
 @main.command()
 def migrate() -> None:
-    """Bring the market data's database to the newest schema; safe to repeat."""
+    """Migrate the market database to the newest schema; safe to repeat."""
     try:
         migrate_database(market_url())
     except sa.exc.DBAPIError as error:
-        raise click.ClickException(f"Nothing was changed: {error.orig}") from None
+        raise click.ClickException(f"The migration failed and changed nothing: {error.orig}") from None
     click.echo("The schema is up to date.")
 
 
 @main.command()
 def distribute() -> None:
-    """Spread the market data over the machines of a Citus cluster, by market; safe to repeat. See docs/scaling.md."""
+    """Distribute the market data over a Citus cluster, by market; safe to repeat. See docs/scaling.md."""
     from upbit_assets.postgres.citus import CitusError
     from upbit_assets.postgres.citus import distribute as distribute_tables
 
@@ -99,25 +99,25 @@ def distribute() -> None:
     except CitusError as error:
         raise click.ClickException(str(error)) from None
     except sa.exc.DBAPIError as error:
-        raise click.ClickException(f"What is said above is done; then it stopped, run it again: {error.orig}") from None
+        raise click.ClickException(f"Stopped after the steps above; run it again to continue: {error.orig}") from None
 
 
 @main.command()
 def metabase() -> None:
-    """Make the dashboard in the Metabase at METABASE_URL, or bring it up to date; safe to repeat.
+    """Create or update the dashboard in the Metabase at METABASE_URL; safe to repeat.
 
-    Needs METABASE_ADMIN_EMAIL and METABASE_ADMIN_PASSWORD, with which an empty Metabase is set up, and
-    METABASE_DATABASE_URL: the market data with the reader's login, as Metabase reaches them. Each may be in a file that
-    NAME_FILE names.
+    Needs METABASE_ADMIN_EMAIL and METABASE_ADMIN_PASSWORD, which also set up an empty Metabase, and
+    METABASE_DATABASE_URL: the market database as Metabase reaches it, with a reader's login. Each may be in a file
+    named by NAME_FILE.
     """
     from upbit_assets.metabase import MetabaseError, provision
 
     email, password = settings.METABASE_ADMIN_EMAIL, settings.METABASE_ADMIN_PASSWORD
     database_url = settings.METABASE_DATABASE_URL
     if not (email and password and database_url):
-        wanted = (Settings.METABASE_ADMIN_EMAIL, Settings.METABASE_ADMIN_PASSWORD, Settings.METABASE_DATABASE_URL)
-        missing = ", ".join(each.name for each in wanted if not each.value)
-        raise click.ClickException(f"Set {missing}, or the same with _FILE and a file's path.")
+        required = (Settings.METABASE_ADMIN_EMAIL, Settings.METABASE_ADMIN_PASSWORD, Settings.METABASE_DATABASE_URL)
+        missing = ", ".join(setting.name for setting in required if not setting.value)
+        raise click.ClickException(f"Set {missing}, or set the name with _FILE to the path of a file with the value.")
     try:
         address = provision(settings.METABASE_URL, email, password, database_url, click.echo)
     except MetabaseError as error:
@@ -129,35 +129,35 @@ def metabase() -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=False, resolve_path=True))
 @home_option(demo=False)
 def backup(folder: Path, home: Path) -> None:
-    """Write the embedded databases into a new FOLDER."""
+    """Back up the embedded databases into a new FOLDER."""
     if folder.exists():
-        raise click.ClickException(f"{folder} is there already; name a new one.")
+        raise click.ClickException(f"{folder} already exists; name a new one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    on_embedded(home, "backup.sh", folder)
+    run_on_embedded(home, "backup.sh", folder)
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
 @home_option(demo=False)
 def restore(folder: Path, home: Path) -> None:
-    """Put what backup wrote into FOLDER in place of the embedded databases."""
-    if user := user_of(home):
-        raise click.ClickException(user)
-    on_embedded(home, "restore.sh", folder)
+    """Replace the embedded databases by the backup in FOLDER."""
+    if message := in_use_message(home):
+        raise click.ClickException(message)
+    run_on_embedded(home, "restore.sh", folder)
 
 
-def on_embedded(home: Path, script: str, folder: Path) -> None:
-    """Run a script of deploy/ on the embedded server of a stack, and bring its schema up to date."""
+def run_on_embedded(home: Path, script: str, folder: Path) -> None:
+    """Run a script of deploy/ on a stack's embedded server, and migrate its schema."""
     server = EmbeddedPostgres(home / ".postgres")
     started = server.start(prepare=lambda: migrate_database(server.url("upbit")))
-    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    here = {"PATH": f"{server.binaries}:{os.environ.get('PATH', '')}", "PGHOST": str(server.socket)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    connection = {"PATH": f"{server.binaries}:{os.environ.get('PATH', '')}", "PGHOST": str(server.socket)}
     try:
-        subprocess.run(["sh", PROJECT / "deploy" / script, folder], env=elsewhere | here, check=True)
-        server.create_databases()  # a backup of an earlier version brings other zones
+        subprocess.run(["sh", PROJECT / "deploy" / script, folder], env=environment | connection, check=True)
+        server.create_databases()  # a backup by an earlier version may restore another time zone setting
         migrate_database(server.url("upbit"))
     except subprocess.CalledProcessError:
-        raise click.ClickException(f"deploy/{script} failed; its reason is above.") from None
+        raise click.ClickException(f"deploy/{script} failed; see its output above.") from None
     finally:
         if started:
             server.stop()
@@ -166,12 +166,14 @@ def on_embedded(home: Path, script: str, folder: Path) -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=EXCHANGE_PORT, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Another seed, another market.")
-@click.option("--markets", default=855, show_default=True, help="How many markets it lists.")
-@click.option("--regional", is_flag=True, help="Speak as the hosts in Singapore, Indonesia and Thailand do.")
-@click.option("--activity", default=1.0, show_default=True, help="So many times the usual trades.")
-@click.option("--start", type=click.DateTime(), help="Begin at this time, in UTC, rather than now.")
-@click.option("--speed", default=1.0, show_default=True, help="Run so many times as fast as the real time.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the simulated market.")
+@click.option("--markets", default=855, show_default=True, help="Number of listed markets.")
+@click.option("--regional", is_flag=True, help="Imitate the hosts in Singapore, Indonesia and Thailand.")
+@click.option("--activity", default=1.0, show_default=True, help="Factor on the number of trades.")
+@click.option("--start", type=click.DateTime(), help="Start the simulated clock at this time (UTC) instead of now.")
+@click.option(
+    "--speed", default=1.0, show_default=True, help="Speed of the simulated clock, as a multiple of real time."
+)
 def exchange(
     host: str,
     port: int,
@@ -182,11 +184,11 @@ def exchange(
     start: datetime | None,
     speed: float,
 ) -> None:
-    """The offline exchange: Upbit's REST API and WebSocket with simulated data."""
+    """Run the offline exchange: Upbit's REST API and WebSocket with simulated data."""
     from upbit_assets.sandbox.clock import AdjustableClock
     from upbit_assets.sandbox.server import serve
 
-    said = f"The offline exchange listens on http://{host}:{port}; all its data are simulated."
+    message = f"The offline exchange listens on http://{host}:{port}; all of its data is simulated."
     try:
         serve(
             host,
@@ -196,7 +198,7 @@ def exchange(
             activity=activity,
             clock=AdjustableClock(start.replace(tzinfo=UTC) if start else None, speed),
             regional=regional,
-            ready=lambda: click.echo(said),
+            ready=lambda: click.echo(message),
         )
     except OSError as error:
         raise click.ClickException(str(error)) from None
@@ -205,26 +207,24 @@ def exchange(
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=BOARD_PORT, show_default=True)
-@click.option(
-    "--allow-host", multiple=True, help="A name by which browsers may call it beside those of UPBIT_BOARD_HOSTS."
-)
+@click.option("--allow-host", multiple=True, help="A host name to accept in addition to UPBIT_BOARD_HOSTS.")
 def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
-    """The market board: a page and a read-only API over gold and silver."""
+    """Serve the market board: a page and a read-only API over gold and silver."""
     from upbit_assets.dashboard.server import serve
 
     use_the_running_stack()
-    said = f"The market board listens on http://{host}:{port}"
+    message = f"The market board listens on http://{host}:{port}"
     hosts = (*settings.UPBIT_BOARD_HOSTS, *allow_host)
     try:
-        serve(reader_url(), host, port, hosts, ready=lambda: click.echo(said))
+        serve(reader_url(), host, port, hosts, ready=lambda: click.echo(message))
     except OSError as error:
         raise click.ClickException(str(error)) from None
 
 
 @main.command()
-@click.option("--demo/--up", default=None, help="Which stack; by default the one that is running, else that of up.")
+@click.option("--demo/--up", default=None, help="Which stack; by default the running one, else that of up.")
 def env(demo: bool | None) -> None:
-    """Print what makes plain Dagster commands work: eval "$(upbit-assets env)"."""
+    """Print the environment for plain Dagster commands: eval "$(upbit-assets env)"."""
     from upbit_assets import stack
 
     if demo is None:
@@ -236,7 +236,7 @@ def env(demo: bool | None) -> None:
 
 
 def demo_is_running() -> bool:
-    """Whether it is the demo that commands are about: where both run, or none does, it is the real stack."""
+    """Whether only the demo runs. If both stacks or neither run, commands use the real one."""
     from upbit_assets import stack
 
     return bool(stack.running(home_of(demo=True))) and not stack.running(home_of(demo=False))
@@ -250,7 +250,7 @@ def use_the_running_stack() -> None:
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(arguments: tuple[str, ...]) -> None:
-    """Open psql on the market data, with the pipeline's rights."""
+    """Open psql on the market database, with the pipeline's role."""
     use_the_running_stack()
     address, password = without_password(market_url())
     os.environ.update(PGOPTIONS=f"-c role={PIPELINE_ROLE}", PGTZ="Asia/Seoul")

@@ -7,8 +7,8 @@ from upbit_assets.upbit import UpbitClient
 
 
 class Exchange(ConfigurableResource):
-    """Upbit's public REST API at UPBIT_API_URL, by default the real one."""
+    """Upbit's public REST API at UPBIT_API_URL."""
 
     def client(self, *, background: bool = False) -> UpbitClient:
-        """`background`: lets whoever collects the present go first."""
+        """A client; with `background`, its calls give way to those that collect current data."""
         return UpbitClient(settings.UPBIT_API_URL, background=background)

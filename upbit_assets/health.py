@@ -1,7 +1,7 @@
-"""What a container's health check asks: python -m upbit_assets.health location | webserver | daemon | URL.
+"""Container health checks: python -m upbit_assets.health location | webserver | daemon | URL.
 
-Where the answer is bad it says why, and ends with 1. Dagster's own checks import Dagster, which takes seconds of CPU
-each time, and the one of the code location passes even where its code failed to load.
+On failure it prints the reason and exits with 1. Dagster's own checks import Dagster, which takes seconds of CPU each
+time, and its check of a code location passes even if the code failed to load.
 """
 
 import json
@@ -10,15 +10,15 @@ from collections.abc import Callable
 from urllib.request import ProxyHandler, Request, build_opener
 
 SECONDS = 5
-OPENER = build_opener(ProxyHandler({}))  # what is asked is in this container, where no proxy can reach it
-STALE_SECONDS = 180  # every part of the daemon says twice a minute that it is alive
+OPENER = build_opener(ProxyHandler({}))  # no proxy: all checks stay inside this container
+STALE_SECONDS = 180  # each of the daemon's threads writes a heartbeat twice a minute
 DAEMON = {"BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR", "SCHEDULER", "SENSOR"}
 LOCATIONS = "{workspaceOrError{... on Workspace{locationEntries{name locationOrLoadError{__typename}}}}}"
 ALIVE = "SELECT daemon_type FROM daemon_heartbeats WHERE timestamp > timezone('UTC', now()) - make_interval(secs => %s)"
 
 
 def location(address: str = "127.0.0.1:4000") -> str | None:
-    """What is wrong with the code location in this container: its code failed to load."""
+    """The load error of the code location in this container, or None."""
     import grpc
 
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
@@ -27,7 +27,7 @@ def location(address: str = "127.0.0.1:4000") -> str | None:
 
 
 def webserver() -> str | None:
-    """What is wrong with the UI in this container: it hasn't got the code location."""
+    """The webserver's reply if it hasn't loaded the code location, or None."""
     query, kind = json.dumps({"query": LOCATIONS}).encode(), {"Content-Type": "application/json"}
     with OPENER.open(Request("http://127.0.0.1:3000/graphql", query, kind), timeout=SECONDS) as reply:
         answer = json.load(reply)
@@ -37,18 +37,18 @@ def webserver() -> str | None:
 
 
 def daemon() -> str | None:
-    """What is wrong with the daemon: parts of it that have not said lately that they are alive."""
+    """The daemon's threads without a recent heartbeat, or None."""
     import psycopg
 
     from upbit_assets.settings import settings
 
     with psycopg.connect(settings.DAGSTER_POSTGRES_URL or "", connect_timeout=SECONDS) as connection:
         alive = {name for (name,) in connection.execute(ALIVE, [STALE_SECONDS])}
-    return f"not alive: {', '.join(sorted(DAEMON - alive))}" if DAEMON - alive else None
+    return f"no heartbeat: {', '.join(sorted(DAEMON - alive))}" if DAEMON - alive else None
 
 
 def page(url: str) -> str | None:
-    """What is wrong with the page: not its being there."""
+    """None; raises URLError if the page can't be opened."""
     with OPENER.open(url, timeout=SECONDS):
         return None
 
@@ -56,5 +56,5 @@ def page(url: str) -> str | None:
 CHECKS: dict[str, Callable[[], str | None]] = {"location": location, "webserver": webserver, "daemon": daemon}
 
 if __name__ == "__main__":
-    what = sys.argv[1]
-    sys.exit(CHECKS[what]() if what in CHECKS else page(what))
+    target = sys.argv[1]
+    sys.exit(CHECKS[target]() if target in CHECKS else page(target))

@@ -1,4 +1,4 @@
-"""HTTP between processes of our own: without a proxy, whatever the environment says, and on ports that are ours."""
+"""HTTP between this project's own processes: without proxies, and on listening sockets opened here."""
 
 import ipaddress
 import socket
@@ -8,9 +8,9 @@ import requests
 
 
 def is_local(url: str) -> bool:
-    """Whether it is on this machine, or beside us in docker compose, whose services' names have no dot.
+    """Whether the URL is on this machine or a docker compose service (a host name without a dot).
 
-    No proxy can reach these, and who sets http_proxy often sets no no_proxy.
+    No proxy can reach these, and people who set http_proxy often forget no_proxy.
     """
     try:
         host = urlsplit(url).hostname or "."
@@ -23,19 +23,19 @@ def is_local(url: str) -> bool:
 
 
 def session_for(url: str) -> requests.Session:
-    """A session for the server at `url`; http_proxy, https_proxy, all_proxy and no_proxy count unless it is local."""
+    """A session for the server at `url`. The proxy variables of the environment apply unless it is local."""
     session = requests.Session()
     session.trust_env = not is_local(url)
     return session
 
 
 def listening(what: str, host: str, port: int) -> socket.socket:
-    """A socket that listens on the address.
+    """A listening socket.
 
     Raises:
-        OSError: it can't; the message says so of `what`, and why.
+        OSError: it can't listen; the message names `what`, the address and the reason.
     """
-    # asyncio switches Nagle's delay off (40 ms a reply) only where the protocol is named
+    # asyncio disables Nagle's algorithm (40 ms per reply) only on sockets with an explicit protocol
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

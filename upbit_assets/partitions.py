@@ -1,4 +1,4 @@
-"""The time axes: ten-minute windows of collection, and the exchange's days; half-open, read on Seoul's clock."""
+"""The time axes: ten-minute windows and the exchange's days, half-open, with keys in Seoul time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ SEOUL = ZoneInfo("Asia/Seoul")
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
 MOST_NAMED = 5
-# the tags by which Dagster tells a run what it is about
+# the tags with a run's partitions
 PARTITION, RANGE_START, RANGE_END = (
     f"dagster/{tag}" for tag in ("partition", "asset_partition_range_start", "asset_partition_range_end")
 )
-DAY_BEGINS = 9  # o'clock in Seoul, which is midnight UTC
+DAY_BEGINS = 9  # hour in Seoul; midnight UTC
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Windows `[start, end)` of one length, each a partition.
+    """Windows `[start, end)` of equal length; each is a partition.
 
     Args:
-        partitions: the windows as Dagster knows them; the one now filling is among them.
-        length: of each.
-        origin: a moment at which one of them begins.
-        stride: how much of the past is looked through at a time, where all of it has to be.
+        partitions: Dagster's definition; it includes the current, unfinished window.
+        length: of a window.
+        origin: the start of one of the windows.
+        stride: how much history to scan at a time when all of it has to be scanned.
     """
 
     partitions: TimeWindowPartitionsDefinition
@@ -39,7 +39,7 @@ class Axis:
     stride: timedelta
 
     def at(self, moment: datetime) -> TimeWindow:
-        """The window that holds `moment`, which carries its zone."""
+        """The window that contains `moment` (aware)."""
         start = self.origin + (moment - self.origin) // self.length * self.length
         return TimeWindow(start, start + self.length)
 
@@ -48,7 +48,7 @@ class Axis:
         return start.astimezone(SEOUL).strftime(self.partitions.fmt)
 
     def named(self, starts: Sequence[datetime]) -> str:
-        """The windows in words, the first few of many."""
+        """The windows as text; only the first few if there are many."""
         more = len(starts) - MOST_NAMED
         return ", ".join(map(self.key_of, starts[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
@@ -66,36 +66,36 @@ class Axis:
         return True
 
     def floor(self, moment: sa.ColumnElement[Any]) -> sa.ColumnElement[datetime]:
-        """SQL: the start of the window that holds `moment`."""
+        """SQL: the start of the window that contains `moment`."""
         return sa.func.date_bin(self.length, moment, self.origin, type_=sa.DateTime(timezone=True))
 
     def span_of(self, starts: Sequence[datetime], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-        """SQL: whether a moment is within the span of these windows, in words by which partitions are told apart.
+        """SQL: whether a moment is within the span of these windows, as constants that allow partition pruning.
 
-        Windows that are rows of a relation tell the planner nothing: it would open and lock all partitions there are.
+        If the windows are rows of a relation, the planner can't prune: it would open and lock every partition.
         """
         return (moment >= min(starts)) & (moment < max(starts) + self.length)
 
     def starts_in(self, span: TimeWindow) -> list[datetime]:
-        """The starts of the windows of a span."""
+        """The starts of the windows in a span."""
         return [span.start + i * self.length for i in range((span.end - span.start) // self.length)]
 
     def of_run(self, tags: Mapping[str, str]) -> list[datetime]:
-        """The starts of the windows that a run with these tags is about."""
+        """The starts of the windows that a run with these tags covers."""
         first, last = (tags.get(end) or tags.get(PARTITION) for end in (RANGE_START, RANGE_END))
         if not (first and last and self.has(first)):
             return []
         return self.starts_in(TimeWindow(self.start_of(first), self.start_of(last) + self.length))
 
     def with_rows(self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
-        """Those of the windows in which the table holds rows, by one index probe each."""
+        """The windows in which the table has rows; one index probe per window."""
         if not starts:
             return set()
-        each, column = each_of(starts), table.c[table.info["window"]]
+        window, column = each_of(starts), table.c[table.info["window"]]
         row = sa.select(1).where(
-            column >= each.c.start, column < each.c.start + self.length, self.span_of(starts, column)
+            column >= window.c.start, column < window.c.start + self.length, self.span_of(starts, column)
         )
-        return set(connection.scalars(sa.select(each.c.start).where(row.correlate(each).exists())))
+        return set(connection.scalars(sa.select(window.c.start).where(row.correlate(window).exists())))
 
 
 windows = Axis(
@@ -119,7 +119,7 @@ days = Axis(
 
 
 def each_of(starts: Sequence[datetime]) -> sa.TableValuedAlias:
-    """SQL: a relation with one column, `start`: these window starts."""
+    """SQL: the window starts as a relation with one column, `start`."""
     moment = sa.DateTime(timezone=True)
     start = sa.func.unnest(sa.cast(list(starts), sa.ARRAY(moment)), type_=moment)
     return start.table_valued(sa.column("start", moment)).alias("each").render_derived()

@@ -33,20 +33,20 @@ from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
 from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, UI_PORT, settings
 
-STILL_SECONDS = 60  # in which a process that is starting at least logs something, or uses so many seconds of CPU:
-LITTLE_CPU = 1
-SAID_AGAIN = 30  # seconds after which it is said that it is still starting
-MOST_LOG_BYTES = 50_000_000  # two days of Dagster's
-PATIENCE = 20  # seconds a process has to end by itself
+IDLE_TIMEOUT_SECONDS = 60  # a starting process that neither logs anything nor uses CPU for this long is given up
+CPU_STEP_SECONDS = 1  # CPU time that counts as progress
+STATUS_EVERY_SECONDS = 30  # between "still starting" messages
+MAX_LOG_BYTES = 50_000_000  # about two days of Dagster's log
+STOP_TIMEOUT_SECONDS = 20  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class StackError(click.ClickException):
-    """The stack can't start or go on; the message says why."""
+    """The stack can't start or keep running; the message says why."""
 
 
 def prepare(home: Path) -> None:
-    """Make the folder, with the instance's settings as they are in the project now."""
+    """Create the folder, with the project's current dagster.yaml."""
     home.mkdir(parents=True, exist_ok=True)
     if home != PROJECT:
         (home / "dagster.yaml").unlink(missing_ok=True)
@@ -54,24 +54,24 @@ def prepare(home: Path) -> None:
 
 
 def environment(home: Path, *, demo: bool, exchange: str | None = None) -> dict[str, str]:
-    """What makes plain Dagster commands work on this stack."""
+    """The environment variables for plain Dagster commands to use this stack."""
     exchange = exchange or running(home).get("exchange") or f"http://127.0.0.1:{EXCHANGE_PORT}"
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "VIRTUAL_ENV": sys.prefix,
         "DAGSTER_HOME": str(home),
         "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "upbit_assets.definitions",
-        # a week of trades would be millions of rows, for a look
+        # the default of a week of trades would be millions of rows
         **({"UPBIT_API_URL": exchange, "UPBIT_DAYS_BACK": "1"} if demo else {}),
     }
 
 
 def running(home: Path) -> dict[str, str]:
-    """What a running stack says of itself: its process, and once it has them its addresses; empty if none runs."""
-    note = home / ".stack.json"
-    if not note.exists():
+    """The pid of the stack running in this home and, once known, its addresses; empty if none runs."""
+    path = home / ".stack.json"
+    if not path.exists():
         return {}
-    with note.open() as file:
+    with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -80,34 +80,34 @@ def running(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def only_one(home: Path) -> Iterator[Callable[[dict[str, str]], None]]:
-    """Hold the stack's note while it runs, so that a second one says where the first is; yields what writes it."""
+def lock_home(home: Path) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Lock the home's state file for the lifetime of the stack; yields a function that writes the addresses to it."""
     path = home / ".stack.json"
     path.touch()
     with path.open("rb+") as file:
 
-        def note(addresses: dict[str, str]) -> None:
-            # in one piece that is never shorter than what was there, for whoever reads meanwhile
+        def write_state(addresses: dict[str, str]) -> None:
+            # one write, padded so that it covers what was there: readers never see a partial file
             os.pwrite(file.fileno(), json.dumps({"pid": str(os.getpid())} | addresses).ljust(1000).encode(), 0)
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(where_it_runs(home)) from None
-        note({})
-        yield note
+            raise StackError(already_running_message(home)) from None
+        write_state({})
+        yield write_state
 
 
-def where_it_runs(home: Path) -> str:
-    there = running(home)
-    stop = f"Ctrl-C there stops it, or: kill {there.get('pid')}"
-    if "ui" in there:
-        return f"It is already running: {there['ui']}, the board at {there['board']}. {stop}"
-    return f"It is already starting, and prints its addresses where it was started; its logs are in {home}. {stop}"
+def already_running_message(home: Path) -> str:
+    state = running(home)
+    stop = f"To stop it, press Ctrl-C there or run: kill {state.get('pid')}"
+    if "ui" in state:
+        return f"It is already running: {state['ui']}, the board at {state['board']}. {stop}"
+    return f"It is already starting and will print its addresses in its terminal; its logs are in {home}. {stop}"
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there, else the next free port on loopback."""
+    """`wanted` if it is free, else the next free port on loopback."""
     for port in range(wanted, wanted + 50):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,7 +121,7 @@ def free_port(wanted: int) -> int:
 
 @dataclass
 class Process:
-    """A child in a process group of its own, so that it ends with all that it started; and with us, however we end."""
+    """A child process in its own process group, so that its descendants are stopped too. On Linux it dies with us."""
 
     name: str
     arguments: list[str]
@@ -130,48 +130,48 @@ class Process:
 
     def __post_init__(self) -> None:
         self.log.write_bytes(b"")
-        with self.log.open("ab") as output:  # which goes on at the file's end, wherever that is
+        with self.log.open("ab") as output:  # append mode, so that truncating the log works
             self.child = subprocess.Popen(
                 [str(Path(sys.executable).parent / self.arguments[0]), *self.arguments[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=die_with_parent,
                 cwd=PROJECT,
             )
 
     def require_alive(self) -> None:
         if self.child.poll() is not None:
-            raise StackError(f"{self.name} ended unexpectedly. The end of its log, {self.log}:\n{self.last_words()}")
+            raise StackError(f"{self.name} ended unexpectedly. The end of its log, {self.log}:\n{self.log_tail()}")
 
     def progress(self) -> tuple[int, int]:
-        """What grows while it does something: the bytes of its log, and the CPU that it and what it started used."""
+        """Increases while the process is working: the size of its log and the CPU time of it and its descendants."""
         cpu = 0.0
         with contextlib.suppress(psutil.Error):
-            itself = psutil.Process(self.child.pid)
-            for each in (itself, *itself.children(recursive=True)):
+            root = psutil.Process(self.child.pid)
+            for process in (root, *root.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
-                    cpu += sum(each.cpu_times()[:4])  # its own, and those of its children that have ended
-        return self.log.stat().st_size, int(cpu / LITTLE_CPU)
+                    cpu += sum(process.cpu_times()[:4])  # its own and its exited children's
+        return self.log.stat().st_size, int(cpu / CPU_STEP_SECONDS)
 
     def shorten_log(self) -> None:
-        """Begin its log anew where it has become long; the part before is kept beside it, until there is another."""
-        if self.log.stat().st_size > MOST_LOG_BYTES:
+        """Rotate the log once it is too long, keeping one previous file."""
+        if self.log.stat().st_size > MAX_LOG_BYTES:
             shutil.copyfile(self.log, self.log.with_suffix(".log.before"))
             os.truncate(self.log, 0)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
     def stop(self) -> None:
-        """Ask it to end, wait, and end whatever is left of its group."""
+        """Terminate it, then kill what is left of its process group."""
         if self.child.poll() is None:
             self.child.terminate()
             try:
-                self.child.wait(PATIENCE)
+                self.child.wait(STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
-                click.echo(f"{self.name} does not end by itself; ending it.")
+                click.echo(f"{self.name} did not stop within {STOP_TIMEOUT_SECONDS} s; killing it.")
         try:
             os.killpg(self.child.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -179,52 +179,54 @@ class Process:
         self.child.wait()
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process where its parent is killed; only Linux can."""
+def die_with_parent() -> None:
+    """On Linux, have the kernel send SIGTERM to this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def chosen_port(name: str, wanted: int) -> int:
-    """A free port; it is said where that is not the one that people know."""
+    """A free port; prints a message if it isn't the wanted one."""
     port = free_port(wanted)
     if port != wanted:
-        click.echo(f"Port {wanted} is taken: {name} gets {port}.")
+        click.echo(f"Port {wanted} is in use: {name} uses {port} instead.")
     return port
 
 
 def run(home: Path, *, demo: bool) -> None:
-    """Start everything, tell what happens, and end everything at Ctrl-C, SIGTERM, or with its terminal."""
-    at_signals(interrupt)
+    """Start everything, report progress, and stop everything on Ctrl-C, SIGTERM or SIGHUP."""
+    handle_stop_signals(interrupt)
     prepare(home)
     with ExitStack() as started:
-        note = started.enter_context(only_one(home))
+        write_state = started.enter_context(lock_home(home))
         try:
-            serve(started, home, note, demo=demo)
+            serve(started, home, write_state, demo=demo)
         except Interrupted:
             click.echo("\nStopping ...")
         finally:
-            at_signals(signal.SIG_IGN)  # what ends is ended in order, and so is what pg_ctl does, which inherits this
-    click.echo("Everything is stopped; the data stay.")
+            handle_stop_signals(
+                signal.SIG_IGN
+            )  # so that shutdown completes, including that of pg_ctl, which inherits this
+    click.echo("Everything is stopped; the data is kept.")
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, SIGTERM, or the end of the terminal came."""
+    """Ctrl-C, SIGTERM or SIGHUP was received."""
 
 
-def at_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
-        signal.signal(each, handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # of a terminal that closes, unless nohup said to stay
+def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: it is ignored in a shell's background job
+        signal.signal(signum, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
         signal.signal(signal.SIGHUP, handler)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    at_signals(signal.SIG_IGN)  # another one, at whatever moment, doesn't interrupt the stopping
+    handle_stop_signals(signal.SIG_IGN)  # a second signal must not interrupt the shutdown
     raise Interrupted
 
 
-def serve(started: ExitStack, home: Path, note: Callable[[dict[str, str]], None], *, demo: bool) -> None:
+def serve(started: ExitStack, home: Path, write_state: Callable[[dict[str, str]], None], *, demo: bool) -> None:
     ports = {"ui": chosen_port("Dagster", UI_PORT), "board": chosen_port("the board", BOARD_PORT)}
     if demo:
         ports["exchange"] = chosen_port("the offline exchange", EXCHANGE_PORT)
@@ -239,7 +241,7 @@ def serve(started: ExitStack, home: Path, note: Callable[[dict[str, str]], None]
     try:
         migrate(market_url())
     except sa.exc.DBAPIError as error:
-        raise StackError(f"The market data's database can't be brought up to date: {error.orig}") from None
+        raise StackError(f"The migration of the market database failed: {error.orig}") from None
     click.echo("PostgreSQL: ready, the schema is up to date.")
 
     processes = []
@@ -247,25 +249,25 @@ def serve(started: ExitStack, home: Path, note: Callable[[dict[str, str]], None]
         exchange = ["upbit-assets", "exchange", "--port", str(ports["exchange"])]
         processes.append(start(started, "The offline exchange", exchange, home))
         wait_for(processes[-1], addresses["exchange"])
-        click.echo(f"Exchange:   {addresses['exchange']}  (simulated: no figure on it is real)")
+        click.echo(f"Exchange:   {addresses['exchange']}  (simulated data)")
     else:
         click.echo(f"Exchange:   {settings.UPBIT_API_URL}")
     dev = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(ports["ui"])]
     dagster = start(started, "Dagster", dev, home)
     processes.append(dagster)
-    note(addresses)
-    click.echo("Dagster:    starting webserver and daemon; the first snapshot is being collected meanwhile ...")
+    write_state(addresses)
+    click.echo("Dagster:    starting webserver and daemon while the first snapshot is collected ...")
     first = start(started, "The first run", first_run(), home)
     processes.append(start(started, "The board", ["upbit-assets", "board", "--port", str(ports["board"])], home))
     wait_for(processes[-1], addresses["board"])
     click.echo(f"Board:      {addresses['board']}")
     wait_for(dagster, addresses["ui"] + "/server_info")
-    click.echo(f"Dagster:    {addresses['ui']}  (schedule and sensor are on; logs: {home / 'dagster.log'})")
-    if tell_first_run(first, addresses["ui"]):
-        # which need the ranking, and which the schedule would bring in up to ten minutes
+    click.echo(f"Dagster:    {addresses['ui']}  (schedules and sensors are on; log: {home / 'dagster.log'})")
+    if report_first_run(first, addresses["ui"]):
+        # now that there is a ranking; the schedule would collect them within ten minutes
         today = materialize("bronze_candle_raw,silver_candle", days.key_of(days.at(datetime.now(UTC)).start))
         start(started, "The candles of today", today, home)
-    click.echo("Collecting every minute. Ctrl-C stops everything.")
+    click.echo("Collecting every minute. Press Ctrl-C to stop everything.")
     watch(processes)
 
 
@@ -276,7 +278,7 @@ def start(started: ExitStack, name: str, arguments: list[str], home: Path) -> Pr
 
 
 def first_run() -> list[str]:
-    """The chain for the window now open; for the next one where it is about to close."""
+    """Materialize the tickers of the current window, or of the next one if it is about to close."""
     window = windows.at(datetime.now(UTC))
     left = (window.end - datetime.now(UTC)).total_seconds()
     if left < 10:
@@ -290,42 +292,42 @@ def materialize(assets: str, partition: str) -> list[str]:
 
 
 def wait_for(process: Process, address: str) -> None:
-    """Wait until the process answers, however long it takes; not for one that has ended or does nothing any more."""
-    began = said = moved = time.monotonic()
+    """Wait until the process responds, as long as it is alive and making progress."""
+    started = reported = progressed = time.monotonic()
     progress = process.progress()
     with session_for(address) as session:
-        while not answers(session, address):
+        while not responds(session, address):
             process.require_alive()
             now = time.monotonic()
             if (latest := process.progress()) != progress:
-                progress, moved = latest, now
-            elif now - moved > STILL_SECONDS:
+                progress, progressed = latest, now
+            elif now - progressed > IDLE_TIMEOUT_SECONDS:
                 raise StackError(
-                    f"{process.name} does not answer at {address}, and has done nothing for {STILL_SECONDS} s. "
-                    f"The end of its log, {process.log}:\n{process.last_words()}"
+                    f"{process.name} does not respond at {address} and has been idle for {IDLE_TIMEOUT_SECONDS} s. "
+                    f"The end of its log, {process.log}:\n{process.log_tail()}"
                 )
-            if now - said > SAID_AGAIN:
-                said = now
-                click.echo(f"{process.name} is still starting, after {now - began:.0f} s; its log: {process.log}")
+            if now - reported > STATUS_EVERY_SECONDS:
+                reported = now
+                click.echo(f"{process.name} is still starting after {now - started:.0f} s; its log: {process.log}")
             time.sleep(0.2)
 
 
-def answers(session: requests.Session, address: str) -> bool:
+def responds(session: requests.Session, address: str) -> bool:
     try:
         return session.get(address, timeout=10).ok
     except requests.RequestException:
         return False
 
 
-def tell_first_run(first: Process, ui: str) -> bool:
-    """Show what the first run brought, or why it failed; whether it succeeded."""
+def report_first_run(first: Process, ui: str) -> bool:
+    """Print the result of the first run, or why it failed. Returns whether it succeeded."""
     if first.child.wait() == 0:
         print_top10()
         return True
-    said = re.findall(r"(?:Failure|Error): (.+)", first.log.read_text(errors="replace"))
-    reason = said[0] if said else first.last_words()
+    errors = re.findall(r"(?:Failure|Error): (.+)", first.log.read_text(errors="replace"))
+    reason = errors[0] if errors else first.log_tail()
     click.secho(f"The first collection failed: {reason}", fg="red")
-    click.echo(f"It is tried again every minute; the failed runs say why at {ui}/runs")
+    click.echo(f"It is retried every minute. For the errors of failed runs, see {ui}/runs")
     return False
 
 
@@ -347,7 +349,7 @@ def print_top10() -> None:
     click.echo()
 
 
-# (table that notes what was computed, axis, column that counts rows, what they are)
+# (build table, axis, row count column, row label)
 PROGRESS = [
     *((feed.refinement.build, feed.axis, "silver_rows", feed.row_label) for feed in FEEDS if feed.row_label),
     *((gold.build, gold.axis, "gold_rows", gold.row_label) for gold in GOLD_TABLES),
@@ -355,17 +357,17 @@ PROGRESS = [
 
 
 def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime, str]]:
-    """What was computed since then, in the order in which it was."""
-    found = []
+    """The latest build of each table since then, as messages in order of time."""
+    messages = []
     for build, axis, count, row_label in PROGRESS:
         last = sa.select(build.c.computed_at, build.c.window_start, build.c[count]).order_by(build.c.computed_at.desc())
         for computed_at, start, rows in connection.execute(last.where(build.c.computed_at > since).limit(1)):
-            found.append((computed_at, f"{axis.key_of(start)}: {rows:,} {row_label}"))
-    return sorted(found)
+            messages.append((computed_at, f"{axis.key_of(start)}: {rows:,} {row_label}"))
+    return sorted(messages)
 
 
 def watch(processes: list[Process]) -> None:
-    """Tell of what is written, until a process ends or somebody stops us."""
+    """Print the progress until a process ends or the stack is interrupted."""
     since = datetime.now(UTC)
     while True:
         for process in processes:
@@ -373,10 +375,10 @@ def watch(processes: list[Process]) -> None:
             process.shorten_log()
         try:
             with Database().connect() as connection:
-                found = progress(connection, since)
+                messages = progress(connection, since)
         except DatabaseError as error:
             raise StackError(str(error)) from None
-        for computed_at, message in found:
+        for computed_at, message in messages:
             click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {message}")
             since = max(since, computed_at)
         time.sleep(2)

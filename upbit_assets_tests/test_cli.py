@@ -29,7 +29,7 @@ def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
     """Of a demo that is running."""
     monkeypatch.setattr(cli, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
     (tmp_path / "demo").mkdir()
-    with stack.only_one(tmp_path / "demo") as note:
+    with stack.lock_home(tmp_path / "demo") as note:
         note({"pid": "1"})
         yield tmp_path / "demo"
 

@@ -134,7 +134,7 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         for impatient in (signal.SIGTERM, signal.SIGINT):
             os.kill(stack.process.pid, impatient)
         assert stack.process.wait(60) == 0
-        assert stack.said.endswith("Everything is stopped; the data stay.\n")
+        assert stack.said.endswith("Everything is stopped; the data is kept.\n")
         assert stack.processes() == []
 
     started = time.monotonic()

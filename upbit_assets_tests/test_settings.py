@@ -64,7 +64,7 @@ class TestValues:
         monkeypatch.setenv(name, text)
         with pytest.raises(SettingError) as error:
             check()
-        assert str(error.value) == f"{name} is {text!r}: it must be {setting_of(name).form.words}."
+        assert str(error.value) == f"{name} is {text!r}: it must be {setting_of(name).format.description}."
 
     def test_none_takes_whatever_it_is_given_but_a_text(self, monkeypatch: pytest.MonkeyPatch):
         for setting in DECLARED:
@@ -189,7 +189,8 @@ class TestStart:
         done = started("upbit-assets demo", {"UPBIT_START": "2026-11-29"})
         assert done.returncode == 1
         assert (
-            done.stderr == f"Error: UPBIT_START is '2026-11-29': it must be {setting_of('UPBIT_START').form.words}.\n"
+            done.stderr
+            == f"Error: UPBIT_START is '2026-11-29': it must be {setting_of('UPBIT_START').format.description}.\n"
         )
 
     def test_so_does_the_code_location_whatever_loads_it(self, tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from upbit_assets import stack
-from upbit_assets.stack import Process, StackError, chosen_port, free_port, only_one, running, wait_for
+from upbit_assets.stack import Process, StackError, chosen_port, free_port, lock_home, running, wait_for
 
 SERVE = "from http.server import *; HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler).serve_forever()"
 BUSY = "import time\nwhile time.process_time() < 3: pass\n"
@@ -19,9 +19,9 @@ IN_A_CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', {cod
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "STILL_SECONDS", 2)
-    monkeypatch.setattr(stack, "LITTLE_CPU", 0.1)
-    monkeypatch.setattr(stack, "SAID_AGAIN", 1)
+    monkeypatch.setattr(stack, "IDLE_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(stack, "CPU_STEP_SECONDS", 0.1)
+    monkeypatch.setattr(stack, "STATUS_EVERY_SECONDS", 1)
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_a_process_that_does_something_is_waited_for(starting: Callable[[str], P
     port = free_port(18700)
     process = starting(start + SERVE.format(port=port))
     wait_for(process, f"http://127.0.0.1:{port}")
-    assert f"Something is still starting, after 1 s; its log: {process.log}" in capsys.readouterr().out
+    assert f"Something is still starting after 1 s; its log: {process.log}" in capsys.readouterr().out
 
 
 def test_one_that_does_nothing_any_more_is_given_up(starting: Callable[[str], Process]):
     process = starting("import time; print('I begin', flush=True); time.sleep(60)")
-    said = "(?s)Something does not answer at http://127.0.0.1:1, and has done nothing for 2 s.*I begin"
+    said = "(?s)Something does not respond at http://127.0.0.1:1 and has been idle for 2 s.*I begin"
     with pytest.raises(StackError, match=said):
         wait_for(process, "http://127.0.0.1:1")
 
@@ -61,21 +61,21 @@ def test_one_that_has_ended_is_too(starting: Callable[[str], Process]):
 class TestASecondOne:
     def test_says_that_the_first_is_starting(self, tmp_path: Path):
         said = f"already starting.*its logs are in {tmp_path}.*kill {os.getpid()}$"
-        with only_one(tmp_path), pytest.raises(StackError, match=said), only_one(tmp_path):
+        with lock_home(tmp_path), pytest.raises(StackError, match=said), lock_home(tmp_path):
             pass
 
     def test_says_where_the_first_is(self, tmp_path: Path):
         said = f"already running: http://a:1, the board at http://b:2. .*kill {os.getpid()}$"
-        with only_one(tmp_path) as note:
+        with lock_home(tmp_path) as note:
             note({"ui": "http://a:1", "board": "http://b:2"})
-            with pytest.raises(StackError, match=said), only_one(tmp_path):
+            with pytest.raises(StackError, match=said), lock_home(tmp_path):
                 pass
 
     def test_starts_where_the_first_is_gone_and_knows_nothing_of_it(self, tmp_path: Path):
-        with only_one(tmp_path) as note:
+        with lock_home(tmp_path) as note:
             note({"ui": "http://a:1", "board": "http://b:2"})
         assert running(tmp_path) == {}
-        with only_one(tmp_path):
+        with lock_home(tmp_path):
             assert running(tmp_path) == {"pid": str(os.getpid())}
 
 
@@ -84,11 +84,11 @@ def test_another_port_than_the_one_that_people_know_is_said(capsys):
         wanted = taken.getsockname()[1]
         port = chosen_port("the board", wanted)
     assert port != wanted
-    assert capsys.readouterr().out == f"Port {wanted} is taken: the board gets {port}.\n"
+    assert capsys.readouterr().out == f"Port {wanted} is in use: the board uses {port} instead.\n"
 
 
 def test_a_process_goes_on_at_the_end_of_its_log_when_that_begins_anew(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(stack, "MOST_LOG_BYTES", 5)
+    monkeypatch.setattr(stack, "MAX_LOG_BYTES", 5)
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
     says = f"import os, time; os.write(1, b'the first line'); exec({wait!r}); os.write(1, b'the second')"
     process = stack.Process("A process", ["python", "-c", says], tmp_path / "its.log")

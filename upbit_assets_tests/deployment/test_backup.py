@@ -120,7 +120,7 @@ def test_the_embedded_databases_too(tmp_path: Path):
     found = ask(server.url("upbit"), "SELECT raw_data ->> 'market' FROM bronze.ticker_raw")
     server.stop()
     assert found == [("KRW-BTC",)]
-    assert "is there already; name a new one" in upbit_assets("backup", folder, home).output
+    assert "already exists; name a new one" in upbit_assets("backup", folder, home).output
 
 
 def upbit_assets(command: str, folder: Path, home: Path) -> Result:

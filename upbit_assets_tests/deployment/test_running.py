@@ -67,7 +67,7 @@ class TestHealth:
         url = url_as(deployed, "dagster", "dagster")
         monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
         with an_instance(deployed):
-            assert health.daemon() == f"not alive: {', '.join(sorted(health.DAEMON))}"
+            assert health.daemon() == f"no heartbeat: {', '.join(sorted(health.DAEMON))}"
             beat = (
                 "INSERT INTO daemon_heartbeats (daemon_type, timestamp) VALUES (%s, timezone('UTC', now()) - %s) "
                 "ON CONFLICT (daemon_type) DO UPDATE SET timestamp = excluded.timestamp"
@@ -76,7 +76,7 @@ class TestHealth:
                 ask(url, beat, part, timedelta(0))
             assert health.daemon() is None
             ask(url, beat, "SENSOR", timedelta(minutes=4))
-            assert health.daemon() == "not alive: SENSOR"
+            assert health.daemon() == "no heartbeat: SENSOR"
 
     def test_a_bad_answer_ends_the_check_with_an_error(self):
         check = [sys.executable, "-m", "upbit_assets.health", "http://127.0.0.1:1/"]
