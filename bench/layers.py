@@ -18,7 +18,7 @@ from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import PLANNER, CreateStage, Load, within
+from upbit_assets.postgres.io_manager import PLANNER, CreateStage, Load, in_window
 
 BUILT = ("silver.ticker", "silver.ticker_rejected", "silver.ticker_build")
 NUMBERS = ("trade_price", "acc_trade_volume_24h", "acc_trade_price_24h", "signed_change_rate")
@@ -70,7 +70,9 @@ def round_trip(market_data: MarketData, window: TimeWindow) -> None:
     bronze = tables.bronze_ticker_raw
     text = sa.cast(bronze.c.raw_data, sa.Text).label("text")
     with market_data.engine.connect() as connection:
-        raw = pd.read_sql(sa.select(bronze.c.id, bronze.c.ingested_at, text).where(within(bronze, window)), connection)
+        raw = pd.read_sql(
+            sa.select(bronze.c.id, bronze.c.ingested_at, text).where(in_window(bronze, window)), connection
+        )
     fields = pd.DataFrame([json.loads(text, parse_float=Decimal) for text in raw["text"]])
     fields[["id", "ingested_at"]] = raw[["id", "ingested_at"]]
     price, volume, turnover, rate = (pd.to_numeric(fields[name], errors="coerce") for name in NUMBERS)
@@ -127,5 +129,5 @@ def statements(load: Load, window: TimeWindow) -> Iterator[sa.ClauseElement]:
         yield CreateStage(stage, staged)
     for table, rows in load.tables.items():
         select: Any = rows
-        yield sa.delete(table).where(within(table, window))
+        yield sa.delete(table).where(in_window(table, window))
         yield sa.insert(table).from_select(list(select.selected_columns.keys()), select, include_defaults=False)

@@ -19,7 +19,7 @@ from psycopg import sql
 from upbit_assets.definitions import MarketDataIOManager
 from upbit_assets.partitions import SEOUL, WINDOW, Axis, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.io_manager import Load, Loads, Rows, within
+from upbit_assets.postgres.io_manager import Load, Loads, Rows, in_window
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
@@ -163,7 +163,7 @@ def output_of(asset: AssetsDefinition, window: TimeWindow, *sources: sa.Table) -
     """What the asset returns for the windows of its sources."""
     function: Any = asset.op.compute_fn
     context = [SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []
-    return function.decorated_fn(*context, *(sa.select(source).where(within(source, window)) for source in sources))
+    return function.decorated_fn(*context, *(sa.select(source).where(in_window(source, window)) for source in sources))
 
 
 def psql(stage: Stage, market_data: MarketData, file: Path) -> None:

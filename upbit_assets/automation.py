@@ -30,8 +30,8 @@ from dagster import (
     sensor,
 )
 
-from upbit_assets.assets import choice
-from upbit_assets.assets.coverage import begun, gaps, touched
+from upbit_assets.assets import selection
+from upbit_assets.assets.coverage import REPORTING_DELAY, days_written_since, gaps, requested_market_days
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
 from upbit_assets.checks import FRESHNESS
@@ -150,9 +150,9 @@ def markets_are_chosen(database: Database, feeds: Sequence[Feed], now: datetime)
     """Whether there is something to choose the feeds' markets by."""
     with database.connect() as connection:
         try:
-            for selection in filter(None, (feed.selection for feed in feeds)):
-                selection.markets(connection, [days.at(now).start])
-        except choice.NoRankingYet:
+            for chosen in filter(None, (feed.selection for feed in feeds)):
+                chosen.markets(connection, [days.at(now).start])
+        except selection.NoRankingError:
             return False
     return True
 
@@ -226,7 +226,7 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     now = datetime.now(UTC)
     cursor = json.loads(context.cursor or "{}")
     with database.connect() as connection:
-        found = look(connection, cursor, now)
+        found = find_stale_windows(connection, cursor, now)
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
     # a stale window stays in the cursor until it is found whole
     cursor["waiting"] = {}
@@ -250,7 +250,9 @@ def waiting_key(gold: GoldTable, start: datetime) -> str:
     return f"{gold.asset}/{gold.axis.key_of(start)}"
 
 
-def look(connection: sa.Connection, cursor: dict[str, Any], now: datetime) -> list[tuple[GoldTable, Stale]]:
+def find_stale_windows(
+    connection: sa.Connection, cursor: dict[str, Any], now: datetime
+) -> list[tuple[GoldTable, Stale]]:
     """The stale windows among those worth a look; moves the cursor past what need not be looked at again.
 
     Raw rows are looked for in the newest partitions, and every ten minutes in all. The cursor has a snapshot for each
@@ -339,10 +341,12 @@ def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[R
             else:
                 runs.append([start])
         for run in reversed(runs):
-            yield over(axis, run, refresher.name, needed[run[0]], f"{len(run)}/{now.isoformat()}")
+            yield range_run_request(axis, run, refresher.name, needed[run[0]], f"{len(run)}/{now.isoformat()}")
 
 
-def over(axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozenset[str], key: str) -> RunRequest:
+def range_run_request(
+    axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozenset[str], key: str
+) -> RunRequest:
     """A run over neighbouring windows."""
     first, last = axis.key_of(starts[0]), axis.key_of(starts[-1])
     return RunRequest(
@@ -371,7 +375,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
     try:
         with database.connect("REPEATABLE READ") as connection:
             missing = missing_days(connection, cursor, now)
-    except choice.NoRankingYet as error:
+    except selection.NoRankingError as error:
         return SensorResult(skip_reason=str(error), cursor=context.cursor)
     waiting, request = cursor.get("waiting", {}), None
     cursor["waiting"] = {}
@@ -379,7 +383,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
         key = f"{feed.name}/{days.key_of(day)}"
         attempt = Attempt.of(waiting.get(key), str(missing[day, feed]))
         if request is None and attempt.is_due(now):
-            request, attempt = filling(day, feed, now), attempt.next(now)
+            request, attempt = backfill_request(day, feed, now), attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
     nothing = f"{len(missing)} days wait for another try" if missing else "Nothing is missing"
     return SensorResult(
@@ -389,7 +393,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
     )
 
 
-def filling(day: datetime, feed: Feed, now: datetime) -> RunRequest:
+def backfill_request(day: datetime, feed: Feed, now: datetime) -> RunRequest:
     """The run that collects what a day lacks; whatever is of the present goes before it."""
     assets = [feed.bronze_asset, feed.silver_asset, *(gold.asset for gold in GOLD_TABLES if feed in gold.feeds)]
     return RunRequest(
@@ -403,7 +407,8 @@ def filling(day: datetime, feed: Feed, now: datetime) -> RunRequest:
 def missing_days(
     connection: sa.Connection, cursor: dict[str, Any], now: datetime
 ) -> dict[tuple[datetime, Feed], timedelta]:
-    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}.
+    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}. Nothing where
+    all is covered, and not yet proved.
 
     Looked at are the last days, those that something was asked for of since the last look, those that were not over
     yet then, and those that wait.
@@ -411,20 +416,23 @@ def missing_days(
     database, snapshot = committed(connection)
     if cursor.get("database") != database:
         cursor.update(database=database, seen=NOTHING_SEEN, waiting={})
-    today = days.at(now - SETTLED).start
+    today = days.at(now - SETTLED - REPORTING_DELAY).start
     known, not_over = [key.split("/") for key in (*cursor["waiting"], *cursor.get("not_over", []))], list[str]()
     last = {today - back * DAY for back in range(1, settings.UPBIT_DAYS_BACK + 1)}
     missing: dict[tuple[datetime, Feed], timedelta] = {}
     for feed in FEEDS:
         if not (history := feed.history):
             continue
-        looked_at = last | touched(connection, history.page, cursor["seen"])
+        looked_at = last | days_written_since(connection, history.page, cursor["seen"])
         looked_at |= {days.start_of(key) for name, key in known if name == feed.name}
         not_over += [f"{feed.name}/{days.key_of(day)}" for day in looked_at if day >= today]
-        oldest = today - history.kept * DAY if history.kept else days.partitions.start
+        oldest = today - history.available_days * DAY if history.available_days else days.partitions.start
         past = {day for day in looked_at if oldest <= day < today}
-        wanted = [*history.choice.markets(connection, sorted(last & past)), *begun(connection, history.page, past)]
-        for gap in gaps(connection, history.page, wanted, history.settled(now), hopeless=False):
+        wanted = [
+            *history.selection.markets(connection, sorted(last & past)),
+            *requested_market_days(connection, history.page, past),
+        ]
+        for gap in gaps(connection, history.page, wanted, history.settled(now), include_unavailable=False):
             missing[gap.day, feed] = missing.get((gap.day, feed), timedelta()) + (gap.end - gap.start)
     cursor.update(seen=snapshot, not_over=not_over)
     return missing

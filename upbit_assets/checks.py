@@ -13,7 +13,7 @@ from upbit_assets.assets.refine import Refinement
 from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.io_manager import in_window
 
 FRESH = timedelta(minutes=5)
 MOST_NAMED = 10
@@ -49,7 +49,9 @@ def accounted_for(refinement: Refinement) -> WindowCheck:
         Raw rows that came after silver was computed are not silver's to account for; the sensor asks for it again.
         """
         built = refinement.build
-        noted = sa.select(built.c.window_start, built.c.duplicate_rows, built.c.bronze_rows).where(within(built, span))
+        noted = sa.select(built.c.window_start, built.c.duplicate_rows, built.c.bronze_rows).where(
+            in_window(built, span)
+        )
         superfluous, read = {}, {}
         for start, duplicates, bronze_rows in connection.execute(noted):
             superfluous[start], read[start] = duplicates, bronze_rows
@@ -97,7 +99,7 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
             expected = sa.case((figure.is_not(None), place)) if rank.nullable else place
             in_place.append(rank.is_not_distinct_from(expected))
         rows = sa.select(start.label("window"), gold.c.market, sa.and_(*in_place).label("right"))
-        row = rows.where(within(gold, span)).subquery("row")
+        row = rows.where(in_window(gold, span)).subquery("row")
         there = sa.select(row.c.window, row.c.market)
         wrong = by_window(connection, there.where(~row.c.right))
         unranked = by_window(connection, sa.except_(markets_of(silver, span, axis), there))
@@ -114,12 +116,12 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
 
 def markets_of(table: sa.Table, span: TimeWindow, axis: Axis = windows) -> sa.Select[Any]:
     start = axis.floor(table.c[table.info["window"]]).label("window")
-    return sa.select(start, table.c.market).where(within(table, span))
+    return sa.select(start, table.c.market).where(in_window(table, span))
 
 
 def counts(connection: sa.Connection, table: sa.Table, span: TimeWindow, axis: Axis = windows) -> dict[datetime, int]:
     start = axis.floor(table.c[table.info["window"]])
-    rows = sa.select(start, sa.func.count()).where(within(table, span)).group_by(start)
+    rows = sa.select(start, sa.func.count()).where(in_window(table, span)).group_by(start)
     return dict(connection.execute(rows).tuples().all())
 
 

@@ -12,7 +12,7 @@ from upbit_assets.check_results import Result, Results, checks_of, window_check
 from upbit_assets.checks import accounted_for, by_window, named, ranked
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.io_manager import in_window
 
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")
@@ -24,7 +24,7 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
     """Every market that has a book in a window has figures of the last one; two sides have a spread above zero."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
-    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(within(silver, span))
+    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(in_window(silver, span))
     last = there.group_by(start, silver.c.market).subquery("last")
     one_sided = sa.or_(
         *(side == sa.cast([], sa.ARRAY(sa.Numeric)) for side in (silver.c.bid_prices, silver.c.ask_prices))
@@ -33,7 +33,7 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
         sa.select(gold.c.window_start, gold.c.market)
         .join(silver, (silver.c.ingested_at == gold.c.ingested_at) & (silver.c.market == gold.c.market))
         .join(last, (last.c.max == gold.c.ingested_at) & (last.c.market == gold.c.market))
-        .where(within(gold, span), within(silver, span), one_sided | (gold.c.spread_bps > 0))
+        .where(in_window(gold, span), in_window(silver, span), one_sided | (gold.c.spread_bps > 0))
     )
     without = by_window(connection, sa.except_(sa.select(last.c.window, last.c.market), good))
     return {
@@ -44,13 +44,14 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 
 @window_check(AssetCheckSeverity.WARN)
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Of each market of a day that is over, the exchange was asked for every minute, and no minute was rejected."""
+    """Of each market of a day that is over, the exchange was asked for every minute, no minute was rejected, and all of
+    them add up to what it says of the whole day."""
     coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
-    known = sa.select(coverage.c.day, coverage.c.market).where(within(coverage, span))
+    known = sa.select(coverage.c.day, coverage.c.market).where(in_window(coverage, span))
     # a candle that doesn't say of which market it is may be missing in any of them
     said = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
-    unknown = sa.except_(sa.select(rejected.c.day, said).where(within(rejected, span)), known)
-    lacking = sa.union(known.where(coverage.c.minutes_missing > 0), unknown)
+    unknown = sa.except_(sa.select(rejected.c.day, said).where(in_window(rejected, span)), known)
+    lacking = sa.union(known.where((coverage.c.minutes_missing > 0) | coverage.c.proved.is_(False)), unknown)
     missing, now = by_window(connection, lacking), datetime.now(UTC)
     return {
         start: Result(
@@ -62,9 +63,18 @@ def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> R
     }
 
 
+# Where both are there, whatever gold took its figures from: it takes trades only where they are those of the candles.
 TRADES_AGAINST_CANDLES = sa.text("""
+WITH collected AS (
+  SELECT day, market
+  FROM bronze.trade_page AS page JOIN silver.trade_build AS built ON built.window_start = page.day
+  WHERE day >= :start AND day < :end AND page.ingested_at < built.computed_at
+  GROUP BY day, market
+  HAVING range_agg(covered) @> tstzrange(day, day + interval '1 day')
+)
 SELECT daily.day, daily.market
 FROM gold.market_daily AS daily
+JOIN collected USING (day, market)
 CROSS JOIN LATERAL (
   SELECT sum(price * volume) AS turnover, sum(volume) AS volume FROM silver.trade
   WHERE market = daily.market AND traded_at >= daily.day AND traded_at < daily.day + interval '1 day'
@@ -73,10 +83,17 @@ CROSS JOIN LATERAL (
   SELECT sum(turnover) AS turnover, sum(volume) AS volume FROM silver.candle
   WHERE market = daily.market AND started_at >= daily.day AND started_at < daily.day + interval '1 day'
 ) AS candles
-WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades' AND daily.minutes_missing = 0
+WHERE daily.day >= :start AND daily.day < :end AND daily.minutes_missing = 0
+  AND NOT EXISTS (
+    SELECT FROM silver.trade_rejected AS rejected WHERE rejected.day = daily.day AND rejected.market = daily.market
+  )
+  AND NOT EXISTS (
+    SELECT FROM bronze.retention
+    WHERE table_name IN ('silver.trade', 'silver.candle') AND daily.day < kept_from
+  )
   AND (abs(traded.volume - candles.volume) > :rounding * candles.volume
     OR abs(traded.turnover - candles.turnover) > :rounding * candles.turnover
-    OR traded.volume <> daily.volume OR traded.turnover <> daily.turnover
+    OR daily.vwap_source = 'trades' AND (traded.volume <> daily.volume OR traded.turnover <> daily.turnover)
     OR abs(daily.vwap * daily.volume - daily.turnover) > :rounding * daily.turnover + :last_digit * daily.volume
   ) IS NOT FALSE
 """)
@@ -84,7 +101,8 @@ WHERE daily.day >= :start AND daily.day < :end AND daily.vwap_source = 'trades' 
 
 @window_check()
 def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Where all of a day's trades and candles were collected, they add up to the same, and so to the same VWAP."""
+    """Where all of a day's trades and candles were collected, they add up to the same volume and turnover, and to what
+    gold says."""
     return named_by_day(
         connection,
         TRADES_AGAINST_CANDLES,

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from upbit_assets.assets import bronze, choice, silver
-from upbit_assets.assets.choice import Choice
-from upbit_assets.assets.history import History
+from upbit_assets.assets import bronze, selection, silver
+from upbit_assets.assets.history import PagedHistory
 from upbit_assets.assets.refine import Refinement
+from upbit_assets.assets.selection import MarketSelection
 from upbit_assets.partitions import DAY, Axis
 from upbit_assets.postgres import tables
 
@@ -31,8 +31,8 @@ class Feed:
 
     name: str
     refinement: Refinement
-    markets: Choice | None = None
-    history: History | None = None
+    markets: MarketSelection | None = None
+    history: PagedHistory | None = None
     coverage: sa.Table | None = None
     row_label: str | None = None
 
@@ -49,8 +49,8 @@ class Feed:
         return f"silver_{self.name}"
 
     @property
-    def selection(self) -> Choice | None:
-        return self.history.choice if self.history else self.markets
+    def selection(self) -> MarketSelection | None:
+        return self.history.selection if self.history else self.markets
 
     @property
     def pages(self) -> tuple[sa.Table, sa.Table] | None:
@@ -113,7 +113,7 @@ class GoldTable:
 
 
 TICKER = Feed("ticker", silver.TICKER)
-ORDERBOOK = Feed("orderbook", silver.ORDERBOOK, markets=choice.orderbooks)
+ORDERBOOK = Feed("orderbook", silver.ORDERBOOK, markets=selection.orderbooks)
 CANDLE = Feed(
     "candle",
     silver.CANDLE,

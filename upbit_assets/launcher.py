@@ -10,7 +10,7 @@ from upbit_assets.dagster_internals import CheckRunHealthResult, RunLauncher, Wo
 PATIENCE_SECONDS = 60  # a process that has just begun, or whose database starts again, shows no life for a while
 
 
-class NoticesDeath(RunLauncher):
+class RunHealthMixin(RunLauncher):
     """Tells run monitoring of the runs whose process is gone, whoever started it and wherever it was.
 
     Dagster itself notices nothing where the machine lost power, or where a command line's process was killed: the run
@@ -26,10 +26,10 @@ class NoticesDeath(RunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        alive = instance_of(self).event_log_storage.shows_life(run.run_id)  # type: ignore[attr-defined]
-        return self.unless(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
+        alive = instance_of(self).event_log_storage.has_heartbeat(run.run_id)  # type: ignore[attr-defined]
+        return self.health_result(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
 
-    def unless(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:
+    def health_result(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:
         """That it is well, or that it has failed where it has not been alive for a while."""
         if alive:
             self._gone_since.pop(run.run_id, None)
@@ -41,5 +41,5 @@ class NoticesDeath(RunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, what_is_wrong)
 
 
-class WatchedRunLauncher(NoticesDeath, DefaultRunLauncher):
+class WatchedRunLauncher(RunHealthMixin, DefaultRunLauncher):
     """Runs as processes of the code location."""

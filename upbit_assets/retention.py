@@ -23,7 +23,7 @@ from upbit_assets.check_results import DROPPED
 from upbit_assets.dagster_internals import dagster_tables, prune
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import SEOUL, Axis
-from upbit_assets.postgres.io_manager import PostgresIOManager, time_window, within
+from upbit_assets.postgres.io_manager import PostgresIOManager, in_window, time_window
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from
 from upbit_assets.settings import settings
@@ -125,7 +125,7 @@ def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -
     had = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
     start = build.c.window_start
     held = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
-    dropped = sa.select(start).where(within(build, span), start < kept, held < had).order_by(start)
+    dropped = sa.select(start).where(in_window(build, span), start < kept, held < had).order_by(start)
     if lost := connection.scalars(dropped).all():
         raise Failure(
             f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "

@@ -24,7 +24,7 @@ import psutil
 import requests
 import sqlalchemy as sa
 
-from upbit_assets.assets.preview import plain, won
+from upbit_assets.assets.preview import format_decimal, format_krw
 from upbit_assets.feeds import FEEDS, GOLD_TABLES
 from upbit_assets.local_http import session_for
 from upbit_assets.partitions import SEOUL, days, windows
@@ -343,8 +343,8 @@ def print_top10() -> None:
     for row in rows:
         bar = "█" * round(24 * (row.turnover_krw or 0) / largest)
         click.echo(
-            f"{row.rank_volume:>4}  {row.market:<12}{plain(row.trade_price):>16}  {row.change_rate:>+8.2%}"
-            f"{won(row.turnover_krw):>14}  {bar}"
+            f"{row.rank_volume:>4}  {row.market:<12}{format_decimal(row.trade_price):>16}  {row.change_rate:>+8.2%}"
+            f"{format_krw(row.turnover_krw):>14}  {bar}"
         )
     click.echo()
 

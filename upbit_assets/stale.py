@@ -14,7 +14,7 @@ from itertools import groupby
 import sqlalchemy as sa
 from dagster import TimeWindow
 
-from upbit_assets.assets.coverage import held
+from upbit_assets.assets.coverage import not_dropped
 from upbit_assets.feeds import GoldTable
 from upbit_assets.partitions import each_of
 from upbit_assets.postgres import tables
@@ -113,7 +113,7 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
         states.append(raw.c.rows)
         if feed.pages:
             page, coverage = feed.pages
-            asked = sa.select(sa.func.count()).where(page.c.day == start, held(page, bronze)).scalar_subquery()
+            asked = sa.select(sa.func.count()).where(page.c.day == start, not_dropped(page, bronze)).scalar_subquery()
             known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
             changed |= asked != sa.func.coalesce(known, 0)
             states.append(asked)

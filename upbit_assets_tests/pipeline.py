@@ -29,7 +29,7 @@ from upbit_assets.definitions import MarketDataIOManager, defs
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, storable
-from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.io_manager import in_window
 from upbit_assets.postgres.resource import Database
 
 ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks)
@@ -81,7 +81,7 @@ def compute(database: Database, asset: AssetsDefinition, first: datetime, last: 
     function: Any = asset.op.compute_fn
     load = function.decorated_fn(
         *([SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []),
-        **{table.fullname.replace(".", "_"): sa.select(table).where(within(table, window)) for table in sources},
+        **{table.fullname.replace(".", "_"): sa.select(table).where(in_window(table, window)) for table in sources},
     )
     context = dagster.build_output_context(
         asset_key=asset.key,

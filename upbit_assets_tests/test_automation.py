@@ -324,7 +324,7 @@ class TestLooks:
     def found(database: Database, cursor: dict[str, Any], moment: datetime) -> set[datetime]:
         """The windows that the sensor knows to be changed after a look at that moment."""
         with database.connect() as connection:
-            windows_found = {window.start for _, window in automation.look(connection, cursor, moment)}
+            windows_found = {window.start for _, window in automation.find_stale_windows(connection, cursor, moment)}
         cursor["waiting"] = {automation.waiting_key(MARKET_STATS, start): ["", 0, 0] for start in windows_found}
         return windows_found
 
@@ -372,7 +372,7 @@ class TestLooks:
         for _ in range(12):
             assert windows.at(moment).start in self.found(Database(), cursor, moment)
         with Database().engine.begin() as connection:  # whose locks are held to its end
-            automation.look(connection, cursor, moment)
+            automation.find_stale_windows(connection, cursor, moment)
             locks = sa.text("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'")
             return connection.scalar(locks) or 0
 

@@ -164,6 +164,24 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
     assert (evaluation.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
 
 
+def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_told(two_days: str, database: Database):
+    day = f"traded_at < '{TOMORROW.isoformat()}'"
+    ask(two_days, f"UPDATE silver.trade SET volume = volume * 1.00000001 WHERE market = 'KRW-0' AND {day}")
+    ask(two_days, f"DELETE FROM silver.trade WHERE market = 'KRW-1' AND {day}")
+    ask(two_days, f"DELETE FROM silver.trade WHERE market IN ('KRW-2', 'KRW-3') AND {day} AND price = 95")
+    values = f"('KRW-2', '{{}}', 'trade_price: not a number', '{TODAY.isoformat()}', 1)"
+    ask(two_days, f"INSERT INTO silver.trade_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")
+    ask(two_days, "DELETE FROM bronze.trade_page WHERE market = 'KRW-3'")
+    compute(database, gold_market_daily, TODAY, TOMORROW)
+
+    assert ask(two_days, "SELECT market FROM gold.market_daily WHERE vwap_source = 'candles' AND day = %s", TODAY) == [
+        (market,) for market in MARKETS[:4]
+    ]
+    evaluation, passed = judged(TRADES, TODAY, days)
+    assert passed == [False, True]
+    assert "trades that do not add up to the candles: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
+
+
 def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: str):
     values = f"('', '{{}}', 'market: missing', '{TODAY.isoformat()}', 1)"
     ask(two_days, f"INSERT INTO silver.candle_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")

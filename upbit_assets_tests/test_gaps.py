@@ -60,9 +60,10 @@ def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[GapC
 
 
 def cover(database: Database, day: datetime, kind: str, hours: int = 24, market: str = MARKET) -> None:
-    """Note that the day's last hours were collected, as a run does that found no rows."""
+    """Note that the day's last hours were collected, and proved if it is all of them, as a run does without rows."""
     covered = Range(day + DAY - timedelta(hours=hours), day + DAY)
-    note = Records(("market", "day", "covered", "rows", "ingested_at"), [(market, day, covered, 0, Clock.moment)])
+    columns = ("market", "day", "covered", "rows", "ingested_at", "proved")
+    note = Records(columns, [(market, day, covered, 0, Clock.moment, True if hours == 24 else None)])
     with database.engine.begin() as connection:
         copy_records(connection, PAGE[kind], note)
 

@@ -11,7 +11,7 @@ from upbit_assets.local_http import is_local
 from upbit_assets.metabase.client import Metabase
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.stack import Process, wait_for
-from upbit_assets.upbit import Unreachable, UpbitClient
+from upbit_assets.upbit import TransportError, UpbitClient
 from upbit_assets_tests.metabase.fake import FakeMetabase, app, serving
 
 NOWHERE = "http://127.0.0.1:1"
@@ -65,7 +65,7 @@ def test_the_offline_exchange_is_called_directly(exchange: Handle):
 def test_the_real_one_by_way_of_the_proxy():
     with (
         UpbitClient("http://api.upbit.example", attempts=1) as client,
-        pytest.raises(Unreachable, match="the proxy that the environment names could not pass the call on"),
+        pytest.raises(TransportError, match="the proxy that the environment names could not pass the call on"),
     ):
         client.markets()
 

@@ -11,7 +11,7 @@ from upbit_assets.partitions import Axis
 RETRY = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
 
 
-def house(axis: Axis, source: str, kinds: set[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
+def common_asset_args(axis: Axis, source: str, kinds: set[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What every asset here shares."""
     return {
         "owners": ["team:upbit_assets"],

@@ -7,10 +7,11 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Config, Failure, TimeWindow, asset
 from pydantic import Field
 
-from upbit_assets.assets import choice, house, snapshots
+from upbit_assets.assets import common_asset_args, selection, snapshots
 from upbit_assets.assets.coverage import MINUTE
-from upbit_assets.assets.history import History
+from upbit_assets.assets.history import PagedHistory
 from upbit_assets.assets.pages import MILLISECOND, candle_pages, trade_pages
+from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
@@ -23,7 +24,7 @@ from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 
 def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
     """What the bronze assets share."""
-    return house(axis, source, {"upbit", "bronze"}, stored_in(table, write="append"))
+    return common_asset_args(axis, source, {"upbit", "bronze"}, stored_in(table, write="append"))
 
 
 @asset(**bronze(windows, "ticker", tables.bronze_ticker_raw))
@@ -64,37 +65,41 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
     def books(client: UpbitClient) -> Reply:
         try:
             with database.connect() as connection:
-                chosen = choice.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
-        except (choice.NoRankingYet, SettingError) as error:
+                chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
+        except (selection.NoRankingError, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
         return client.orderbook([market for _, market in chosen])
 
     return snapshots.collect(context, exchange, database, tables.bronze_orderbook_raw, books)
 
 
-CANDLES = History(
+CANDLES = PagedHistory(
     tables.bronze_candle_raw,
     tables.bronze_candle_page,
+    CANDLE,
+    "candle_acc_trade_volume",
     (tables.silver_candle, tables.silver_candle_rejected, tables.gold_market_daily),
-    choice.candles,
+    selection.candles,
     candle_pages,
     grain=MINUTE,
 )
-TRADES = History(
+TRADES = PagedHistory(
     tables.bronze_trade_raw,
     tables.bronze_trade_page,
+    TRADE,
+    "trade_volume",
     (tables.silver_trade, tables.silver_trade_rejected, tables.gold_market_daily),
-    choice.trades,
+    selection.trades,
     trade_pages,
     grain=MILLISECOND,
-    kept=7,
+    available_days=7,
 )
 
 
-class WhatToAskFor(Config):
+class CollectConfig(Config):
     """How a run of candles or trades is configured."""
 
-    again: bool = Field(
+    full_refresh: bool = Field(
         default=False,
         description="Ask for the whole days once more, whatever of them is there. What the exchange says otherwise "
         "than before is added, and is what counts then.",
@@ -103,7 +108,7 @@ class WhatToAskFor(Config):
 
 @asset(**bronze(days, "candle", tables.bronze_candle_raw))
 def bronze_candle_raw(
-    context: AssetExecutionContext, config: WhatToAskFor, exchange: Exchange, database: Database
+    context: AssetExecutionContext, config: CollectConfig, exchange: Exchange, database: Database
 ) -> Loads:
     """One row per market and minute in which something was traded: the candle (분봉) as the exchange sent it.
 
@@ -111,16 +116,16 @@ def bronze_candle_raw(
     largest turnovers of the day). Any past day can be materialized; what it has is not asked for again. A candle still
     forming is not stored. `bronze.candle_page` notes what was asked for.
     """
-    return CANDLES.collect(context, exchange, database, again=config.again)
+    return CANDLES.collect(context, exchange, database, full_refresh=config.full_refresh)
 
 
 @asset(**bronze(days, "trade", tables.bronze_trade_raw))
 def bronze_trade_raw(
-    context: AssetExecutionContext, config: WhatToAskFor, exchange: Exchange, database: Database
+    context: AssetExecutionContext, config: CollectConfig, exchange: Exchange, database: Database
 ) -> Loads:
     """One row per trade (체결) as the exchange sent it, by the exchange's day, which begins at 09:00 KST.
 
     Of the markets that UPBIT_TRADE_MARKETS says (unset: the 10 largest turnovers of the day). The exchange tells the
     last seven days; today gets what is new. `bronze.trade_page` notes what was asked for.
     """
-    return TRADES.collect(context, exchange, database, again=config.again)
+    return TRADES.collect(context, exchange, database, full_refresh=config.full_refresh)

@@ -11,15 +11,19 @@ from sqlalchemy.dialects import postgresql
 
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import within
+from upbit_assets.postgres.io_manager import in_window
 from upbit_assets.postgres.tables import Moment, written_after
 
 MINUTE = timedelta(minutes=1)
+REPORTING_DELAY = timedelta(minutes=10)  # so long after a moment the exchange may still come to tell more of it
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A part of a market's day that was not collected: `[start, end)`."""
+    """A part of a market's day that was not collected: `[start, end)`.
+
+    Empty, at the day's end: all of it was, which is yet to be held against what the exchange says of the whole day.
+    """
 
     day: datetime
     market: str
@@ -28,20 +32,27 @@ class Gap:
 
 
 GAPS = """
-SELECT wanted.day, wanted.market, lower(gap), upper(gap)
+SELECT wanted.day, wanted.market, gap.start, gap.end
 FROM (SELECT day, market, min(nth) AS nth
       FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
       GROUP BY day, market) AS wanted
 CROSS JOIN LATERAL (
-  SELECT coalesce(range_agg(covered), '{{}}') AS covered,
-         (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS hopeless
-  FROM ({pages}) AS page WHERE NOT :again AND day = wanted.day AND market = wanted.market
+  SELECT coalesce(range_agg(covered) FILTER (WHERE standing), '{{}}') AS covered,
+         bool_or(proved) FILTER (WHERE standing) AS proved,
+         (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS unavailable
+  FROM ({pages}) AS page WHERE NOT :full_refresh AND day = wanted.day AND market = wanted.market
 ) AS pages
-CROSS JOIN LATERAL unnest(
-  tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
-) AS gap
-WHERE :hopeless OR pages.hopeless IS NOT TRUE
-ORDER BY wanted.day DESC, wanted.nth, upper(gap) DESC
+CROSS JOIN LATERAL (
+  SELECT lower(part), upper(part)
+  FROM unnest(
+    tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
+  ) AS part
+  UNION ALL
+  SELECT wanted.day + :length, wanted.day + :length
+  WHERE pages.proved IS NOT TRUE AND wanted.day + :length + :delay <= :until
+) AS gap (start, "end")
+WHERE :include_unavailable OR pages.unavailable IS NOT TRUE
+ORDER BY wanted.day DESC, wanted.nth, gap.start = gap.end, gap.end DESC
 """
 
 
@@ -51,46 +62,57 @@ def gaps(
     wanted: Sequence[tuple[datetime, str]],
     until: datetime,
     *,
-    hopeless: bool,
-    again: bool = False,
+    include_unavailable: bool,
+    full_refresh: bool = False,
     raw: sa.Table | None = None,
 ) -> list[Gap]:
     """What is not collected of the wanted (day, market)s until a moment, newest day first.
 
-    `hopeless`: those too of which the exchange said last that it doesn't have them. `again`: whatever was collected
-    already. `raw`: where the rows must still be; what was dropped there is not collected any more.
+    `include_unavailable`: those too that the exchange last said it doesn't have.
+    `full_refresh`: also those already collected. `raw`: the table that must still hold the rows; what was dropped from
+    it counts as not collected.
     """
-    pages = sa.select(page) if raw is None else sa.select(page).where(held(page, raw))
+    pages = sa.select(page, standing(page).label("standing"))
     found = connection.execute(
-        sa.text(GAPS.format(pages=in_sql(pages))),
+        sa.text(GAPS.format(pages=in_sql(pages if raw is None else pages.where(not_dropped(page, raw))))),
         {
             "days": [day for day, _ in wanted],
             "markets": [market for _, market in wanted],
             "length": DAY,
+            "delay": REPORTING_DELAY,
             "until": until,
-            "hopeless": hopeless,
-            "again": again,
+            "include_unavailable": include_unavailable,
+            "full_refresh": full_refresh,
         },
     )
     return [Gap(*row) for row in found]
 
 
-def begun(connection: sa.Connection, page: sa.Table, starts: Iterable[datetime]) -> list[tuple[datetime, str]]:
+def requested_market_days(
+    connection: sa.Connection, page: sa.Table, starts: Iterable[datetime]
+) -> list[tuple[datetime, str]]:
     """The (day, market)s of these days of which something was asked for."""
     pages = sa.select(page.c.day, page.c.market).where(page.c.day == sa.any_(sa.cast(list(starts), sa.ARRAY(Moment))))
     return list(connection.execute(pages.distinct().order_by(page.c.day.desc(), page.c.market)).tuples())
 
 
-def touched(connection: sa.Connection, page: sa.Table, snapshot: str) -> set[datetime]:
+def days_written_since(connection: sa.Connection, page: sa.Table, snapshot: str) -> set[datetime]:
     """The days of which something was asked for since `snapshot`."""
     return set(connection.scalars(sa.select(page.c.day).where(written_after(page, snapshot)).distinct()))
 
 
-def held(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
+def not_dropped(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
     """Whether the rows that a page tells of were not dropped since."""
     dropped = tables.bronze_retention.c
     gone = (dropped.table_name == raw.fullname, page.c.day < dropped.kept_from, page.c.ingested_at < dropped.dropped_at)
     return ~sa.exists().where(*gone)
+
+
+def standing(page: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether what a page says it covers was not disproved since, when its day was held against the exchange's own."""
+    later = page.alias("later")
+    same = (later.c.day == page.c.day, later.c.market == page.c.market)
+    return ~sa.exists().where(*same, later.c.id > page.c.id, ~later.c.proved)
 
 
 def in_sql(rows: sa.Select[Any]) -> str:
@@ -98,24 +120,25 @@ def in_sql(rows: sa.Select[Any]) -> str:
 
 
 def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
-    """Each market's day with the parts of it that were collected, as a multirange."""
+    """Each market's day with the parts of it that were collected, as a multirange, and whether that was proved."""
     return (
         sa.select(
             page.c.day,
             page.c.market,
-            sa.func.range_agg(page.c.covered).label("covered"),
+            sa.func.range_agg(page.c.covered).filter(standing(page)).label("covered"),
+            sa.func.bool_or(page.c.proved).filter(standing(page)).label("proved"),
             sa.func.max(page.c.problem).label("problem"),
             sa.func.count().label("pages"),
         )
-        .where(within(page, window), held(page, raw))
+        .where(in_window(page, window), not_dropped(page, raw))
         .group_by(page.c.day, page.c.market)
         .subquery("covered")
     )
 
 
-def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
+def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
     """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
-    page, minutes = covered(tables.bronze_candle_page, tables.bronze_candle_raw, window), minutes_told(judged)
+    page, minutes = covered(tables.bronze_candle_page, tables.bronze_candle_raw, window), minute_counts(validated)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
     asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
@@ -133,19 +156,20 @@ def candle_coverage(judged: sa.TableClause, window: TimeWindow) -> sa.Select[Any
             missing.label("minutes_missing"),
             sa.case((missing > 0, page.c.problem)).label("problem"),
             page.c.pages,
+            page.c.proved,
         )
         .join_from(page, asked, sa.true())
         .outerjoin(minutes, (minutes.c.day == page.c.day) & (minutes.c.market == page.c.market))
     )
 
 
-def minutes_told(judged: sa.TableClause) -> sa.Subquery:
+def minute_counts(validated: sa.TableClause) -> sa.Subquery:
     """The minutes of each market's day that have a candle, and those whose candles were all rejected: somebody traded,
     and nothing sound is known.
 
     A candle whose time is what is wrong with it may be of any minute, and so is one of its own.
     """
-    row, itself = judged.c, sa.cast(judged.c.id, sa.Text)
+    row, itself = validated.c, sa.cast(validated.c.id, sa.Text)
     minute = sa.case((row.reason.startswith("candle_date_time"), itself), else_=sa.func.coalesce(row.started, itself))
     rejected = sa.func.bool_and(row.reason.is_not(None)).label("rejected")
     each = sa.select(row.day, row.market, rejected).group_by(row.day, row.market, minute).subquery("each")

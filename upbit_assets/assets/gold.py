@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, TimeWindow, asset
 
-from upbit_assets.assets import house, lineage
+from upbit_assets.assets import common_asset_args, lineage
 from upbit_assets.assets.preview import daily_top10, orderbook_spreads, turnover_top10
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
@@ -25,7 +25,9 @@ SQL = Path(__file__).parent / "sql"
 
 def gold(axis: Axis, source: str, table: sa.Table, upstream: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """What the gold assets share. `columns`: each one's origin in the upstream asset."""
-    return house(axis, source, {"sql", "gold"}, stored_in(table, write="replace", lineage=lineage(upstream, columns)))
+    return common_asset_args(
+        axis, source, {"sql", "gold"}, stored_in(table, write="replace", lineage=lineage(upstream, columns))
+    )
 
 
 def figures(table: sa.Table, window: TimeWindow) -> sa.Select[Any]:

@@ -9,84 +9,107 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, TimeWindow
 from psycopg.types.range import Range
 
-from upbit_assets.assets.choice import Choice, NoRankingYet
-from upbit_assets.assets.coverage import Gap, begun, gaps
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, Said
+from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
+from upbit_assets.assets.pages import (
+    EPOCH,
+    MILLISECOND,
+    KeyedRow,
+    NoProgressError,
+    Page,
+    day_candle,
+    volume_of,
+    whole_day,
+)
+from upbit_assets.assets.refine import Refinement
+from upbit_assets.assets.selection import MarketSelection, NoRankingError
 from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.io_manager import Load, Loads, Metadata
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import SettingError
-from upbit_assets.upbit import UpbitClient, UpbitError
+from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
 # the last trades of a minute are stored a moment after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
 AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
-TELL_EVERY = 10  # seconds
+LOG_EVERY = 10  # seconds
 MOST_STUCK = 5  # then it is the exchange, not a market
+ROUNDING = Decimal("1e-9")  # the exchange rounds what it has added up to about 16 digits
+ENOUGH = 3  # so often a day is asked for to no avail, then it stays as it is
 
 T = TypeVar("T")
 Loading = Generator[Load, None, None]
 
 
 @dataclass(frozen=True)
-class History:
+class PagedHistory:
     """How one kind of rows is collected.
 
     Args:
         raw, page: the tables of the rows, and of the notes what is covered.
+        refinement, volume: how silver takes a row, and its field that adds up to the day's volume.
         onward: tables that are computed from them, which need partitions as well.
-        choice: of the markets.
+        selection: of the markets.
         pages: asks for a gap, page after page.
         grain: what is asked for is whole multiples of it, so that no candle still forming is.
-        kept: how many days the exchange still tells; None: all of them.
+        available_days: how many days the exchange still tells; None: all of them.
     """
 
     raw: sa.Table
     page: sa.Table
+    refinement: Refinement
+    volume: str
     onward: tuple[sa.Table, ...]
-    choice: Choice
+    selection: MarketSelection
     pages: Callable[[UpbitClient, Gap], Iterator[Page]]
     grain: timedelta
-    kept: int | None = None
+    available_days: int | None = None
 
     def collect(
-        self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, again: bool = False
+        self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, full_refresh: bool = False
     ) -> Loads:
-        """All that the days lack, or `again` all of the days; what that is, is asked when they are locked."""
+        """All that the days lack, or `full_refresh` all of the days; what that is, is asked when they are locked."""
         progress = Progress(context)
-        return Loads(self.loads(progress, context.partition_time_window, exchange, database, again), progress.metadata)
+        return Loads(
+            self.loads(progress, context.partition_time_window, exchange, database, full_refresh), progress.metadata
+        )
 
     def loads(
-        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, again: bool
+        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, full_refresh: bool
     ) -> Loading:
         with database.connect() as connection:
-            progress.begin(missing := self.missing(connection, span, again))
+            progress.begin(missing := self.missing(connection, span, full_refresh))
             if not missing:
                 return
-            claimed, stuck = False, list[NoProgress]()
+            claimed, stuck = False, list[NoProgressError]()
             make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
             with exchange.client(background=span.end <= datetime.now(UTC)) as client:
                 try:
-                    for page in side_by_side((self.pages_of(client, gap, stuck) for gap in missing), AT_ONCE):
+                    of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
+                    for page in interleave_concurrently(
+                        (self.pages_of(client, each, stuck) for each in of_each), AT_ONCE
+                    ):
                         if page.reply and not claimed:
                             claim_origin(database, page.reply)
                             warn_of_clock(progress.context, page.reply)
                             claimed = True
-                        new = unknown(connection, self.raw, page)
+                        if page.proved is not None:
+                            page = self.held_against_the_day(connection, client, page)
+                        new = new_rows(connection, self.raw, page)
                         yield Load({self.raw: as_records(page, new), self.page: note(page)})
                         progress.add(page, len(new))
                 except UpbitError as error:  # the client has already tried again where that could help
@@ -94,21 +117,79 @@ class History:
             if stuck:
                 raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
-    def pages_of(self, client: UpbitClient, gap: Gap, stuck: list[NoProgress]) -> Iterator[Page]:
-        """A gap's pages as far as they lead. One that leads nowhere keeps no other market waiting; many end the run."""
+    def pages_of(self, client: UpbitClient, gaps: Sequence[Gap], stuck: list[NoProgressError]) -> Iterator[Page]:
+        """The pages of a market's day as far as they lead, and a look at the day as a whole if that is due.
+
+        One that leads nowhere keeps no other market waiting; many end the run.
+        """
         try:
-            yield from self.pages(client, gap)
-        except NoProgress as error:
+            for gap in gaps:
+                for page in (self.pages if gap.start < gap.end else whole_day)(client, gap):
+                    yield page
+                    if page.problem:
+                        return
+        except NoProgressError as error:
             stuck.append(error)
             if len(stuck) == MOST_STUCK:
                 raise
+
+    def held_against_the_day(self, connection: sa.Connection, client: UpbitClient, page: Page) -> Page:
+        """Whether a day's rows add up to what the exchange says of the day: in what was asked, or at a second look.
+
+        Raises:
+            UpbitError: the second look failed.
+        """
+        ours, rejected = self.collected_volume(connection, page.gap)
+        at_least = volume_told(connection, page.gap)
+
+        def proves(day_candle: Row | None) -> bool:
+            """Whether the volumes agree; what silver rejects is missing there, and may be the difference."""
+            whole = volume_of(day_candle)
+            if whole is None or whole * (1 + ROUNDING) < at_least:
+                return False
+            return abs(ours - whole) <= whole * ROUNDING or (rejected > 0 and ours < whole)
+
+        if not proves(page.day_candle):
+            reply, row = day_candle(client, page.gap)
+            page = replace(page, reply=reply, day_candle=row)
+        if proves(page.day_candle):
+            return replace(page, proved=True)
+        if self.times_disproved(connection, page.gap) + 1 < ENOUGH:
+            return page
+        problem = (
+            f"All that is told adds up to {ours} coins, but the day's candle says {volume_of(page.day_candle)} and the "
+            f"day's last ticker {at_least}: asked {ENOUGH} times with the same result."
+        )
+        return replace(page, problem=problem)
+
+    def collected_volume(self, connection: sa.Connection, gap: Gap) -> tuple[Decimal, int]:
+        """The volume of the day's rows that silver takes, and how many it rejects."""
+        day = sa.select(self.raw).where(self.raw.c.day == gap.day, self.raw.c.market == storable_market(gap.market))
+        row = self.refinement.validated(day.subquery("bronze")).subquery("validated").c
+        good = row.reason.is_(None)
+        volume = sa.func.sum(row[self.volume]).filter(good, row.row_number == 1)
+        ours, rejected = connection.execute(sa.select(sa.func.coalesce(volume, 0), sa.func.count().filter(~good))).one()
+        return ours, rejected
+
+    def times_disproved(self, connection: sa.Connection, gap: Gap) -> int:
+        """How often the day did not add up since its newest row came."""
+        raw, page = self.raw.c, self.page.c
+        of = storable_market(gap.market)
+        newest = sa.select(sa.func.max(raw.ingested_at)).where(raw.day == gap.day, raw.market == of).scalar_subquery()
+        since = sa.func.coalesce(page.ingested_at >= newest, True)
+        return (
+            connection.scalar(
+                sa.select(sa.func.count()).where(page.day == gap.day, page.market == of, ~page.proved, since)
+            )
+            or 0
+        )
 
     def settled(self, now: datetime) -> datetime:
         """Until when there will be no other rows than those of now."""
         return now - SETTLED - (now - SETTLED - EPOCH) % self.grain
 
-    def missing(self, connection: sa.Connection, span: TimeWindow, again: bool) -> list[Gap]:
-        """What of the days was not collected, or `again` all of it, newest first.
+    def missing(self, connection: sa.Connection, span: TimeWindow, full_refresh: bool) -> list[Gap]:
+        """What of the days was not collected, or `full_refresh` all of it, newest first.
 
         Raises:
             Failure: there is nothing to choose markets by, or the exchange doesn't tell a day any more of which
@@ -116,23 +197,41 @@ class History:
         """
         now, starts = datetime.now(UTC), days.starts_in(span)
         try:
-            wanted = self.choice.markets(connection, starts)
-        except (NoRankingYet, SettingError) as error:
+            wanted = self.selection.markets(connection, starts)
+        except (NoRankingError, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
-        found = begun(connection, self.page, starts)
+        found = requested_market_days(connection, self.page, starts)
         missing = gaps(
-            connection, self.page, [*wanted, *found], self.settled(now), hopeless=True, again=again, raw=self.raw
+            connection,
+            self.page,
+            [*wanted, *found],
+            self.settled(now),
+            include_unavailable=True,
+            full_refresh=full_refresh,
+            raw=self.raw,
         )
-        if self.kept is None:
+        if self.available_days is None:
             return missing
-        oldest = days.at(now).start - self.kept * DAY
+        oldest = days.at(now).start - self.available_days * DAY
         if gone := sorted({gap.day for gap in missing if gap.day < oldest} - {day for day, _ in found}):
             raise Failure(
                 f"Nothing was collected of {days.named(gone)}, and it can't be collected any more: the exchange tells "
-                f"the last {self.kept} days only, back to {days.key_of(oldest)}.",
+                f"the last {self.available_days} days only, back to {days.key_of(oldest)}.",
                 allow_retries=False,
             )
         return [gap for gap in missing if gap.day >= oldest]
+
+
+def volume_told(connection: sa.Connection, gap: Gap) -> Decimal:
+    """What was traded of the day until its last ticker that was collected: the day has no less."""
+    ticker = tables.silver_ticker.c
+    last = sa.select(ticker.day_volume).where(
+        ticker.market == gap.market,
+        ticker.ingested_at >= gap.day,
+        ticker.ingested_at < gap.day + DAY,
+        ticker.traded_at >= gap.day,
+    )
+    return connection.scalar(last.order_by(ticker.ingested_at.desc()).limit(1)) or Decimal(0)
 
 
 @dataclass
@@ -146,28 +245,36 @@ class Progress:
     rows: int = 0
     market_days: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    disproved: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    logged_at: float = field(default_factory=time.monotonic)
 
     def begin(self, missing: Sequence[Gap]) -> None:
         self.asked = sum((gap.end - gap.start for gap in missing), timedelta())
         self.market_days = len({(gap.day, gap.market) for gap in missing})
-        self.started = self.told = time.monotonic()
+        self.started = self.logged_at = time.monotonic()
         self.context.log.info(
             f"{self.market_days:,} markets' days are not whole." if missing else "Nothing is missing."
         )
 
     def add(self, page: Page, new: int) -> None:
-        self.pages, self.rows, self.covered = self.pages + 1, self.rows + new, self.covered + page.end - page.start
+        self.pages += page.proved is None
+        self.rows, self.covered = self.rows + new, self.covered + page.end - page.start
+        if page.proved is False:
+            self.disproved.append(f"{page.gap.market} {days.key_of(page.gap.day)}")
+            self.context.log.warning(
+                f"{self.disproved[-1]}: what was collected doesn't add up to the exchange's own candle of the day; "
+                "what it covers is void, and asked for again."
+            )
         if page.problem:
             self.problems[f"{page.gap.market} {days.key_of(page.gap.day)}"] = page.problem
             self.context.log.warning(f"{page.gap.market}: {page.problem}")
-        if time.monotonic() - self.told >= TELL_EVERY:
-            self.told = time.monotonic()
-            self.tell(page)
+        if time.monotonic() - self.logged_at >= LOG_EVERY:
+            self.logged_at = time.monotonic()
+            self.log_progress(page)
 
-    def tell(self, page: Page) -> None:
-        seconds, share = time.monotonic() - self.started, self.covered / self.asked
+    def log_progress(self, page: Page) -> None:
+        seconds, share = time.monotonic() - self.started, self.covered / (self.asked or MILLISECOND)
         self.context.log.info(
             f"{share:.1%} of {self.market_days:,} markets' days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
             f"{self.pages:,} pages, {self.pages / seconds:.1f} a second; about {seconds * (1 / share - 1):,.0f} s to go"
@@ -186,10 +293,11 @@ class Progress:
             "pages": self.pages,
             "pages per second": round(self.pages / seconds, 2),
             **({"not to be had": self.problems} if self.problems else {}),
+            **({"does not add up": ", ".join(self.disproved)} if self.disproved else {}),
         }
 
 
-def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
+def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
     """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread.
 
     What one of them raises is raised when the items are given that were under way.
@@ -216,7 +324,7 @@ def side_by_side(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
             raise problem
 
 
-def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
+def new_rows(connection: sa.Connection, raw: sa.Table, page: Page) -> list[KeyedRow]:
     """The rows of a page that bronze doesn't have to the letter."""
     found = connection.execute(
         sa.select(raw.c.key, sa.cast(raw.c.raw_data, sa.Text)).where(
@@ -228,7 +336,7 @@ def unknown(connection: sa.Connection, raw: sa.Table, page: Page) -> list[Said]:
     known = defaultdict(list)
     for key, text in found:
         known[key].append(exact(text))
-    return [said for said in page.rows if not any(is_of(document, said.row) for document in known[said.key])]
+    return [said for said in page.rows if not any(matches_stored(document, said.row) for document in known[said.key])]
 
 
 def exact(text: str) -> Any:
@@ -239,14 +347,14 @@ def exact(text: str) -> Any:
         return text
 
 
-def is_of(document: Any, text: str) -> bool:
+def matches_stored(document: Any, text: str) -> bool:
     """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
     if isinstance(document, str):
         return document == text.replace("\0", r"\u0000")
     return bool(document == exact(text))
 
 
-def as_records(page: Page, rows: Sequence[Said]) -> Records:
+def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
     received_at = page.reply.received_at if page.reply else None
     return Records(
         ("market", "raw_data", "ingested_at", "day", "key"),
@@ -258,5 +366,7 @@ def as_records(page: Page, rows: Sequence[Said]) -> Records:
 def note(page: Page) -> Records:
     received_at = page.reply.received_at if page.reply else datetime.now(UTC)
     covered: Range[datetime] = Range(page.start, page.end)
-    row = (storable_market(page.gap.market), page.gap.day, covered, len(page.rows), page.problem, received_at)
-    return Records(("market", "day", "covered", "rows", "problem", "ingested_at"), [row])
+    of = (storable_market(page.gap.market), page.gap.day)
+    row = (*of, covered, len(page.rows), page.problem, received_at, page.proved, page.day_candle)
+    names = ("market", "day", "covered", "rows", "problem", "ingested_at", "proved", "day_candle")
+    return Records(names, [row])

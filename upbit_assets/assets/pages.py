@@ -2,24 +2,28 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 
-from upbit_assets.assets.coverage import MINUTE, Gap
+from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, Gap
+from upbit_assets.assets.refine import LARGEST
 from upbit_assets.partitions import DAY, SEOUL, days
-from upbit_assets.upbit import Refused, Reply, Row, UpbitClient, UpbitError
+from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import TOLERATED
 
 CANDLES_A_PAGE, TRADES_A_PAGE = 200, 500
 MILLISECOND = timedelta(milliseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+AGREED = 2  # so many answers must say that there is nothing
+MARKET_CODE = re.compile("[A-Z0-9]+-[A-Z0-9]+")
 # the exchange's clock from ours, at most: what the client tolerates, the call, and the second that `Date` is of
 CLOCKS_DIFFER = TOLERATED + timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
-class Said:
+class KeyedRow:
     """A row with what tells it from its market's others, and its time; "" and None where it doesn't plainly say."""
 
     row: Row
@@ -29,74 +33,153 @@ class Said:
 
 @dataclass(frozen=True)
 class Page:
-    """The rows of a reply that are of the gap, and the part `[start, end)` of which they are all there is."""
+    """The rows of a reply that are of the gap, and the part `[start, end)` of which they are all there is.
+
+    `proved` is None for a page of rows. A page without rows that has it is a look at the whole day, by the exchange's
+    own candle of it: `day_candle`, None where there is none.
+    """
 
     gap: Gap
     reply: Reply | None
-    rows: Sequence[Said]
+    rows: Sequence[KeyedRow]
     start: datetime
     end: datetime
     problem: str | None = None
+    proved: bool | None = None
+    day_candle: Row | None = None
 
 
-class NoProgress(UpbitError):  # noqa: N818 - reads as what happened
-    """A full page that is no older than what was asked for."""
+class NoProgressError(UpbitError):
+    """A page of which nothing is older than what was asked for, twice."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.url = url
 
     def __str__(self) -> str:
-        return f"{self.url} gave a full page with nothing older than what is known: asking on would lead nowhere."
+        return f"{self.url} gave a page with nothing older than what is known: asking on would lead nowhere."
 
 
 def candle_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
-    """A gap's one-minute candles, by exclusive `to`. A page that isn't full is the last: before it nobody traded."""
-    end = gap.end
-    while end > gap.start:
-        try:
-            reply = client.candles("minutes/1", gap.market, to=end, count=CANDLES_A_PAGE)
-        except Refused as error:
-            yield no_such_market(gap, error)
-            return
-        rows, start = [candle(row) for row in reply.rows], gap.start
-        if len(rows) >= CANDLES_A_PAGE:
-            # in a page out of order the oldest is not the last
-            start = min((row.at for row in rows if row.at), default=end)
-            if start >= end:
-                raise NoProgress(reply.url)
-        yield Page(gap, reply, within(rows, gap), max(start, gap.start), end)
-        end = start
+    """A gap's one-minute candles, by exclusive `to`."""
+
+    def ask(oldest: KeyedRow | None) -> Reply:
+        return client.candles("minutes/1", gap.market, to=oldest.at if oldest else gap.end, count=CANDLES_A_PAGE)
+
+    def older(row: KeyedRow, oldest: KeyedRow | None) -> bool:
+        return row.at is None or row.at < (oldest.at if oldest and oldest.at else gap.end)
+
+    return walk(gap, ask, candle, older, CANDLES_A_PAGE, (timedelta(), MINUTE))
 
 
 def trade_pages(client: UpbitClient, gap: Gap) -> Iterator[Page]:
-    """A gap's trades, by the id of the oldest trade known.
+    """A gap's trades, by the id of the oldest trade known. A millisecond at the end of a page may have more."""
+    cursors = set[str]()
 
-    A day still going on is covered up to its newest trade. The millisecond of a full page's oldest may have more.
+    def ask(oldest: KeyedRow | None) -> Reply:
+        if oldest:
+            cursors.add(oldest.key)
+            return trades(client, gap, None, int(oldest.key))
+        return trades(client, gap, None if is_going_on(gap) else time_of_day(gap), None)
+
+    def older(row: KeyedRow, oldest: KeyedRow | None) -> bool:
+        if row.at is None:
+            return True
+        latest = oldest.at if oldest and oldest.at else gap.day + DAY - MILLISECOND
+        # of the day before: after a known trade it tells that the day holds no more, alone that another day was told
+        return row.at <= latest and row.key not in cursors and (oldest is not None or row.at >= gap.day)
+
+    return walk(gap, ask, trade, older, TRADES_A_PAGE, (MILLISECOND, timedelta()))
+
+
+def walk(
+    gap: Gap,
+    ask: Callable[[KeyedRow | None], Reply],
+    read: Callable[[Row], KeyedRow],
+    older: Callable[[KeyedRow, KeyedRow | None], bool],
+    full: int,
+    told: tuple[timedelta, timedelta],
+) -> Iterator[Page]:
+    """A gap's pages, the newest first, each asked for by the oldest row known.
+
+    A page covers what lies between its rows. Below them it takes two answers that agree that there is no more, since
+    the exchange may slip: a page that isn't full and the empty one that follows, or two empty ones. Above them, what
+    it may still come to tell is left to the next run.
+
+    Args:
+        older: whether a row answers what was asked by the oldest known.
+        told: how long after a row's time all is known that is newer in its page, and all that is older.
     """
-    end, known = gap.end, gap.day + DAY
-    going_on = gap.end < known and gap.end >= datetime.now(UTC) - MINUTE
-    to, cursor, used = None if going_on else time_of_day(gap), None, set[int | None]()
+    end, oldest, agreed, strayed = gap.end, None, 0, False
+    above, below = told
     while end > gap.start:
         try:
-            reply = trades(client, gap, to, cursor)
-        except Refused as error:
+            reply = ask(oldest)
+        except StatusError as error:
             yield no_such_market(gap, error)
             return
-        rows = [trade(row) for row in reply.rows]
-        timed = [(row.at, int(row.key)) for row in rows if row.at and row.key]
-        if going_on and cursor is None:
-            end = max(min(end, max(timed)[0]), gap.start) if timed else gap.start
-        if len(rows) < TRADES_A_PAGE:
-            yield Page(gap, reply, within(rows, gap), gap.start, end)
-            return
-        used.add(cursor)
-        oldest, cursor = min(timed, default=(known, None))
-        if cursor in used or oldest > known:
-            raise NoProgress(reply.url)
-        start = max(min(oldest + MILLISECOND, end), gap.start)
-        yield Page(gap, reply, within(rows, gap), start, end)
-        end, known, to = start, oldest, None
+        rows = [row for row in map(read, reply.rows) if of_market(row, gap) and older(row, oldest)]
+        timed = [row for row in rows if row.at and row.key]
+        if not timed and reply.rows and (not rows or len(reply.rows) >= full):
+            if strayed:
+                raise NoProgressError(reply.url)
+            strayed = True
+            continue
+        agreed = (agreed + 1 if not timed else 1) if len(reply.rows) < full else 0
+        if oldest is None and is_going_on(gap):
+            newest = max((row.at for row in timed if row.at), default=None)
+            end = max(min(newest + below, end), gap.start) if newest else gap.start
+        if timed:
+            oldest, strayed = min(timed, key=lambda row: (row.at or EPOCH, len(row.key), row.key)), False
+        start = gap.start if agreed == AGREED else end
+        if timed and oldest and oldest.at:
+            start = max(min(oldest.at + above, end), gap.start)
+        if rows or start < end or end == gap.start:
+            yield Page(gap, reply, rows_in_gap(rows, gap), start, end)
+        end = start
+
+
+def is_going_on(gap: Gap) -> bool:
+    """Whether the exchange may still come to tell more of the gap's end."""
+    return gap.end + REPORTING_DELAY > datetime.now(UTC)
+
+
+def of_market(row: KeyedRow, gap: Gap) -> bool:
+    """What names another market is no answer; what names none is kept for silver to reject."""
+    market = row.row.market
+    return market == gap.market or not MARKET_CODE.fullmatch(market)
+
+
+def whole_day(client: UpbitClient, gap: Gap) -> Iterator[Page]:
+    """What the exchange says of the gap's day as a whole, not yet held against anything."""
+    try:
+        reply, row = day_candle(client, gap)
+    except StatusError as error:
+        yield no_such_market(gap, error)
+        return
+    yield Page(gap, reply, [], gap.end, gap.end, proved=False, day_candle=row)
+
+
+def day_candle(client: UpbitClient, gap: Gap) -> tuple[Reply, Row | None]:
+    """The exchange's own candle of a day, None where it says twice that there is none: nobody traded."""
+    for _ in range(AGREED):
+        reply = client.candles("days", gap.market, to=gap.day + DAY, count=1)
+        for row in reply.rows:
+            if row.market == gap.market and candle(row).at == gap.day:
+                return reply, row
+    return reply, None
+
+
+def volume_of(day_candle: Row | None) -> Decimal | None:
+    """How many coins were traded in a day; None where its candle doesn't plainly say."""
+    if day_candle is None:
+        return Decimal(0)
+    (said,) = fields(day_candle, "candle_acc_trade_volume")
+    try:
+        volume = Decimal(said)
+    except ArithmeticError:
+        return None
+    return volume if volume.is_finite() and 0 <= volume <= LARGEST else None
 
 
 def trades(client: UpbitClient, gap: Gap, to: str | None, cursor: int | None) -> Reply:
@@ -118,35 +201,35 @@ def time_of_day(gap: Gap) -> str | None:
     return None if second >= gap.day + DAY else f"{second.astimezone(UTC):%H%M%S}"
 
 
-def no_such_market(gap: Gap, error: Refused) -> Page:
+def no_such_market(gap: Gap, error: StatusError) -> Page:
     """The note that there is no more to be had: delisted, or renamed.
 
     Raises:
-        Refused: it is something else.
+        StatusError: it is something else.
     """
     if (error.status, error.name) != (404, 404):  # a gateway's own 404 has another name
         raise error
     return Page(gap, None, [], gap.start, gap.start, problem=str(error))
 
 
-def within(rows: Sequence[Said], gap: Gap) -> list[Said]:
+def rows_in_gap(rows: Sequence[KeyedRow], gap: Gap) -> list[KeyedRow]:
     """What is of another day is asked for with that; what doesn't say when it was is kept for silver to reject."""
     return [row for row in rows if row.at is None or gap.start <= row.at < gap.end]
 
 
-def candle(row: Row) -> Said:
+def candle(row: Row) -> KeyedRow:
     """A candle's start, `candle_date_time_utc`, is its key; KST is told in Korea only. Source: Upbit REST, Candles."""
     utc, kst = fields(row, "candle_date_time_utc", "candle_date_time_kst")
     at = moment(utc, UTC)
-    return Said(row, utc if at else "", at if not kst or at == moment(kst, SEOUL) else None)
+    return KeyedRow(row, utc if at else "", at if not kst or at == moment(kst, SEOUL) else None)
 
 
-def trade(row: Row) -> Said:
+def trade(row: Row) -> KeyedRow:
     """A trade's `sequential_id` is its key: up to 17 digits, unique, in no order. Source: Upbit REST, Recent trades."""
     key, ms, date, time = fields(row, "sequential_id", "timestamp", "trade_date_utc", "trade_time_utc")
     at = EPOCH + timedelta(milliseconds=int(ms)) if re.fullmatch(r"\d{1,14}", ms) else None
     agrees = at and at.replace(microsecond=0) == moment(f"{date}T{time}", UTC)
-    return Said(row, key if re.fullmatch(r"\d{1,18}", key) else "", at if agrees else None)
+    return KeyedRow(row, key if re.fullmatch(r"\d{1,18}", key) else "", at if agrees else None)
 
 
 def moment(text: str, zone: tzinfo) -> datetime | None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Metadata, within
+from upbit_assets.postgres.io_manager import Metadata, in_window
 
 EOK = Decimal(100_000_000)
 JO = 10_000 * EOK
@@ -22,8 +22,12 @@ def turnover_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
     rows = newest(connection, stats, stats.c.window_start, window, stats.c.rank_volume)
     cells = [
         (
-            *(str(row.rank_volume), code(row), plain(row.trade_price), f"{row.change_rate:+.2%}"),
-            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows), shown(row.volatility, ".2%")),
+            *(str(row.rank_volume), code(row), format_decimal(row.trade_price), f"{row.change_rate:+.2%}"),
+            *(
+                JOINER.join(format_krw(row.turnover_krw)),
+                bar(row.turnover_krw, rows),
+                format_or_dash(row.volatility, ".2%"),
+            ),
         )
         for row in rows
     ]
@@ -36,11 +40,11 @@ def daily_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
     rows = newest(connection, daily, daily.c.day, window, daily.c.rank_turnover)
     cells = [
         (
-            *(str(row.rank_turnover), code(row), plain(row.closing_price)),
+            *(str(row.rank_turnover), code(row), format_decimal(row.closing_price)),
             f"{row.closing_price / row.opening_price - 1:+.2%}",
-            *(JOINER.join(won(row.turnover_krw)), bar(row.turnover_krw, rows)),
-            *("–" if row.vwap is None else plain(row.vwap, 8), row.vwap_source),
-            *(shown(row.realized_volatility, ".2%"), str(row.minutes_missing)),
+            *(JOINER.join(format_krw(row.turnover_krw)), bar(row.turnover_krw, rows)),
+            *("–" if row.vwap is None else format_decimal(row.vwap, 8), row.vwap_source),
+            *(format_or_dash(row.realized_volatility, ".2%"), str(row.minutes_missing)),
         )
         for row in rows
     ]
@@ -54,9 +58,9 @@ def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata
     rows = newest(connection, stats, stats.c.window_start, window, stats.c.spread_bps)
     cells = [
         (
-            *(code(row), f"{row.spread_bps:.2f}", plain(row.best_bid), plain(row.best_ask)),
-            *(plain(row.bid_depth_1, 2), plain(row.ask_depth_1, 2)),
-            shown(row.imbalance, "+.0%"),
+            *(code(row), f"{row.spread_bps:.2f}", format_decimal(row.best_bid), format_decimal(row.best_ask)),
+            *(format_decimal(row.bid_depth_1, 2), format_decimal(row.ask_depth_1, 2)),
+            format_or_dash(row.imbalance, "+.0%"),
         )
         for row in rows
         if row.spread_bps is not None
@@ -76,8 +80,8 @@ def newest_ten(
     table: sa.Table, start: sa.Column[Any], window: TimeWindow, order: sa.Column[Any]
 ) -> sa.Select[tuple[Any, ...]]:
     moment = table.c[table.info["window"]]  # which the index begins with that finds the window's rows
-    last = sa.select(start).where(within(table, window)).order_by(moment.desc()).limit(1).scalar_subquery()
-    return sa.select(table).where(within(table, window), start == last).order_by(order, table.c.market).limit(10)
+    last = sa.select(start).where(in_window(table, window)).order_by(moment.desc()).limit(1).scalar_subquery()
+    return sa.select(table).where(in_window(table, window), start == last).order_by(order, table.c.market).limit(10)
 
 
 def as_table(name: str, head: str, rows: Sequence[Sequence[str]]) -> Metadata:
@@ -100,17 +104,17 @@ def bar(amount: Decimal | None, rows: Sequence[sa.Row[Any]]) -> str:
     return "█" * round(BAR * (amount or 0) / largest)
 
 
-def plain(figure: Decimal, decimals: int | None = None) -> str:
+def format_decimal(figure: Decimal, decimals: int | None = None) -> str:
     """A decimal with thousands, without an exponent and without the zeros that say nothing; rounded if told."""
     text = f"{figure:,f}" if decimals is None else f"{figure:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def shown(figure: Decimal | None, form: str) -> str:
+def format_or_dash(figure: Decimal | None, form: str) -> str:
     return "–" if figure is None else format(figure, form)
 
 
-def won(amount: Decimal | None) -> str:
+def format_krw(amount: Decimal | None) -> str:
     """KRW as people write it: 1.23조, 456.7억, 89,012."""
     if amount is None:
         return "–"

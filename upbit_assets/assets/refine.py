@@ -1,4 +1,4 @@
-"""What the silver of tickers, order books, candles and trades has in common: raw rows typed, judged and counted."""
+"""What the silver of tickers, order books, candles and trades has in common: raw rows typed, validated and counted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.partitions import Axis, days
-from upbit_assets.postgres.io_manager import Load, Metadata, Rows, stage, within
+from upbit_assets.postgres.io_manager import Load, Metadata, Rows, in_window, stage
 from upbit_assets.settings import UPBIT_OPENED
 
 # Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400
@@ -33,7 +33,7 @@ class Refinement:
         texts, numbers, documents: fields of the raw row, taken out as what they are: {column: field}.
         reasons: why silver can't take a row, the first that holds.
         columns: of silver, from a row that it can take.
-        join: something to join to each row before it is judged.
+        join: something to join to each row before it is validated.
     """
 
     axis: Axis
@@ -49,26 +49,26 @@ class Refinement:
     documents: tuple[str, ...] = ()
     join: Callable[[sa.Subquery], sa.FromClause] | None = None
 
-    def load(self, bronze: sa.Select[Any], further: Further = lambda _judged: {}) -> Load:
-        """Silver of the window, what it rejected, its books, and further tables that are made from the judged rows."""
-        judged = self.judged(bronze.subquery("bronze"))
-        row = stage("judged", judged)
+    def load(self, bronze: sa.Select[Any], further: Further = lambda _row: {}) -> Load:
+        """Silver of the window, its rejected rows, its row counts, and what else is made from the validated rows."""
+        validated = self.validated(bronze.subquery("bronze"))
+        row = stage("validated", validated)
         return Load(
             {
-                self.silver: self.accepted(row),
-                self.rejected: self.refused(row),
-                self.build: self.books(row),
+                self.silver: self.accepted_rows(row),
+                self.rejected: self.rejected_rows(row),
+                self.build: self.row_counts(row),
                 **further(row),
             },
             describe=self.describe,
-            staged={row: judged},
+            staged={row: validated},
         )
 
-    def judged(self, bronze: sa.Subquery) -> sa.Select[Any]:
+    def validated(self, bronze: sa.Subquery) -> sa.Select[Any]:
         """Every raw row with its figures typed, the reason why silver can't take it if there is one, and its place
         among the good rows of the same thing, or the bad ones, from the last said."""
         raw = bronze.c.raw_data
-        fields = fenced(
+        fields = optimization_fence(
             sa.select(
                 *(column for column in bronze.c if column.name != "written_in"),
                 raw["market"].astext.label("code"),
@@ -80,34 +80,38 @@ class Refinement:
         if self.join is not None:
             joined = self.join(fields)
             figures = figures.add_columns(*joined.c).join_from(fields, joined, sa.true())
-        typed = fenced(figures)
+        typed = optimization_fence(figures)
         reason = sa.case(*unreadable(typed.c), *self.reasons(typed.c)).label("reason")
-        said = fenced(sa.select(typed, reason))
+        with_reason = optimization_fence(sa.select(typed, reason))
         # what no good row needs any more is not carried through the sort
-        light = [column for column in said.c if column.name not in ("raw_data", "code", *self.documents)]
-        row = fenced(sa.select(*light, sa.case((said.c.reason.is_not(None), said.c.raw_data)).label("raw_data")))
+        light = [column for column in with_reason.c if column.name not in ("raw_data", "code", *self.documents)]
+        row = optimization_fence(
+            sa.select(*light, sa.case((with_reason.c.reason.is_not(None), with_reason.c.raw_data)).label("raw_data"))
+        )
         same = [*(row.c[name] for name in self.identity), row.c.reason.is_not(None)]
-        return sa.select(row, sa.func.row_number().over(partition_by=same, order_by=row.c.id.desc()).label("place"))
+        return sa.select(
+            row, sa.func.row_number().over(partition_by=same, order_by=row.c.id.desc()).label("row_number")
+        )
 
-    def accepted(self, row: sa.TableClause) -> sa.Select[Any]:
-        return sa.select(*self.columns(row.c)).where(row.c.reason.is_(None), row.c.place == 1)
+    def accepted_rows(self, row: sa.TableClause) -> sa.Select[Any]:
+        return sa.select(*self.columns(row.c)).where(row.c.reason.is_(None), row.c.row_number == 1)
 
-    def refused(self, row: sa.TableClause) -> sa.Select[Any]:
+    def rejected_rows(self, row: sa.TableClause) -> sa.Select[Any]:
         moment = row.c[self.bronze.info["window"]]
         return sa.select(row.c.market, row.c.raw_data, row.c.reason, moment, row.c.id.label("bronze_id")).where(
             row.c.reason.is_not(None)
         )
 
-    def books(self, row: sa.TableClause) -> sa.Select[Any]:
+    def row_counts(self, row: sa.TableClause) -> sa.Select[Any]:
         """What became of each window's raw rows."""
         start = self.axis.floor(row.c[self.bronze.info["window"]]).label("window_start")
         good, rows = row.c.reason.is_(None), sa.func.count()
         return sa.select(
             start,
             rows.label("bronze_rows"),
-            rows.filter(good, row.c.place == 1).label("silver_rows"),
+            rows.filter(good, row.c.row_number == 1).label("silver_rows"),
             rows.filter(~good).label("rejected_rows"),
-            rows.filter(good, row.c.place > 1).label("duplicate_rows"),
+            rows.filter(good, row.c.row_number > 1).label("duplicate_rows"),
         ).group_by(start)
 
     def describe(self, connection: sa.Connection, window: TimeWindow) -> Metadata:
@@ -115,23 +119,27 @@ class Refinement:
         built, refused = self.build, self.rejected
         names = ("bronze_rows", "silver_rows", "rejected_rows", "duplicate_rows")
         totals = connection.execute(
-            sa.select(*(sa.func.coalesce(sa.func.sum(built.c[name]), 0) for name in names)).where(within(built, window))
+            sa.select(*(sa.func.coalesce(sa.func.sum(built.c[name]), 0) for name in names)).where(
+                in_window(built, window)
+            )
         ).one()
-        books = {name.replace("_", " "): int(total) for name, total in zip(names, totals, strict=True)}
-        if not books["rejected rows"]:
-            return books
+        row_counts = {name.replace("_", " "): int(total) for name, total in zip(names, totals, strict=True)}
+        if not row_counts["rejected rows"]:
+            return row_counts
         reasons = connection.execute(
             sa.select(refused.c.reason, sa.func.count(), sa.func.min(refused.c.market))
-            .where(within(refused, window))
+            .where(in_window(refused, window))
             .group_by(refused.c.reason)
             .order_by(sa.func.count().desc())
             .limit(10)
         )
         lines = [f"| {reason} | {rows} | {market} |" for reason, rows, market in reasons]
-        return books | {"rejected": MetadataValue.md("\n".join(["| reason | rows | e.g. |", "|---|---|---|", *lines]))}
+        return row_counts | {
+            "rejected": MetadataValue.md("\n".join(["| reason | rows | e.g. |", "|---|---|---|", *lines]))
+        }
 
 
-def fenced(rows: sa.Select[Any]) -> sa.Subquery:
+def optimization_fence(rows: sa.Select[Any]) -> sa.Subquery:
     """Rows computed before whatever is made of them: without OFFSET, the planner would take each field out of the
     JSON once a use. With OFFSET 0, other than with NULL, it would not do that in parallel."""
     return rows.offset(sa.literal_column("NULL")).subquery()

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, asset
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
-from upbit_assets.assets import house, lineage
+from upbit_assets.assets import common_asset_args, lineage
 from upbit_assets.assets.coverage import candle_coverage
 from upbit_assets.assets.refine import (
     LARGEST,
@@ -36,7 +36,7 @@ def silver(axis: Axis, source: str, table: sa.Table, raw: str, **columns: str) -
     """What the silver assets share. `raw`: columns that come out of the raw row; `columns`: where others come from."""
     origin = {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(raw.split(), "raw_data"), **columns}
     stored = stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin))
-    return house(axis, source, {"sql", "silver"}, stored)
+    return common_asset_args(axis, source, {"sql", "silver"}, stored)
 
 
 ISO = 'YYYY-MM-DD"T"HH24:MI:SS'
@@ -219,7 +219,7 @@ def silver_orderbook(bronze_orderbook_raw: sa.Select[Any]) -> Load:
 
 
 def minute_of(row: Any) -> Column:
-    """The start of a candle, from its time of day: that it is of the row's day is judged by the date beside it."""
+    """The start of a candle, from its time of day: that it is of the row's day is validated by the date beside it."""
     return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
 
 
@@ -295,8 +295,8 @@ def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[A
     """
     window = context.partition_time_window
 
-    def coverage(judged: sa.TableClause) -> dict[sa.Table, Rows]:
-        return {tables.silver_candle_coverage: candle_coverage(judged, window)}
+    def coverage(validated: sa.TableClause) -> dict[sa.Table, Rows]:
+        return {tables.silver_candle_coverage: candle_coverage(validated, window)}
 
     return CANDLE.load(bronze_candle_raw, coverage)
 

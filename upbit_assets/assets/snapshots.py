@@ -11,7 +11,7 @@ from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.io_manager import Load, stoppable
+from upbit_assets.postgres.io_manager import Load, no_retry_on_interrupt
 from upbit_assets.postgres.resource import Database
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
@@ -42,7 +42,7 @@ def collect(
         context.add_output_metadata({"collected": "nothing: the window is over, its raw rows stay as they are"})
         return None
     open_window = TimeWindow(span.end - WINDOW, span.end)
-    with stoppable(), exchange.client() as client:
+    with no_retry_on_interrupt(), exchange.client() as client:
         reply = snapshot(client, ask, open_window)
         claim_origin(database, reply)
         warn_of_clock(context, reply)

@@ -14,7 +14,7 @@ from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
 
-BEAT = 10  # seconds after which a lost sign of life is noticed by who gives it
+HEARTBEAT_SECONDS = 10  # seconds after which a lost sign of life is noticed by who gives it
 # Half of the log, in which nobody looks for them: what an output was, its materialization tells as well, what a run is
 # going to check, its plan does, and what fails is stored.
 NOT_STORED = {
@@ -157,12 +157,12 @@ class EventLog(PostgresEventLogStorage):
         while not ended.is_set():
             try:
                 with engine.connect() as connection:
-                    while not ended.wait(BEAT):
+                    while not ended.wait(HEARTBEAT_SECONDS):
                         connection.exec_driver_sql("SELECT 1")
             except sa.exc.DBAPIError:
-                ended.wait(BEAT)
+                ended.wait(HEARTBEAT_SECONDS)
 
-    def shows_life(self, run_id: str) -> bool:
+    def has_heartbeat(self, run_id: str) -> bool:
         """Whether there is a process that executes the run."""
         session = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = :sign)")
         with self.run_connection(run_id) as connection:

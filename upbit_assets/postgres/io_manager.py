@@ -60,7 +60,7 @@ PLANNER = sa.text(
 
 # the channel on which each write is told, when it is committed: {"table": …, "start": …, "end": …}. Not that of
 # `Loads`, of which there may be many a second.
-WRITTEN = "asset_written"
+WRITE_CHANNEL = "asset_written"
 
 # a wider range is locked as a whole: every lock takes a place in the server's shared memory
 MOST_WINDOW_LOCKS = 1000
@@ -180,8 +180,8 @@ class PostgresIOManager(ConfigurableIOManager):
         counts: Counter[sa.Table] = Counter({table: 0})
         described: dict[str, Any] = {}
         seconds = 0.0
-        tell = None if isinstance(obj, Loads) else written(table, window)
-        with stoppable(), self._locked(context, table) as connection, closing(loads.each) as each:
+        tell = None if isinstance(obj, Loads) else write_notification(table, window)
+        with no_retry_on_interrupt(), self._locked(context, table) as connection, closing(loads.each) as each:
             for load in each:
                 started = time.perf_counter()
                 try:
@@ -206,7 +206,7 @@ class PostgresIOManager(ConfigurableIOManager):
         """The upstream asset's partitions, as the input's annotation says."""
         table = self._table_of(context)
         window = time_window(context)
-        select = sa.select(table) if window is None else sa.select(table).where(within(table, window))
+        select = sa.select(table) if window is None else sa.select(table).where(in_window(table, window))
         kind = context.dagster_type.typing_type
         if (pandas := sys.modules.get("pandas")) and kind is pandas.DataFrame:
             with self.database.connect() as connection:
@@ -257,7 +257,7 @@ class PostgresIOManager(ConfigurableIOManager):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def no_retry_on_interrupt() -> Iterator[None]:
     """Lets a run be stopped: Dagster would try a step again that was interrupted, as it has a retry policy.
 
     Raises:
@@ -281,11 +281,11 @@ def write_load(
             connection.execute(CreateStage(staged, select))
         for target, rows in load.tables.items():
             if replaced:
-                connection.execute(sa.delete(target).where(within(target, window)))
+                connection.execute(sa.delete(target).where(in_window(target, window)))
             counts[target] = insert(connection, target, rows, window, emptied=replaced)
         described = load.describe(connection, window) if window else {}
         if tell:
-            connection.execute(sa.select(sa.func.pg_notify(WRITTEN, tell)))
+            connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, tell)))
     return counts, described
 
 
@@ -314,7 +314,7 @@ def lock_key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
-def written(table: sa.Table, window: TimeWindow | None) -> str:
+def write_notification(table: sa.Table, window: TimeWindow | None) -> str:
     ends = {"start": window.start.isoformat(), "end": window.end.isoformat()} if window else {}
     return json.dumps({"table": table.fullname, **ends})
 
@@ -344,7 +344,7 @@ def one_window(context: OutputContext) -> bool:
     return context.has_asset_partitions and len(context.asset_partition_keys) == 1
 
 
-def within(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bool]:
+def in_window(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bool]:
     """The rows of `[start, end)`."""
     if window is None:
         return sa.true()
@@ -371,11 +371,11 @@ def insert(
             if window and moment.name in rows and not rows.empty:
                 first, last = rows[moment.name].min(), rows[moment.name].max()
                 if not (window.start <= first and last < window.end):
-                    raise strays(first, last, table, window)
+                    raise out_of_window_error(first, last, table, window)
             return copy_frame(connection, table, rows)
         case Records():
             if window and moment.name in rows.columns:
-                rows = watched(rows, rows.columns.index(moment.name), table, window)
+                rows = checked_against_window(rows, rows.columns.index(moment.name), table, window)
             return copy_records(connection, table, rows)
         case _:
             raise TypeError(
@@ -400,17 +400,17 @@ def insert_select(
     """
     names = known(table, rows.selected_columns.keys())
     statement = sa.insert(table).from_select(names, rows, include_defaults=False)
-    held = sa.select(sa.func.count()).select_from(table).where(within(table, window))
+    held = sa.select(sa.func.count()).select_from(table).where(in_window(table, window))
     before = connection.execute(held).scalar_one() if window and not emptied else 0
     count = connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
     if window and connection.execute(held).scalar_one() != before + count:
         moment = rows.subquery().c[table.info["window"]]
         first, last = connection.execute(sa.select(sa.func.min(moment), sa.func.max(moment))).one()
-        raise strays(first, last, table, window)
+        raise out_of_window_error(first, last, table, window)
     return count
 
 
-def watched(rows: Records, place: int, table: sa.Table, window: TimeWindow) -> Records:
+def checked_against_window(rows: Records, place: int, table: sa.Table, window: TimeWindow) -> Records:
     """The same, which refuse a moment outside of the window when they come to it."""
     # to compare times of two zones takes longer than all else about a row
     start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
@@ -418,13 +418,13 @@ def watched(rows: Records, place: int, table: sa.Table, window: TimeWindow) -> R
     def form(row: Any) -> tuple[Any, ...]:
         formed = rows.form(row)
         if not start <= (moment := formed[place]) < end:
-            raise strays(moment, moment, table, window)
+            raise out_of_window_error(moment, moment, table, window)
         return formed
 
     return replace(rows, form=form)
 
 
-def strays(first: datetime, last: datetime, table: sa.Table, window: TimeWindow) -> ValueError:
+def out_of_window_error(first: datetime, last: datetime, table: sa.Table, window: TimeWindow) -> ValueError:
     return ValueError(
         f"{table.fullname}: rows from {first} to {last} are not all within [{window.start}, {window.end})"
     )

@@ -139,6 +139,20 @@ def page_table(name: str, of: str) -> sa.Table:
         ),
         ingested_at(),
         written_in(),
+        column(
+            "proved",
+            sa.Boolean,
+            f"Whether the day's {of} add up to the volume that the exchange says of the whole day, to 1e-9 of it: if "
+            "not, what the pages before say they cover is void. NULL for a page of rows, which proves nothing",
+            nullable=True,
+        ),
+        column(
+            "day_candle",
+            JSONB,
+            "What the exchange said of the whole day: its day candle (일봉), untouched. NULL where it said that there "
+            "is none, and for a page of rows",
+            nullable=True,
+        ),
         sa.PrimaryKeyConstraint("day", "market", "id"),
         sa.Index(f"ix_{bare}_written_in", "written_in"),
         comment=f"The pages by which {of} were collected: what is covered is not asked for again; append-only",
@@ -162,7 +176,7 @@ def rejected_table(name: str, of: str, window: str = "ingested_at") -> sa.Table:
     )
 
 
-def silver_books(name: str, of: str) -> sa.Table:
+def silver_build_table(name: str, of: str) -> sa.Table:
     bare = name.partition(".")[2]
     return table(
         name,
@@ -180,7 +194,7 @@ def silver_books(name: str, of: str) -> sa.Table:
     )
 
 
-def gold_books(name: str, of: str, **sources: str) -> sa.Table:
+def gold_build_table(name: str, of: str, **sources: str) -> sa.Table:
     return table(
         name,
         window_start(),
@@ -265,7 +279,7 @@ silver_ticker = table(
 )
 
 silver_ticker_rejected = rejected_table("silver.ticker_rejected", "bronze.ticker_raw")
-silver_ticker_build = silver_books("silver.ticker_build", "silver.ticker")
+silver_ticker_build = silver_build_table("silver.ticker_build", "silver.ticker")
 
 gold_market_stats = table(
     "gold.market_stats",
@@ -331,7 +345,7 @@ gold_market_stats = table(
     window="ingested_at",
 )
 
-gold_market_stats_build = gold_books(
+gold_market_stats_build = gold_build_table(
     "gold.market_stats_build",
     "gold.market_stats",
     silver_computed_at="When the silver that it was computed from was computed",
@@ -382,7 +396,7 @@ silver_orderbook = table(
     window="ingested_at",
 )
 silver_orderbook_rejected = rejected_table("silver.orderbook_rejected", "bronze.orderbook_raw")
-silver_orderbook_build = silver_books("silver.orderbook_build", "silver.orderbook")
+silver_orderbook_build = silver_build_table("silver.orderbook_build", "silver.orderbook")
 
 DEPTHS = {"01": "0.1", "05": "0.5", "1": "1"}  # as columns are named: percent
 
@@ -455,7 +469,7 @@ gold_orderbook_stats = table(
     comment="Spread, depth and imbalance of each market's last book in the window",
     window="ingested_at",
 )
-gold_orderbook_stats_build = gold_books(
+gold_orderbook_stats_build = gold_build_table(
     "gold.orderbook_stats_build",
     "gold.orderbook_stats",
     silver_computed_at="When the silver that it was computed from was computed",
@@ -488,7 +502,7 @@ silver_candle = table(
     window="started_at",
 )
 silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", "day")
-silver_candle_build = silver_books("silver.candle_build", "silver.candle")
+silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
 silver_candle_coverage = table(
     "silver.candle_coverage",
     day(),
@@ -507,6 +521,12 @@ silver_candle_coverage = table(
     column("problem", sa.Text, "Why they can't be collected; NULL where they can", nullable=True),
     computed_at(),
     column("pages", sa.BigInteger, "Pages of bronze.candle_page that this was computed from"),
+    column(
+        "proved",
+        sa.Boolean,
+        "Whether the day's candles add up to what the exchange says of the whole day; NULL until that was asked",
+        nullable=True,
+    ),
     sa.PrimaryKeyConstraint("day", "market"),
     comment="What silver.candle holds of each market and day; the three add up to 1,440",
     window="day",
@@ -536,7 +556,7 @@ silver_trade = table(
     window="traded_at",
 )
 silver_trade_rejected = rejected_table("silver.trade_rejected", "bronze.trade_raw", "day")
-silver_trade_build = silver_books("silver.trade_build", "silver.trade")
+silver_trade_build = silver_build_table("silver.trade_build", "silver.trade")
 
 LOG_BOUNDS = "computed to 16 significant digits a logarithm, 0 to 1e5"
 
@@ -578,8 +598,9 @@ gold_market_daily = table(
     column(
         "vwap_source",
         sa.String(7),
-        "What volume, turnover and vwap are of: trades, where every trade of the day was collected and none rejected; "
-        "candles, else. Prices and volatilities are always of candles",
+        "What volume, turnover and vwap are of: trades, where every trade of the day was collected, none rejected, and "
+        "their volume and turnover are those of the candles, to 1e-9 of them; candles, else. Prices and volatilities "
+        "are always of candles",
     ),
     volatility(
         "realized_volatility",
@@ -637,7 +658,7 @@ gold_market_daily = table(
     comment="KPIs of each market and exchange's day, from its candles and trades",
     window="day",
 )
-gold_market_daily_build = gold_books(
+gold_market_daily_build = gold_build_table(
     "gold.market_daily_build",
     "gold.market_daily",
     candle_computed_at="When the candles that it was computed from were computed",

@@ -1,4 +1,4 @@
-"""The offline exchange over HTTP: paths, headers, limits and errors of Upbit's REST Quotation API."""
+"""The offline exchange over HTTP: the paths, headers, rate limits and errors of Upbit's REST Quotation API."""
 
 import asyncio
 import time
@@ -28,33 +28,33 @@ ABOUT = "An offline simulation of Upbit's public REST API and WebSocket. The mar
 
 
 class Rest:
-    """Takes each request through faults, limits and endpoints."""
+    """Applies faults and rate limits to each request, then calls its endpoint."""
 
     def __init__(self, endpoints: Endpoints, limits: RateLimits, faults: Faults) -> None:
         self.endpoints, self.limits, self.faults = endpoints, limits, faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        hit = self.faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
-        await asyncio.sleep(sum(fault.seconds for fault in hit if fault.kind == "slow"))
-        if any(fault.kind == "reset" for fault in hit):
-            await break_off(request)
+        faults = self.faults.take(unquote(f"{request.url.path}?{request.url.query}".removesuffix("?")))
+        await asyncio.sleep(sum(fault.seconds for fault in faults if fault.kind == "slow"))
+        if any(fault.kind == "reset" for fault in faults):
+            await reset_connection(request)
             return
-        reply = await self.reply_with(request, hit)
-        cut = next((fault for fault in hit if fault.kind == "cut"), None)
+        reply = await self.reply_with(request, faults)
+        cut = next((fault for fault in faults if fault.kind == "cut"), None)
         if cut and cut.closes:
-            await hang_up(request, reply.encoded(request), send)
+            await truncate_response(request, reply.encoded(request), send)
             return
         if cut:
             reply = Reply(reply.status, reply.text[: len(reply.text) // 2], headers=reply.headers)
         await reply.encoded(request)(scope, receive, send)
 
-    async def reply_with(self, request: Request, hit: list[Fault]) -> Reply:
-        instead = next((reply for fault in hit if (reply := fault.reply())), None)
-        reply = instead or await self.answer(request)
+    async def reply_with(self, request: Request, faults: list[Fault]) -> Reply:
+        override = next((reply for fault in faults if (reply := fault.reply())), None)
+        reply = override or await self.answer(request)
         if reply.rows is not None:
-            reply.rows = self.faults.alter(hit, request.url.path, reply.rows, self.endpoints.clock())
-        for fault in hit:
+            reply.rows = self.faults.alter(faults, request.url.path, reply.rows, self.endpoints.clock())
+        for fault in faults:
             reply.headers |= fault.headers_at(self.endpoints.clock())
         return reply
 
@@ -64,64 +64,64 @@ class Rest:
             return error(404, "no Route matched with those values", name="not_found")
         group, handler = endpoint
         client = request.client.host if request.client else ""
-        verdict, remaining = self.limits.admit(client, group, origin="origin" in request.headers)
-        if verdict.status == 200:
+        admission, remaining = self.limits.admit(client, group, origin="origin" in request.headers)
+        if admission.status == 200:
             try:
                 reply = Reply(rows=await run_in_threadpool(handler, request.query_params))
-            except RequestError as refused:
-                reply = refused.reply
+            except RequestError as exc:
+                reply = exc.reply
         else:
-            reply = over_quota(verdict)
+            reply = over_quota(admission)
         reply.headers |= NO_STORE | {"Remaining-Req": remaining}
         return reply
 
 
-async def hang_up(request: Request, response: Response, send: Send) -> None:
-    """Send half of what Content-Length promises, then close."""
+async def truncate_response(request: Request, response: Response, send: Send) -> None:
+    """Send half of the body announced by Content-Length, then close."""
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     half = bytes(response.body)[: len(response.body) // 2]
     await send({"type": "http.response.body", "body": half, "more_body": True})
     transport_of(request).close()
-    await disconnected(request)
+    await wait_for_disconnect(request)
 
 
-async def break_off(request: Request) -> None:
+async def reset_connection(request: Request) -> None:
     reset(transport_of(request))
-    await disconnected(request)
+    await wait_for_disconnect(request)
 
 
 def transport_of(request: Request) -> asyncio.Transport:
     transport = request.scope.get("state", {}).get("transport")
     if not isinstance(transport, asyncio.Transport):
-        raise ClientDisconnect("connection broken off by a fault")
+        raise ClientDisconnect("connection reset by a fault")
     return transport
 
 
-async def disconnected(request: Request) -> None:
-    # The server takes an endpoint that returns earlier for one that forgot to reply
+async def wait_for_disconnect(request: Request) -> None:
+    # The server treats an endpoint that returns without responding as an error
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def broken(_: Request, problem: Exception) -> Response:
-    return JSONResponse({"error": {"name": 500, "message": repr(problem)}}, 500, {LABEL: "true"})
+async def internal_error(_: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": {"name": 500, "message": repr(exc)}}, 500, {LABEL: "true"})
 
 
-class Labelled:
-    """Says on every reply, errors included, that all of this is simulated, and at what time."""
+class SimulationHeaders:
+    """Marks every response, errors included, as simulated, and sets Date to the simulated time."""
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self.app, self.clock = app, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def labelled(message: Message) -> None:
+        async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[LABEL] = "true"
                 headers.setdefault("Date", format_datetime(self.clock().astimezone(UTC), usegmt=True))
             await send(message)
 
-        await self.app(scope, receive, labelled)
+        await self.app(scope, receive, send_labelled)
 
 
 def create_app(
@@ -132,13 +132,14 @@ def create_app(
     regional: bool = False,
     date: Clock | None = None,
 ) -> Starlette:
-    """The exchange as an ASGI app; its `state.faults` is what `/_sandbox/faults` reads and writes.
+    """The exchange as an ASGI app.
 
-    `state.hub` is its WebSocket side, which is no part of the app: the server hands it its connections.
+    `state.faults` holds the faults that `/_sandbox/faults` reads and writes. `state.hub` serves the WebSocket: the
+    server passes it connections directly, bypassing the app.
 
-    `clock` (aware datetimes) is the time of the market, and of the Date header unless `date` is; `seconds` (Unix) that
-    of the rate limits, so that they end also where the market's time stands still. `regional`: it speaks as the
-    exchange's hosts in Singapore, Indonesia and Thailand do.
+    `clock` (aware datetimes) drives the market, and the Date header unless `date` does. `seconds` (Unix) drives the
+    rate limits, so that they expire even when the market's clock is stopped. `regional` imitates the hosts in
+    Singapore, Indonesia and Thailand.
     Source: Upbit REST, Quotation API and Rate Limits.
     """
     endpoints = Endpoints(market, clock, regional=regional)
@@ -155,22 +156,22 @@ def create_app(
         if request.method == "PUT":
             try:
                 faults.replace(await request.json())
-            except (ValueError, TypeError, AttributeError) as problem:
-                return JSONResponse({"error": {"name": 400, "message": str(problem)}}, 400)
+            except (ValueError, TypeError, AttributeError) as exc:
+                return JSONResponse({"error": {"name": 400, "message": str(exc)}}, 400)
         elif request.method == "DELETE":
             faults.clear()
         return JSONResponse(faults.show())
 
     async def listings(request: Request) -> Response:
         try:
-            asked = await request.json()
-            at = datetime.fromisoformat(asked["at"]) if "at" in asked else clock()
+            body = await request.json()
+            at = datetime.fromisoformat(body["at"]) if "at" in body else clock()
             if request.method == "POST":
-                market_code = market.open_market(asked["quote"], at)
+                market_code = market.open_market(body["quote"], at)
             else:
-                market.close_market(market_code := asked["market"], at)
-        except (ValueError, TypeError, KeyError) as problem:
-            return JSONResponse({"error": {"name": 400, "message": repr(problem)}}, 400)
+                market.close_market(market_code := body["market"], at)
+        except (ValueError, TypeError, KeyError) as exc:
+            return JSONResponse({"error": {"name": 400, "message": repr(exc)}}, 400)
         return JSONResponse({"market": market_code, "at": at.isoformat()})
 
     app = Starlette(
@@ -181,8 +182,8 @@ def create_app(
             Route("/_sandbox/listings", listings, methods=["POST", "DELETE"]),
             Route("/{path:path}", Rest(endpoints, limits, faults)),
         ],
-        exception_handlers={Exception: broken},
-        middleware=[Middleware(Labelled, clock=date or clock)],
+        exception_handlers={Exception: internal_error},
+        middleware=[Middleware(SimulationHeaders, clock=date or clock)],
     )
     app.state.faults, app.state.hub = faults, Hub(market, clock, seconds, limits, faults)
     return app

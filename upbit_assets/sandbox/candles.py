@@ -1,4 +1,4 @@
-"""Candles of every unit: trades, slots or days that begin in the same period, made one."""
+"""Candles of every unit, aggregated from trades, slots or days."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from upbit_assets.sandbox.instrument import SLOTS_A_DAY, Instrument
 from upbit_assets.sandbox.model import DAY_MS, SLOT_MS, Model, Rows, trades_of
 from upbit_assets.sandbox.noise import Ints
 
-LONGEST_MS = 366 * DAY_MS
+LONGEST_CANDLE_MS = 366 * DAY_MS
 MINUTES = (1, 3, 5, 10, 15, 30, 60, 240)
-SECONDS_KEPT = 92  # three months
+SECONDS_CANDLE_DAYS = 92  # three months
 
 
 class Candle(NamedTuple):
-    """`start` and `last`, the time of its last trade, are ms."""
+    """`start`, and `last` (the time of the last trade), are in ms."""
 
     start: int
     open: int
@@ -36,18 +36,18 @@ DAY = np.dtype([(name, object if name in ("volume", "turnover") else np.int64) f
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A length of candle: `start` gives when the candles began (ms) that some times fall into.
+    """A candle length. `start` maps times (ms) to the starts of their candles.
 
-    `source` is what it is made of, `kept` how many days the exchange still tells it.
+    `source` is what candles are aggregated from, `available_days` how many days back the exchange serves them.
     """
 
     start: Callable[[Ints], Ints]
     source: str = "slots"
-    kept: int = 1 << 20
+    available_days: int = 1 << 20
 
 
-def every(length: int, late: int = 0) -> Callable[[Ints], Ints]:
-    return lambda time: time - (time - late) % length
+def every(length: int, offset: int = 0) -> Callable[[Ints], Ints]:
+    return lambda time: time - (time - offset) % length
 
 
 def calendar(period: str) -> Callable[[Ints], Ints]:
@@ -55,7 +55,7 @@ def calendar(period: str) -> Callable[[Ints], Ints]:
 
 
 UNITS = {
-    "seconds": Unit(every(1000), "trades", SECONDS_KEPT),
+    "seconds": Unit(every(1000), "trades", SECONDS_CANDLE_DAYS),
     **{f"minutes/{n}": Unit(every(n * 60_000)) for n in MINUTES},
     "days": Unit(every(DAY_MS), "days"),
     "weeks": Unit(every(7 * DAY_MS, 4 * DAY_MS), "days"),  # 1970 began on a Thursday
@@ -65,7 +65,7 @@ UNITS = {
 
 
 class Candles:
-    """The candles that a model's trades make."""
+    """Candles aggregated from a model's trades."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -76,48 +76,52 @@ class Candles:
             "days": self.of_days,
         }
 
-    def before(self, one: Instrument, unit: Unit, now: int, to: int, count: int) -> Rows:
-        """The last `count` `Candle`s that begin before `to`, ascending, of the trades up to and including `now`."""
+    def before(self, instrument: Instrument, unit: Unit, now: int, end: int, count: int) -> Rows:
+        """The last `count` `Candle`s that start before `end`, ascending, from the trades up to and including `now`."""
         today = now // DAY_MS
-        days = np.arange(max(one.since, today - unit.kept), min(today, (to + LONGEST_MS) // DAY_MS) + 1)
-        days = days[unit.start(days * DAY_MS) < to]
+        days = np.arange(
+            max(instrument.since, today - unit.available_days), min(today, (end + LONGEST_CANDLE_MS) // DAY_MS) + 1
+        )
+        days = days[unit.start(days * DAY_MS) < end]
         parts: list[Rows] = [np.empty(0, CANDLE)]
         starts: set[int] = set()
         for day in reversed(days.tolist()):
-            part = self.sources[unit.source](one, day, now, min(to, now + 1), count)
+            part = self.sources[unit.source](instrument, day, now, min(end, now + 1), count)
             part["start"] = unit.start(part["start"])
-            parts.append(part[part["start"] < to])
+            parts.append(part[part["start"] < end])
             starts.update(np.unique(parts[-1]["start"]).tolist())
-            # One more than asked for, so that the last is whole
+            # One candle more than requested, so that the earliest returned one is complete
             if len(starts) > count:
                 break
         return merged(np.concatenate(parts[::-1]))[-count:]
 
-    def of_trades(self, one: Instrument, day: int, now: int, end: int, count: int) -> Rows:
-        made = self.model.day(one, day)
-        stop = int(made["slot"].searchsorted(-(-end // SLOT_MS)))
-        # Every slot begins a second at least
-        tape = trades_of(one, made[max(stop - count - 1, 0) : stop])
-        tape = tape[tape["time"] <= now]
-        return candles_of(tape["time"], tape, tape["time"])
+    def of_trades(self, instrument: Instrument, day: int, now: int, end: int, count: int) -> Rows:
+        slots = self.model.day(instrument, day)
+        stop = int(slots["slot"].searchsorted(-(-end // SLOT_MS)))
+        # Each slot has trades in at least one second
+        trades = trades_of(instrument, slots[max(stop - count - 1, 0) : stop])
+        trades = trades[trades["time"] <= now]
+        return candles_of(trades["time"], trades, trades["time"])
 
-    def of_slots(self, one: Instrument, day: int, now: int, *_: int) -> Rows:
-        slots = self.model.so_far(one, min(now, (day + 1) * DAY_MS - 1))
+    def of_slots(self, instrument: Instrument, day: int, now: int, *_: int) -> Rows:
+        slots = self.model.so_far(instrument, min(now, (day + 1) * DAY_MS - 1))
         return candles_of(slots["slot"] * SLOT_MS, slots, slots["last"])
 
-    def of_days(self, one: Instrument, day: int, now: int, *_: int) -> Rows:
-        whole = self.closed_day(one, day) if day < now // DAY_MS else self.day_of(self.model.so_far(one, now))
-        return np.array(whole, DAY)
+    def of_days(self, instrument: Instrument, day: int, now: int, *_: int) -> Rows:
+        candle = (
+            self.closed_day(instrument, day) if day < now // DAY_MS else self.day_of(self.model.so_far(instrument, now))
+        )
+        return np.array(candle, DAY)
 
-    def make_closed_day(self, one: Instrument, day: int) -> list[tuple[int, ...]]:
-        return self.day_of(self.model.make_day(one, day))
+    def make_closed_day(self, instrument: Instrument, day: int) -> list[tuple[int, ...]]:
+        return self.day_of(self.model.make_day(instrument, day))
 
     def day_of(self, slots: Rows) -> list[tuple[int, ...]]:
         return merged(candles_of(slots["slot"] // SLOTS_A_DAY * DAY_MS, slots, slots["last"])).tolist()
 
 
 def candles_of(start: Ints, traded: Rows, last: Ints) -> Rows:
-    """A candle each of rows that have one `price` and a `volume`."""
+    """One candle per row of `price` and `volume`."""
     rows = np.empty(len(traded), CANDLE)
     for name in ("open", "high", "low", "close"):
         rows[name] = traded["price"]
@@ -127,7 +131,7 @@ def candles_of(start: Ints, traded: Rows, last: Ints) -> Rows:
 
 
 def merged(rows: Rows) -> Rows:
-    """Neighbours with the same start made one."""
+    """Merge consecutive candles that have the same start."""
     first = np.unique(rows["start"], return_index=True)[1]
     merged = rows[first]
     final = np.append(first[1:], len(rows))[: len(first)] - 1

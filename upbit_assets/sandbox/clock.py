@@ -1,4 +1,4 @@
-"""The exchange's clock: the real one, or one that starts elsewhere, runs faster, and can be stepped."""
+"""The exchange's clock: real time, or one with its own start and speed that can be stepped."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ def real_time() -> datetime:
 
 
 class AdjustableClock:
-    """Begins at `start` (aware; unset: now) and runs `speed` times as fast as the real time. Usable from any thread."""
+    """Starts at `start` (aware; default: now) and runs at `speed` times real time. Thread-safe."""
 
     def __init__(self, start: datetime | None = None, speed: float = 1) -> None:
         self.start, self.speed = start or real_time(), speed
@@ -22,5 +22,5 @@ class AdjustableClock:
         return self.start + timedelta(seconds=(time.time() - self.began) * self.speed)
 
     def step(self, seconds: float) -> None:
-        """Set it forward, or back where `seconds` is negative."""
+        """Move the clock forward, or back if `seconds` is negative."""
         self.start += timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""The coins that the simulated exchange lists: well-known ones by their own names, then invented ones."""
+"""The coins listed on the simulated exchange: well-known ones first, then invented ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ QUOTES = ("KRW", "BTC", "USDT")
 
 @dataclass(frozen=True, slots=True)
 class Coin:
-    """A coin. `value` is its typical price in KRW, `volatility` how far it strays, a usual coin being 100."""
+    """`value` is the typical price in KRW; `volatility` is relative to a typical coin's 100."""
 
     code: str
     korean_name: str
@@ -162,18 +162,18 @@ def known_coins() -> Iterator[Coin]:
 
 
 def invented_coins() -> Iterator[Coin]:
-    taken = {coin.code for coin in known_coins()}
+    codes = {coin.code for coin in known_coins()}
     syllables = [pair.split(":") for pair in SYLLABLES.split()]
     words = len(syllables) ** 3
     for n in range(words):
-        # 5003 is prime to the number of words: every one comes up once, in an order that does not look sorted
+        # 5003 is coprime with the number of words: each one comes up exactly once, in no apparent order
         word, digits = n * 5003 % words, []
         for _ in range(3 if n % 3 else 2):
             word, digit = divmod(word, len(syllables))
             digits.append(syllables[digit])
         code = "".join(latin for latin, _ in digits)
-        if code not in taken:
-            taken.add(code)
+        if code not in codes:
+            codes.add(code)
             yield invent(code, "".join(korean for _, korean in digits))
 
 
@@ -184,20 +184,20 @@ def invent(code: str, korean: str) -> Coin:
 
 
 def listed(quote: str, count: int) -> list[Coin]:
-    """The first `count` coins that trade against `quote`, busiest first."""
-    floor = {"KRW": Decimal(0), "BTC": Decimal(100), "USDT": Decimal("0.001")}[quote]
-    barred = {"KRW": (), "BTC": ("BTC", "USDT"), "USDT": ("USDT",)}[quote]
+    """The `count` busiest coins that trade against `quote`, busiest first."""
+    minimum = {"KRW": Decimal(0), "BTC": Decimal(100), "USDT": Decimal("0.001")}[quote]
+    excluded = {"KRW": (), "BTC": ("BTC", "USDT"), "USDT": ("USDT",)}[quote]
 
-    def every() -> Iterator[Coin]:
+    def all_coins() -> Iterator[Coin]:
         yield from known_coins()
         yield from invented_coins()
 
-    fit = (coin for coin in every() if coin.value >= floor and coin.code not in barred)
-    return list(islice(fit, count))
+    eligible = (coin for coin in all_coins() if coin.value >= minimum and coin.code not in excluded)
+    return list(islice(eligible, count))
 
 
 def split(count: int) -> dict[str, int]:
-    """How many of `count` markets each quote currency has: 289 KRW, 328 BTC and 238 USDT of 855."""
+    """How many of `count` markets each quote currency gets, in the proportions 289 KRW, 328 BTC and 238 USDT."""
     krw = max(2, round(count * 289 / 855))
     btc = round((count - krw) * 328 / 566)
     return dict(zip(QUOTES, (krw, btc, count - krw - btc), strict=True))

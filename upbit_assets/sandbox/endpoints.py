@@ -1,4 +1,4 @@
-"""The endpoints of Upbit's REST Quotation API: parameters in, rows out, `RequestError` for what it refuses."""
+"""The endpoints of Upbit's REST Quotation API: query parameters in, rows out."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -22,16 +22,16 @@ MINUTES = "/v1/candles/minutes/"
 
 
 class RequestError(Exception):
-    """What the exchange answers with an error, which is `reply`."""
+    """A request that the exchange rejects; `reply` is its error response."""
 
     def __init__(self, status: int, message: str) -> None:
         self.reply = error(status, message)
 
 
 class Endpoints:
-    """The paths of the exchange, each with the group that limits it, as of the time that `clock` tells.
+    """The exchange's paths, each with its rate limit group, serving the market as of `clock`.
 
-    `regional`: without what Upbit has in Korea only: KST, Korean names, cautions, grouped order books.
+    `regional` leaves out what only the Korean host has: KST, Korean names, cautions, grouped order books.
     """
 
     def __init__(self, market: Market, clock: Callable[[], datetime], *, regional: bool = False) -> None:
@@ -47,13 +47,13 @@ class Endpoints:
         }
 
     def paths(self) -> list[str]:
-        """Every path that is answered."""
+        """All paths served."""
         return list(self.endpoints)
 
     def find(self, path: str) -> tuple[str, Handler] | None:
-        """The group and the handler of a path, None if there is no such path."""
+        """The rate limit group and handler of a path, or None."""
         if path.startswith(MINUTES) and path.count("/") == MINUTES.count("/"):
-            return self.endpoints.get(path, ("candle", partial(no_unit, path.removeprefix(MINUTES))))
+            return self.endpoints.get(path, ("candle", partial(unknown_unit, path.removeprefix(MINUTES))))
         return self.endpoints.get(path)
 
     def pairs(self, query: QueryParams) -> list[wire.RawRow]:
@@ -76,7 +76,7 @@ class Endpoints:
     def ticker_all(self, query: QueryParams) -> list[wire.RawRow]:
         quotes, at = codes_of(query, "quote_currencies"), self.clock()
         return self.raw_rows(
-            self.market.ticker(each.market, at) for each in self.market.markets(at) if each.quote in quotes
+            self.market.ticker(listing.market, at) for listing in self.market.markets(at) if listing.quote in quotes
         )
 
     def trades(self, query: QueryParams) -> list[wire.RawRow]:
@@ -93,7 +93,7 @@ class Endpoints:
         converted = unit == "days" and "converting_price_unit" in query
         if converted and query["converting_price_unit"].upper() != "KRW":
             raise RequestError(400, INVALID)
-        to = moment_of(query["to"]) if query.get("to") else None
+        to = datetime_of(query["to"]) if query.get("to") else None
         (code,) = self.listed([market.upper()], at)
         return self.raw_rows(self.market.candles(code, at, unit, to=to, count=count, converted=converted))
 
@@ -128,7 +128,7 @@ def in_korea_only(field: str) -> bool:
     return field.endswith("_kst") or field in ("korean_name", "level")
 
 
-def no_unit(unit: str, _: QueryParams) -> list[wire.RawRow]:
+def unknown_unit(unit: str, _: QueryParams) -> list[wire.RawRow]:
     raise RequestError(400, "specified unit is not valid." if unit.isdecimal() else MISMATCH)
 
 
@@ -151,7 +151,7 @@ def integer_of(query: QueryParams, name: str) -> int | None:
 
 
 def count_of(query: QueryParams, default: int, most: int) -> int:
-    """More than the most is capped as known of order books; nobody tells what becomes of it elsewhere."""
+    """Values above `most` are capped, as observed on order books; undocumented for the other endpoints."""
     count = integer_of(query, "count")
     if count is not None and count < 1:
         raise RequestError(400, INVALID)
@@ -164,13 +164,13 @@ def decimal_of(text: str) -> Decimal:
     return Decimal(text)
 
 
-def moment_of(text: str) -> datetime:
-    """ISO 8601 with a `T` or a blank; without an offset it is UTC."""
+def datetime_of(text: str) -> datetime:
+    """ISO 8601, separated by `T` or a space; UTC unless it has an offset."""
     try:
-        moment = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise RequestError(400, INVALID) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def time_of_day(text: str) -> time:

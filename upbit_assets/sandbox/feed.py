@@ -1,4 +1,4 @@
-"""The frames that the exchange's WebSocket sends of its markets: snapshots, and what has changed since."""
+"""The frames of the exchange's WebSocket: snapshots, then updates."""
 
 from typing import Any
 
@@ -11,71 +11,73 @@ from upbit_assets.sandbox.tape import Event, Tape
 
 
 class Feed:
-    """Frames as of moments (ms) of a market's time; `now` is the moment when one is made, where the frame tells it."""
+    """Builds frames as of times (ms) of a market's clock; `now` is the frame's own timestamp where it has one."""
 
     def __init__(self, market: Market) -> None:
         self.market, self.tape = market, Tape(market)
 
-    def snapshot(self, asked: Subscription, code: str, at: int) -> Frame | None:
-        """The first frame of a code, None where it is unknown or can't be had so."""
+    def snapshot(self, subscription: Subscription, code: str, at: int) -> Frame | None:
+        """The first frame of a code; None if the code is unknown or can't be subscribed to like this."""
         if not self.market.listed(code, moment(at)):
             return None
-        if asked.kind == "orderbook":
-            frame = self.book(asked, code, at)
-        elif asked.kind in CANDLES:
-            frame = self.candle(asked.kind, code, at)
+        if subscription.kind == "orderbook":
+            frame = self.book(subscription, code, at)
+        elif subscription.kind in CANDLES:
+            frame = self.candle(subscription.kind, code, at)
         else:
-            frame = self.last(asked.kind, code, at)
+            frame = self.last(subscription.kind, code, at)
         for row in frame.rows if frame else []:
             row["stream_type"] = "SNAPSHOT"
         return frame
 
     def last(self, kind: str, code: str, at: int) -> Frame:
-        """The ticker, or the last trade."""
-        one = self.market.instruments[code]
-        trade = self.market.last_trade(one, at)
+        """The ticker, or the last trade, as a snapshot."""
+        instrument = self.market.instruments[code]
+        trade = self.market.last_trade(instrument, at)
         if kind == "ticker":
             row = self.market.ticker(code, moment(at))
-            return self.ticker_frame(one, row, trade, self.tape.bought_at(one, at))
-        found = self.market.orderbook(code, moment(trade.time), count=1)
-        return Frame("trade", code, [self.trade_row(one, trade, found["orderbook_units"][0] if found else {}, at)])
+            return self.ticker_frame(instrument, row, trade, self.tape.bought_at(instrument, at))
+        book = self.market.orderbook(code, moment(trade.time), count=1)
+        return Frame("trade", code, [self.trade_row(instrument, trade, book["orderbook_units"][0] if book else {}, at)])
 
     def trades(self, events: list[Event], now: int) -> Frame:
-        """The trades of one market and millisecond."""
-        one = self.instrument(events[0])
-        unit, lot = one.listing.price_unit, one.listing.volume_unit
+        """The trades of one market in one millisecond."""
+        instrument = self.instrument(events[0])
+        unit, lot = instrument.listing.price_unit, instrument.listing.volume_unit
         best = {
             "ask_price": events[0].ask_price * unit,
             "ask_size": events[0].ask_size * lot,
             "bid_price": events[0].bid_price * unit,
             "bid_size": events[0].bid_size * lot,
         }
-        return Frame("trade", one.listing.market, [self.trade_row(one, each.trade, best, now) for each in events])
+        return Frame(
+            "trade", instrument.listing.market, [self.trade_row(instrument, event.trade, best, now) for event in events]
+        )
 
     def ticker(self, event: Event, now: int) -> Frame:
         """The ticker after an event."""
-        one = self.instrument(event)
-        row = self.market.ticker_row(one, event.time // DAY_MS, event.trade, event.figures) | {"timestamp": now}
-        return self.ticker_frame(one, row, event.trade, event.bought)
+        instrument = self.instrument(event)
+        row = self.market.ticker_row(instrument, event.time // DAY_MS, event.trade, event.figures) | {"timestamp": now}
+        return self.ticker_frame(instrument, row, event.trade, event.bought)
 
-    def book(self, asked: Subscription, code: str, at: int) -> Frame | None:
-        """The order book, None for a level that the market hasn't."""
-        row = self.market.orderbook(code, moment(at), count=asked.depths[code], level=asked.level)
-        if row is None or (asked.level and not code.startswith("KRW-")):
+    def book(self, subscription: Subscription, code: str, at: int) -> Frame | None:
+        """The order book; None if the market has no such level."""
+        row = self.market.orderbook(code, moment(at), count=subscription.depths[code], level=subscription.level)
+        if row is None or (subscription.level and not code.startswith("KRW-")):
             return None
         return Frame("orderbook", code, [row | {"type": "orderbook", "code": code, "stream_type": "REALTIME"}])
 
     def candle(self, kind: str, code: str, at: int) -> Frame | None:
-        """The candle that is forming, or the newest."""
+        """The current candle, or the latest if nothing was traded yet."""
         rows = self.market.candles(code, moment(at), CANDLES[kind])
-        told = {"type": kind, "code": code, "stream_type": "REALTIME"}
-        return Frame(kind, code, [row | told for row in rows]) if rows else None
+        labels = {"type": kind, "code": code, "stream_type": "REALTIME"}
+        return Frame(kind, code, [row | labels for row in rows]) if rows else None
 
     def instrument(self, event: Event) -> Instrument:
         return self.market.order[event.market]
 
-    def trade_row(self, one: Instrument, trade: Trade, best: dict[str, Any], now: int) -> Row:
-        row = self.market.trade_row(one, trade)
+    def trade_row(self, instrument: Instrument, trade: Trade, best: dict[str, Any], now: int) -> Row:
+        row = self.market.trade_row(instrument, trade)
         change = row["change_price"]
         return row | {
             "type": "trade",
@@ -90,10 +92,10 @@ class Feed:
             "stream_type": "REALTIME",
         }
 
-    def ticker_frame(self, one: Instrument, row: Row, last: Trade, bought: int) -> Frame:
-        code, lot = one.listing.market, one.listing.volume_unit
-        ends = self.market.delisted.get(code)
-        day = moment(ends) + KST if ends else None
+    def ticker_frame(self, instrument: Instrument, row: Row, last: Trade, bought: int) -> Frame:
+        code, lot = instrument.listing.market, instrument.listing.volume_unit
+        delisted_at = self.market.delisted.get(code)
+        day = moment(delisted_at) + KST if delisted_at else None
         row |= {
             "type": "ticker",
             "code": code,

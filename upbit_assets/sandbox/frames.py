@@ -1,6 +1,6 @@
-"""The frames of the exchange's WebSocket: fields, their short names, and numbers spelled as it spells them there.
+"""The format of the exchange's WebSocket frames: fields, their short names, and how numbers are written.
 
-Source: Upbit WebSocket, Ticker, Trade, Orderbook and Candle; spellings from recorded frames.
+Source: Upbit WebSocket, Ticker, Trade, Orderbook and Candle; number formats from recorded frames.
 """
 
 import json
@@ -44,7 +44,7 @@ NAMES = {kind: dict(pair.split(":") for pair in names.split()) for kind, names i
 
 
 def padded(places: int) -> Spelling:
-    """`106691000.00000000`, `0.00077720`: at least so many decimal places, and never fewer than there are."""
+    """`106691000.00000000`, `0.00077720`: at least `places` decimal places, more if the value has more."""
 
     def spell(value: Decimal) -> str:
         whole, _, fraction = f"{value:f}".partition(".")
@@ -60,18 +60,18 @@ def plain(value: Decimal) -> str:
 
 
 def short(value: Decimal) -> str:
-    """`0.06288509`, but `7.9276E-4`, `5.0E-4` and `6E-8` for what is small."""
+    """`0.06288509`, but `7.9276E-4`, `5.0E-4` and `6E-8` for small values."""
     digits = plain(value)
     if not digits.startswith("0.000"):
         return digits
     significant, exponent = digits[2:].lstrip("0"), value.adjusted()
-    # below a millionth as Java's BigDecimal, above as its Double
+    # below a millionth like Java's BigDecimal, above like its Double
     fraction = significant[1:] or ("0" if exponent >= -6 else "")
     return f"{significant[0]}{'.' * bool(fraction)}{fraction}E{exponent}"
 
 
 def double(value: Decimal) -> str:
-    """As Java's Double: `1.16539E8`, `152000.0`, `6.89E-6`."""
+    """Like Java's Double: `1.16539E8`, `152000.0`, `6.89E-6`."""
     digits = plain(value)
     if not value or -3 <= value.adjusted() < 7:
         return digits if "." in digits else digits + ".0"
@@ -80,7 +80,7 @@ def double(value: Decimal) -> str:
 
 
 EIGHT, SIXTEEN = padded(8), padded(16)
-# what is spelled otherwise than the rest of its format
+# exceptions to the DEFAULT format's eight decimal places
 DEFAULT_SPELLINGS: dict[tuple[str, str], Spelling] = {
     ("ticker", "acc_trade_price"): SIXTEEN,
     ("unit", "ask_price"): double,
@@ -102,7 +102,7 @@ SIZES = {
     "ask_size",
     "bid_size",
 }
-# of each format and kind: the fields in their order, each with its name there, and how a number is spelled
+# by format and kind: the fields in order, each with its output name and number format
 FIELDS = {
     simple: {
         kind: [
@@ -121,9 +121,9 @@ FIELDS = {
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """What is told of one market at once: usually one row, several where one moment made several trades.
+    """One update of one market: usually one row, several if there were several trades in the same millisecond.
 
-    `rows` have the fields of the DEFAULT format; `encoded` is made once for all who get it.
+    `rows` have the fields of the DEFAULT format; `encoded` is computed once for all subscribers.
     """
 
     kind: str
@@ -132,7 +132,7 @@ class Frame:
     payloads: dict[str, list[bytes]] = field(default_factory=dict)
 
     def encoded(self, form: str) -> list[bytes]:
-        """The payloads in one of FORMATS: a frame for each row, or one with all of them where it is a list."""
+        """The payloads in one of FORMATS: one per row, or a single one for the LIST formats."""
         if form not in self.payloads:
             self.payloads[form] = joined([self.raw(row, form) for row in self.rows], form)
         return self.payloads[form]
@@ -142,21 +142,21 @@ class Frame:
 
 
 def joined(rows: list[wire.RawRow], form: str) -> list[bytes]:
-    """The payloads of rows in one of FORMATS."""
+    """Rows as payloads in one of FORMATS."""
     if form.endswith("LIST"):
         return [wire.array(rows).encode("utf-8", "surrogatepass")]
     return [wire.json_object(row).encode("utf-8", "surrogatepass") for row in rows]
 
 
 def raw(kind: str, row: Mapping[str, Any], *, simple: bool) -> wire.RawRow:
-    """The row's fields as JSON text, in the order and with the names and spellings of the format."""
-    made = {}
-    for name, told, spell in FIELDS[simple][kind]:
+    """The row's fields as JSON text, with the order, names and number formats of the frame format."""
+    fields = {}
+    for name, output_name, spell in FIELDS[simple][kind]:
         value = row[name]
         if isinstance(value, Decimal):
-            made[told] = spell(value)
+            fields[output_name] = spell(value)
         elif isinstance(value, list):
-            made[told] = wire.array(raw("unit", unit, simple=simple) for unit in value)
+            fields[output_name] = wire.array(raw("unit", unit, simple=simple) for unit in value)
         else:
-            made[told] = json.dumps(value)
-    return made
+            fields[output_name] = json.dumps(value)
+    return fields

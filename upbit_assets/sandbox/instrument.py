@@ -1,4 +1,4 @@
-"""What is fixed about one simulated market: its first day, units, price grid, level and activity."""
+"""The constants of a simulated market: first day, units, price grid, price level and activity."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,15 +10,15 @@ import numpy as np
 from upbit_assets.sandbox.coins import KRW, QUOTES, Coin
 from upbit_assets.sandbox.noise import ONE, Ints, key, wave
 
-SUB = 1 << 10  # prices are worked out in 1/1024 of a price unit before they are put on the tick grid
-SLOTS_A_DAY = 5760  # the time grid of the model: quarters of a minute
+SUB = 1 << 10  # prices are computed in 1/1024 of a price unit, then rounded to the tick grid
+SLOTS_A_DAY = 5760  # the model's time grid: 15 seconds
 KNOTS_A_DAY = 4
 SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (1024, 220_000))
 REACH = Fraction(sum(size for _, size in SWINGS), ONE)
 TRADE_KRW = 300_000  # a typical trade
 BUSIEST_RATE = 250_000  # trades a day
-MOST_TRADES = 4_000_000  # a day, so that the busiest slot has no more than a slot can tell apart
-LARGEST_TURNOVER = (1 << 63) // 8  # of an average day, so that a busy day still fits int64
+MOST_TRADES = 4_000_000  # a day; more would exceed the ids of the busiest slot
+LARGEST_TURNOVER = (1 << 63) // 8  # on an average day, so that a busy day still fits int64
 
 TICKS = {
     "KRW": "1000000:1000 500000:500 100000:100 50000:50 10000:10 5000:5 1000:1 100:1 10:.1 1:.01 .1:.001 "
@@ -27,12 +27,12 @@ TICKS = {
     "USDT": "10:.01 1:.001 .1:.0001 .01:.00001 .001:.000001 .0001:.0000001 0:.00000001",
 }
 OPENING, LATE = np.array(["2017-09-25", "2026-01-01"], "M8[D]").astype(int).tolist()  # days since 1970
-BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # turnover of a day, in KRW
+BUSIEST = {"KRW": 90_000_000_000, "BTC": 400_000_000, "USDT": 300_000_000}  # daily turnover, in KRW
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A market on offer. Integers of the model times `price_unit` and `volume_unit` are exact decimals."""
+    """A listed market. The model's integers times `price_unit` and `volume_unit` are exact decimals."""
 
     market: str
     korean_name: str
@@ -42,7 +42,7 @@ class Listing:
 
     @property
     def quote(self) -> str:
-        """The currency that prices are in: the code's part before the dash."""
+        """The quote currency: the part of the code before the dash."""
         return self.market.partition("-")[0]
 
 
@@ -50,9 +50,9 @@ class Listing:
 class Instrument:
     """The constants from which a market's prices and trades are computed.
 
-    `since` is its first UTC day, counted from 1970, and `opens` that day's slot from which on it trades,
-    `level` the typical price in 1/1024 of a price unit, `wobble` the intraday noise as a fraction of ONE,
-    `bounds` and `steps` the tick table in price units, `rate` trades a day, `size` a trade in volume units.
+    `since` is its first UTC day (counted from 1970), `opens` the slot of that day when trading starts, `level` the
+    typical price in 1/1024 of a price unit, `noise` the intraday noise as a fraction of ONE, `bounds` and `steps` the
+    tick table in price units, `rate` the trades a day, `size` a typical trade in volume units.
     """
 
     listing: Listing
@@ -62,7 +62,7 @@ class Instrument:
     since: int
     opens: int
     level: int
-    wobble: int
+    noise: int
     bounds: Ints
     steps: Ints
     rate: int
@@ -79,13 +79,13 @@ class Instrument:
 
 
 def coin_level(seed: int, coin: Coin, knots: Ints) -> Ints:
-    """How a coin stands against its typical value (ONE) at each quarter of a UTC day since 1970."""
+    """A coin's price relative to its typical value (ONE) at each quarter of a UTC day since 1970."""
     waves = [wave(key(seed, coin.code, scale), knots, scale) * size >> 20 for scale, size in SWINGS]
     return ONE + sum(waves, np.zeros_like(knots)) * coin.volatility // 100
 
 
-def instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: float = 1) -> Instrument:
-    """The `rank`-th busiest (from 0) market of its quote currency, with `activity` times the usual trades a day."""
+def make_instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: float = 1) -> Instrument:
+    """The `rank`-th busiest market (from 0) of its quote currency, with `activity` times the usual trades a day."""
     market = f"{quote.code}-{base.code}"
     price = Fraction(base.value) / Fraction(quote.value)
     table = tick_table(quote)
@@ -101,7 +101,7 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: float = 
         since=since_of(key(seed, market, "since"), base, quote),
         opens=0,
         level=int(price / Fraction(unit) * SUB),
-        wobble=4_000 * base.volatility // 100,
+        noise=4_000 * base.volatility // 100,
         bounds=np.array([int(low / unit) for low, _ in table], np.int64),
         steps=np.array([max(int(tick / unit), 1) for _, tick in table], np.int64),
         rate=rate,
@@ -110,7 +110,7 @@ def instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: float = 
 
 
 def since_of(draw: int, base: Coin, quote: Coin) -> int:
-    """The day that the exchange opened, but for one market in forty a day of the first half of 2026."""
+    """The day the exchange opened; for one market in forty, a day in the first half of 2026."""
     if draw % 40 or (quote is KRW and base.code in QUOTES):
         return OPENING
     return LATE + draw // 40 % 180
@@ -132,15 +132,15 @@ def lowest_of(base: Coin, quote: Coin) -> Fraction:
 
 
 def turnover_of(draw: int, quote: Coin, rank: int) -> int:
-    """A day's turnover in KRW: a few huge markets and a long tail."""
-    place = rank + 1
-    # To the power of 5/4, and in integers: floating-point powers differ between machines
-    weight = place * isqrt(isqrt(place << 64)) if quote is KRW else place << 16
+    """Daily turnover in KRW: a few huge markets and a long tail."""
+    position = rank + 1
+    # position ** 1.25 in integers, as floating-point powers differ between machines
+    weight = position * isqrt(isqrt(position << 64)) if quote is KRW else position << 16
     decayed = (BUSIEST[quote.code] << 16) // weight
     return max(decayed * (60 + draw % 80) // 100, 1)
 
 
 def volume_unit_of(turnover: Fraction) -> Decimal:
-    """1e-8 as on the exchange, or coarser where a day's turnover would outgrow int64."""
+    """1e-8 as on the exchange, or coarser if a day's turnover would overflow int64."""
     places = next(n for n in range(8, -9, -1) if turnover * Fraction(10) ** n < LARGEST_TURNOVER)
     return Decimal(1).scaleb(-places)

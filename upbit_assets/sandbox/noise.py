@@ -11,13 +11,13 @@ GOLDEN, FIRST, SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1C
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key for whatever the parts name."""
+    """A 64-bit hash of the parts."""
     return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
-def mix(of: int, index: Ints) -> npt.NDArray[np.uint64]:
+def mix(seed: int, index: Ints) -> npt.NDArray[np.uint64]:
     """SplitMix64 as a counter-based generator: 64 random bits for each index."""
-    z = index.astype(np.uint64) * GOLDEN + np.uint64(of)
+    z = index.astype(np.uint64) * GOLDEN + np.uint64(seed)
     z = (z ^ (z >> np.uint64(30))) * FIRST
     z = (z ^ (z >> np.uint64(27))) * SECOND
     return z ^ (z >> np.uint64(31))
@@ -28,13 +28,13 @@ def bits(hashes: npt.NDArray[np.uint64], shift: int, width: int = 20) -> Ints:
     return ((hashes >> shift) & ((1 << width) - 1)).astype(np.int64)
 
 
-def wave(of: int, x: Ints, scale: int) -> Ints:
-    """Value noise at the ascending `x`: random in [-ONE, ONE) every `scale`, joined by straight lines.
+def wave(seed: int, x: Ints, scale: int) -> Ints:
+    """Value noise at ascending `x`: random in [-ONE, ONE) every `scale`, linearly interpolated.
 
-    Bounded and addressable anywhere, which an accumulating random walk is not.
+    Unlike a random walk, it is bounded and can be evaluated at any point.
     """
     cell = x // scale
     first = int(cell[0])
-    lattice = bits(mix(of, np.arange(first, int(cell[-1]) + 2)), 43, 21) - ONE
+    lattice = bits(mix(seed, np.arange(first, int(cell[-1]) + 2)), 43, 21) - ONE
     left = lattice[cell - first]
     return left if scale == 1 else left + (lattice[cell - first + 1] - left) * (x % scale) // scale

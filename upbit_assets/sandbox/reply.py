@@ -1,4 +1,4 @@
-"""One reply on its way out: built by the endpoints, altered by the faults, encoded last."""
+"""Replies: built by the endpoints, altered by faults, encoded last."""
 
 import gzip
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ NO_STORE = {
 
 @dataclass(slots=True)
 class Reply:
-    """`rows` is kept apart from `body` so that a fault can still alter single fields."""
+    """`rows` is separate from `body` so that a fault can still alter single fields."""
 
     status: int = 200
     body: str = ""
@@ -33,12 +33,12 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The body as it goes out."""
+        """The body to send."""
         return self.body if self.rows is None else wire.array(self.rows)
 
     def encoded(self, request: Request) -> Response:
-        """The HTTP response, compressed when the client asks for it."""
-        # surrogatepass: a fault may put any text at all on the wire
+        """The HTTP response, compressed if the client accepts it."""
+        # surrogatepass: a fault may send any text
         body = self.text.encode("utf-8", "surrogatepass")
         headers = {"Content-Type": JSON} | self.headers
         if "Limit-By-Ip" in headers:
@@ -50,14 +50,14 @@ class Reply:
 
 
 def error(status: int, message: str, name: int | str | None = None, headers: dict[str, str] | None = None) -> Reply:
-    """`{"error":{"name":...,"message":...}}`; quotation errors are named by their status."""
+    """`{"error":{"name":...,"message":...}}`; the quotation API uses the status as the name."""
     body = f'{{"error":{{"name":{wire.text(status if name is None else name)},"message":{wire.text(message)}}}}}'
     return Reply(status, body, headers=headers or {})
 
 
-def over_quota(verdict: Admission) -> Reply:
-    """What a call gets that the rate limits don't admit."""
-    if verdict.status == 429:
+def over_quota(admission: Admission) -> Reply:
+    """The response to a call over the rate limit."""
+    if admission.status == 429:
         return error(429, "Too many API requests.")
-    until = datetime.fromtimestamp(verdict.until, UTC)
+    until = datetime.fromtimestamp(admission.until, UTC)
     return error(418, f"Blocked for continuing to call after 429, until {until:%Y-%m-%dT%H:%M:%SZ}.")

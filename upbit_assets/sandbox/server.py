@@ -1,4 +1,4 @@
-"""Runs the offline exchange: as a process of its own, or beside a test in a thread."""
+"""Runs the offline exchange, as a process or in a thread for tests."""
 
 import contextlib
 import signal
@@ -26,7 +26,7 @@ NAME = "the offline exchange"
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """A running exchange: its base URL, its faults, the market it serves, and its WebSocket's side."""
+    """A running exchange: its base URL, faults, market, and WebSocket hub."""
 
     url: str
     faults: Faults
@@ -35,7 +35,7 @@ class Handle:
 
 
 class HttpProtocol(H11Protocol):
-    """Hands the connection to the app, which needs it to break it off."""
+    """Passes the transport to the app, which needs it to reset the connection."""
 
     def connection_made(self, transport: Any) -> None:
         self.app_state = {**self.app_state, "transport": transport}
@@ -45,7 +45,7 @@ class HttpProtocol(H11Protocol):
 class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        # uvicorn's own raises the signal again once it is down, and a stop on request would look like a crash
+        # uvicorn's own re-raises the signal after shutdown, which makes a requested stop look like a crash
         yield
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
@@ -63,20 +63,20 @@ def serve(
     regional: bool = False,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve the exchange until SIGTERM or SIGINT, then return. To be called in the main thread.
+    """Serve the exchange until SIGTERM or SIGINT, then return. Call it from the main thread.
 
-    `activity` is that of `Market`. `ready` is called once it listens. Raises OSError, with a message that says so,
-    when it can't.
+    For `activity` see `Market`. `ready` is called once it listens. Raises OSError with a clear message if it can't
+    listen.
     """
     with listening(NAME, host, port) as listener:
         server = server_for(create_app(Market(seed, markets, activity), clock, regional=regional))
-        former = {each: signal.signal(each, server.stop) for each in (signal.SIGINT, signal.SIGTERM)}
+        previous = {signum: signal.signal(signum, server.stop) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             ready()
             server.run(sockets=[listener])
         finally:
-            for each, handler in former.items():
-                signal.signal(each, handler)
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
@@ -91,9 +91,9 @@ def running(
     regional: bool = False,
     date: Clock | None = None,
 ) -> Iterator[Handle]:
-    """An exchange in a thread of this process, on a free port unless one is given, gone with the context.
+    """Run an exchange in a thread for the duration of the context, on a free port unless one is given.
 
-    `clock`, `seconds`, `regional` and `date` are those of `create_app`, `activity` that of `Market`.
+    For `clock`, `seconds`, `regional` and `date` see `create_app`, for `activity` see `Market`.
     """
     market = Market(seed, market_count, activity)
     app = create_app(market, clock, seconds=seconds, regional=regional, date=date)
@@ -114,7 +114,7 @@ def server_for(app: Starlette) -> Server:
         uvicorn.Config(
             app,
             http=HttpProtocol,
-            loop="asyncio",  # its sockets take the option that a reset needs
+            loop="asyncio",  # uvloop's sockets don't take the SO_LINGER that a reset needs
             ws=partial(Connection, app.state.hub),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,

@@ -1,4 +1,4 @@
-"""What clients ask of the exchange's WebSocket: an array of a ticket, types with their codes, and a format.
+"""Messages from clients of the exchange's WebSocket: a ticket, types with their codes, and a format.
 
 Source: Upbit WebSocket, Guide; List Subscriptions.
 """
@@ -29,7 +29,7 @@ MESSAGES = {
 
 
 class MessageError(Exception):
-    """A message that the exchange answers with an error frame, after which it closes the connection."""
+    """A message that the exchange answers with an error frame before closing the connection."""
 
     def __init__(self, name: str, message: str | None = None) -> None:
         self.frame = {"error": {"name": name, "message": message or MESSAGES[name]}}
@@ -38,9 +38,10 @@ class MessageError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One type with its codes. `depths` are how many prices of a book each code gets, `live` the codes that get events.
+    """One type with its codes.
 
-    `codes` are as asked for, `depths` has those without their suffix.
+    `codes` are as requested; `depths` maps them, without their suffix, to the depth of their order book. `live` are the
+    codes that get updates.
     """
 
     kind: str
@@ -54,7 +55,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a client sent: `subscriptions` that replace its former ones, or None where it asks for their list."""
+    """A client's message: `subscriptions` that replace the previous ones, or None if it requests their list."""
 
     ticket: str
     subscriptions: list[Subscription] | None
@@ -62,7 +63,7 @@ class Message:
 
 
 def parse(text: str | bytes) -> Message:
-    """Raises MessageError for what the exchange refuses."""
+    """Raises MessageError for messages that the exchange rejects."""
     try:
         parts = json.loads(text, parse_float=Decimal)
     except ValueError:
@@ -79,13 +80,13 @@ def parse(text: str | bytes) -> Message:
         if methods != ["LIST_SUBSCRIPTIONS"]:
             raise MessageError("INVALID_PARAM")
         return Message(ticket, None, form)
-    subscriptions = [subscription(part) for part in parts if not {"ticket", "format"} & set(part)]
+    subscriptions = [parse_subscription(part) for part in parts if not {"ticket", "format"} & set(part)]
     if not subscriptions:
         raise MessageError("NO_TYPE")
     return Message(ticket, subscriptions, form or "DEFAULT")
 
 
-def subscription(part: dict[str, Any]) -> Subscription:
+def parse_subscription(part: dict[str, Any]) -> Subscription:
     kind, codes = part.get("type"), part.get("codes")
     if not isinstance(kind, str) or not kind:
         raise MessageError("NO_TYPE")
@@ -112,7 +113,7 @@ def subscription(part: dict[str, Any]) -> Subscription:
 
 
 def split(code: str) -> tuple[str, int]:
-    """The code and the depth of `KRW-BTC.15`; another depth than those that there are is the greatest."""
+    """The code and depth of `KRW-BTC.15`; unsupported depths become the greatest."""
     market, _, depth = code.partition(".")
     return market, int(depth) if depth.isascii() and depth.isdigit() and int(depth) in DEPTHS else DEPTHS[-1]
 
@@ -123,9 +124,9 @@ def listing(ticket: str, subscriptions: list[Subscription], form: str) -> bytes:
     if form.startswith("SIMPLE"):
         method, result, kind, codes, name = ("mthd", "rslt", "ty", "cds", "tckt")
     rows = []
-    for each in subscriptions:
-        row: dict[str, Any] = {kind: each.kind, codes: each.codes}
-        if each.level:
-            row["lv" if form.startswith("SIMPLE") else "level"] = int(each.level)
+    for subscription in subscriptions:
+        row: dict[str, Any] = {kind: subscription.kind, codes: subscription.codes}
+        if subscription.level:
+            row["lv" if form.startswith("SIMPLE") else "level"] = int(subscription.level)
         rows.append(row)
     return json.dumps({method: "LIST_SUBSCRIPTIONS", result: rows, name: ticket}, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
-"""The exchange's public WebSocket: who is connected, what they asked for, and what is sent to them when.
+"""The exchange's public WebSocket: connections, their subscriptions, and the frames sent to them.
 
-It runs in the server's event loop. What is costly (the trades of a quarter of a minute, snapshots) is made in threads,
-and each frame is made once for all who get it.
+Runs in the server's event loop. Expensive work (the trades of a slot, snapshots) runs in threads, and each frame is
+encoded once for all subscribers.
 """
 
 import asyncio
@@ -38,18 +38,18 @@ from upbit_assets.sandbox.subscription import CANDLES, MessageError, Subscriptio
 from upbit_assets.sandbox.tape import Event
 
 PATH = "/websocket/v1"
-TICK = 0.01  # seconds between two looks at the clock
-BURSTS = (0.18, 0.34)  # seconds after a request in which its snapshots come
+TICK = 0.01  # seconds between polls of the clock
+BURSTS = (0.18, 0.34)  # seconds after a request at which its snapshots are sent
 IDLE = 60.5  # seconds
 UP_FIRST, UP_EVERY = 6.5, 10.0  # seconds
 UP = b'{"status":"UP"}'
-BOOK_MS, CANDLE_MS = 100, 1000  # how often books and candles are told
+BOOK_MS, CANDLE_MS = 100, 1000  # intervals at which books and candles are sent
 MESSAGE_LIMITS = ((5, 1), (100, 60))  # messages, seconds
-UNREAD = 64 * 2**20  # bytes for a client that doesn't read, after which it is cut off
+UNREAD = 64 * 2**20  # unread bytes after which a slow client is disconnected
 
 
 class Hub:
-    """All connections, and what happens in the market for them."""
+    """All connections, and the market events sent to them."""
 
     def __init__(
         self, market: Market, clock: Clock, seconds: Callable[[], float], limits: RateLimits, faults: Faults
@@ -58,12 +58,15 @@ class Hub:
         self.feed = Feed(market)
         self.connections: set[Connection] = set()
         self.numbers = itertools.count(1)
-        # By type and code
+        # by type and code
         self.subscribers: dict[str, dict[str, list[tuple[Connection, Subscription]]]] = {}
-        # By slot and how often the list of markets had changed
+        # by slot and the market's number of listing changes
         self.slots: dict[tuple[int, int], asyncio.Task[Rows]] = {}
-        self.position = self.books_told = 0  # ms up to which all was sent
-        self.traded: dict[str, set[str]] = {"orderbook": set(), "candle": set()}  # codes, since those were sent
+        self.position = self.books_position = 0  # ms up to which everything was sent
+        self.traded: dict[str, set[str]] = {
+            "orderbook": set(),
+            "candle": set(),
+        }  # codes with trades since the last of these were sent
         self.tasks: set[asyncio.Task[None]] = set()
         self.running = False
 
@@ -83,16 +86,18 @@ class Hub:
         task.add_done_callback(self.tasks.discard)
 
     def resubscribe(self) -> None:
-        """Note who gets what, after a change."""
+        """Rebuild `subscribers` after a change."""
         self.subscribers = {}
         for connection in self.connections:
-            for asked in connection.subscriptions:
-                for code in asked.depths:
-                    self.subscribers.setdefault(asked.kind, {}).setdefault(code, []).append((connection, asked))
+            for subscription in connection.subscriptions:
+                for code in subscription.depths:
+                    self.subscribers.setdefault(subscription.kind, {}).setdefault(code, []).append(
+                        (connection, subscription)
+                    )
 
     async def run(self) -> None:
-        """Send what happens as the clock reaches it, as long as anybody is connected."""
-        self.position = self.books_told = milliseconds(self.clock())
+        """Send events as the clock reaches them, as long as there are connections."""
+        self.position = self.books_position = milliseconds(self.clock())
         try:
             while self.connections:
                 await asyncio.sleep(TICK)
@@ -105,15 +110,15 @@ class Hub:
                 connection.transport.abort()
 
     async def advance(self, now: int) -> None:
-        """Send what has happened up to and including `now`."""
-        # A clock that was set back tells its time again
+        """Send everything up to and including `now`."""
+        # If the clock was set back, events are sent again
         self.position = min(self.position, now)
         while self.position < now and self.subscribers:
             slot = (self.position + 1) // SLOT_MS
             tape = await self.slot(slot)
             for stop in self.stops(min(now, (slot + 1) * SLOT_MS - 1)):
                 first, last = tape["time"].searchsorted([self.position, stop], "right")
-                self.send_trades([Event(*each) for each in tape[first:last].tolist()], now)
+                self.send_trades([Event(*row) for row in tape[first:last].tolist()], now)
                 self.position = stop
                 if (stop + 1) % CANDLE_MS == 0:
                     self.send_candles(stop)
@@ -122,23 +127,23 @@ class Hub:
         self.position = now
 
     async def slot(self, slot: int) -> Rows:
-        """The trades of a slot, while those of the next are being made."""
-        tape = await self.made(slot)
-        self.made(slot + 1)
+        """The trades of a slot; starts computing those of the next."""
+        tape = await self.slot_task(slot)
+        self.slot_task(slot + 1)
         return tape
 
-    def made(self, slot: int) -> "asyncio.Task[Rows]":
+    def slot_task(self, slot: int) -> "asyncio.Task[Rows]":
         key = slot, self.market.changes
-        for old in [each for each in self.slots if each[0] < slot - 1 or each[1] != key[1]]:
+        for old in [key for key in self.slots if key[0] < slot - 1 or key[1] != key[1]]:
             del self.slots[old]
         if key not in self.slots:
             self.slots[key] = asyncio.create_task(asyncio.to_thread(self.feed.tape.slot, slot))
         return self.slots[key]
 
     def stops(self, end: int) -> list[int]:
-        """The moments up to `end` at which something else than trades is sent, and `end`.
+        """The times up to `end` at which books or candles are due, and `end`.
 
-        Of books only the last is sent where the clock has leapt over several; of candles each.
+        If the clock has jumped over several, only the last book but every candle is sent.
         """
         stops = {end}
         if "orderbook" in self.subscribers and end - end % BOOK_MS > self.position:
@@ -149,34 +154,36 @@ class Hub:
         return sorted(stops)
 
     def send_trades(self, events: list[Event], now: int) -> None:
-        """Send trades, and the tickers after each moment that had some."""
+        """Send trades, and a ticker after each millisecond that has some."""
         for (_, n), run in itertools.groupby(events, lambda event: (event.time, event.market)):
-            code, at_once = self.market.order[n].listing.market, list(run)
+            code, simultaneous = self.market.order[n].listing.market, list(run)
             for codes in self.traded.values():
                 codes.add(code)
-            if told := self.subscribers.get("trade", {}).get(code):
-                send(self.feed.trades(at_once, now), told)
-            if told := self.subscribers.get("ticker", {}).get(code):
-                send(self.feed.ticker(at_once[-1], now), told)
+            if subscribers := self.subscribers.get("trade", {}).get(code):
+                send(self.feed.trades(simultaneous, now), subscribers)
+            if subscribers := self.subscribers.get("ticker", {}).get(code):
+                send(self.feed.ticker(simultaneous[-1], now), subscribers)
 
     def send_books(self, at: int) -> None:
-        """Send the books that have changed, with a trade or at the market's pace."""
+        """Send the books that have changed, by a trade or at the market's regular interval."""
         traded, self.traded["orderbook"] = self.traded["orderbook"], set()
-        before, self.books_told = self.books_told, at
-        for code, told in self.subscribers.get("orderbook", {}).items():
-            one = self.market.instruments.get(code)
-            if one is None or not (code in traded or at // (pace := book.pace(one)) > before // pace):
+        before, self.books_position = self.books_position, at
+        for code, subscribers in self.subscribers.get("orderbook", {}).items():
+            instrument = self.market.instruments.get(code)
+            if instrument is None or not (
+                code in traded or at // (interval := book.change_interval(instrument)) > before // interval
+            ):
                 continue
             frames: dict[tuple[int, Decimal], Frame | None] = {}
-            for connection, asked in told:
-                key = asked.depths[code], asked.level
-                if code in asked.live and self.market.listed(code, moment(at)):
+            for connection, subscription in subscribers:
+                key = subscription.depths[code], subscription.level
+                if code in subscription.live and self.market.listed(code, moment(at)):
                     if key not in frames:
-                        frames[key] = self.feed.book(asked, code, at)
-                    send(frames[key], [(connection, asked)])
+                        frames[key] = self.feed.book(subscription, code, at)
+                    send(frames[key], [(connection, subscription)])
 
     def send_candles(self, at: int) -> None:
-        """Send the candles in which something was traded in the second that ends with `at`."""
+        """Send the candles that changed in the second ending at `at`."""
         traded, self.traded["candle"] = self.traded["candle"], set()
         for kind in self.subscribers.keys() & CANDLES.keys():
             for code in traded & self.subscribers[kind].keys():
@@ -184,40 +191,40 @@ class Hub:
                     send(self.feed.candle(kind, code, at), self.subscribers[kind][code])
 
     async def send_snapshots(self, connection: "Connection", wanted: list[tuple[Subscription, str]]) -> None:
-        """Send the first frames of some codes, and from now on what happens to them."""
-        async with connection.turn:
+        """Send the first frames of some codes, and updates from now on."""
+        async with connection.snapshot_lock:
             at, form = self.position, connection.form
-            for asked, code in wanted:
-                if asked.realtime:
-                    asked.live.add(code)
+            for subscription, code in wanted:
+                if subscription.realtime:
+                    subscription.live.add(code)
             connection.holding = True
             try:
                 frames = await asyncio.to_thread(self.snapshots, wanted, at, form)
             finally:
                 connection.holding = False
             if wanted[0][0] in connection.subscriptions:
-                for (asked, code), frame in zip(wanted, frames, strict=True):
+                for (subscription, code), frame in zip(wanted, frames, strict=True):
                     if frame is None:
-                        asked.live.discard(code)
+                        subscription.live.discard(code)
                 connection.deliver_first([frame for frame in frames if frame])
                 connection.flush()
 
     def snapshots(self, wanted: list[tuple[Subscription, str]], at: int, form: str) -> list[Frame | None]:
-        frames = [self.feed.snapshot(asked, code, at) for asked, code in wanted]
+        frames = [self.feed.snapshot(subscription, code, at) for subscription, code in wanted]
         for frame in frames:
             if frame:
                 frame.encoded(form)
         return frames
 
 
-def send(frame: Frame | None, told: "list[tuple[Connection, Subscription]]") -> None:
-    for connection, asked in told:
-        if frame and frame.code in asked.live:
+def send(frame: Frame | None, subscribers: "list[tuple[Connection, Subscription]]") -> None:
+    for connection, subscription in subscribers:
+        if frame and frame.code in subscription.live:
             connection.deliver(frame)
 
 
 class Connection(asyncio.Protocol):
-    """One client. What is sent to it is collected in `out` and written at the next tick."""
+    """One client. Outgoing data is collected in `out` and written at the next tick."""
 
     def __init__(self, hub: Hub, *, server_state: ServerState, **_: Any) -> None:
         self.hub, self.peers, self.number = hub, server_state.connections, next(hub.numbers)
@@ -229,8 +236,8 @@ class Connection(asyncio.Protocol):
         self.bursts: list[tuple[float, list[tuple[Subscription, str]]]] = []
         self.out: list[bytes] = []
         self.holding, self.stalled_until = False, 0.0
-        self.turn = asyncio.Lock()
-        self.heard = hub.seconds()
+        self.snapshot_lock = asyncio.Lock()
+        self.last_active = hub.seconds()
         self.up_at: float | None = None
         self.parts: list[bytes] = []
 
@@ -243,7 +250,7 @@ class Connection(asyncio.Protocol):
         self.hub.leave(self)
 
     def shutdown(self) -> None:
-        """Called by the server when it ends."""
+        """Called by the server on shutdown."""
         self.close(1012)
         self.transport.close()
 
@@ -257,26 +264,26 @@ class Connection(asyncio.Protocol):
         self.write_control()
 
     def write_control(self) -> None:
-        """Send what the protocol itself has to say: the handshake, pongs, the close."""
+        """Send the protocol's own data: handshake, pongs, close."""
         parts = self.conn.data_to_send()
         if not self.transport.is_closing():
             self.transport.write(b"".join(parts))
-        # An empty part stands for the end
+        # An empty part signals end of file
         if b"" in parts:
             self.transport.close()
 
     def shake_hands(self, request: Request) -> None:
-        hit = self.hub.faults.take(unquote(request.path))
-        if any(fault.kind == "reset" for fault in hit):
+        faults = self.hub.faults.take(unquote(request.path))
+        if any(fault.kind == "reset" for fault in faults):
             reset(self.transport)
-        elif delay := sum(fault.seconds for fault in hit if fault.kind == "slow"):
-            asyncio.get_running_loop().call_later(delay, self.answer, request, hit)
+        elif delay := sum(fault.seconds for fault in faults if fault.kind == "slow"):
+            asyncio.get_running_loop().call_later(delay, self.answer, request, faults)
         else:
-            self.answer(request, hit)
+            self.answer(request, faults)
 
-    def answer(self, request: Request, hit: list[Fault]) -> None:
+    def answer(self, request: Request, faults: list[Fault]) -> None:
         """Answer the upgrade."""
-        refusal, headers = self.refusal(request, hit)
+        refusal, headers = self.refusal(request, faults)
         if refusal is None:
             response = self.conn.accept(request)
         else:
@@ -291,19 +298,19 @@ class Connection(asyncio.Protocol):
         if self.conn.state is State.OPEN:
             self.hub.enter(self)
 
-    def refusal(self, request: Request, hit: list[Fault]) -> tuple[Reply | None, dict[str, str]]:
-        """What is answered in place of a connection, if anything, and further headers."""
-        if instead := next((reply for fault in hit if (reply := fault.reply())), None):
-            return instead, {}
+    def refusal(self, request: Request, faults: list[Fault]) -> tuple[Reply | None, dict[str, str]]:
+        """The reply that refuses the connection, or None, and further headers."""
+        if override := next((reply for fault in faults if (reply := fault.reply())), None):
+            return override, {}
         if request.path.partition("?")[0] != PATH:
             return error(404, "no Route matched with those values", name="not_found"), {}
         client = self.transport.get_extra_info("peername")[0]
-        verdict, remaining = self.hub.limits.admit(client, "websocket", origin="Origin" in request.headers)
+        admission, remaining = self.hub.limits.admit(client, "websocket", origin="Origin" in request.headers)
         headers = {"Remaining-Req": remaining, "Limit-By-Ip": "Yes"}
-        return (None if verdict.status == 200 else over_quota(verdict)), headers
+        return (None if admission.status == 200 else over_quota(admission)), headers
 
     def receive(self, frame: WireFrame) -> None:
-        self.heard = self.hub.seconds()
+        self.last_active = self.hub.seconds()
         if frame.opcode is Opcode.PING and self.dropped("pong"):
             self.conn.data_to_send()
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
@@ -312,42 +319,42 @@ class Connection(asyncio.Protocol):
         if frame.fin:
             message, self.parts = b"".join(self.parts), []
             try:
-                self.take(message)
-            except MessageError as refused:
-                self.out.append(json.dumps(refused.frame, ensure_ascii=False, separators=(",", ":")).encode())
+                self.handle(message)
+            except MessageError as exc:
+                self.out.append(json.dumps(exc.frame, ensure_ascii=False, separators=(",", ":")).encode())
                 self.flush()
                 self.close(1000)
 
-    def take(self, message: bytes) -> None:
-        """Do what a message asks for. Raises MessageError."""
+    def handle(self, message: bytes) -> None:
+        """Process a message. Raises MessageError."""
         for quota, seconds in MESSAGE_LIMITS:
             if self.messages.call("", str(seconds), quota, seconds).status != 200:
                 raise MessageError("TOO_MANY_REQUEST")
         if message == b"PING":
-            self.up_at = self.up_at or self.heard + UP_FIRST
+            self.up_at = self.up_at or self.last_active + UP_FIRST
             return
-        asked = parse(message)
-        self.ticket, self.form = asked.ticket, asked.form or self.form
-        if asked.subscriptions is None:
+        parsed = parse(message)
+        self.ticket, self.form = parsed.ticket, parsed.form or self.form
+        if parsed.subscriptions is None:
             self.out.append(listing(self.ticket, self.subscriptions, self.form))
         else:
-            self.subscribe(asked.subscriptions)
+            self.subscribe(parsed.subscriptions)
 
     def subscribe(self, subscriptions: list[Subscription]) -> None:
         self.subscriptions = subscriptions
         now, wanted = moment(self.hub.position), []
-        for asked in subscriptions:
-            if asked.snapshot:
-                wanted += [(asked, code) for code in asked.depths]
+        for subscription in subscriptions:
+            if subscription.snapshot:
+                wanted += [(subscription, code) for code in subscription.depths]
             else:
-                asked.live.update(code for code in asked.depths if self.hub.market.listed(code, now))
+                subscription.live.update(code for code in subscription.depths if self.hub.market.listed(code, now))
         half = -(-len(wanted) // 2)
         parts = zip(BURSTS, (wanted[:half], wanted[half:]), strict=True)
-        self.bursts = [(self.heard + delay, part) for delay, part in parts if part]
+        self.bursts = [(self.last_active + delay, part) for delay, part in parts if part]
         self.hub.resubscribe()
 
     def tick(self, now: float) -> None:
-        """Send what is due by `now`."""
+        """Send everything due by `now`."""
         while self.bursts and now >= self.bursts[0][0]:
             self.hub.start(self.hub.send_snapshots(self, self.bursts.pop(0)[1]))
         if self.up_at is not None and now >= self.up_at:
@@ -355,23 +362,23 @@ class Connection(asyncio.Protocol):
             if not self.dropped("status"):
                 self.out.append(UP)
         self.flush()
-        if now - self.heard >= IDLE:
+        if now - self.last_active >= IDLE:
             self.transport.close()
 
     def deliver(self, frame: Frame) -> None:
-        """Send a frame, unless a fault has it otherwise."""
+        """Send a frame, applying faults."""
         if not self.hub.faults.active:
             self.out += frame.encoded(self.form)
             return
         for rows in [frame.rows] if self.form.endswith("LIST") else [[row] for row in frame.rows]:
-            one = Frame(frame.kind, frame.code, rows)
-            self.deliver_with(self.faults(frame.kind, frame.code), one)
+            part = Frame(frame.kind, frame.code, rows)
+            self.deliver_with(self.matching_faults(frame.kind, frame.code), part)
 
-    def deliver_with(self, hit: list[Fault], frame: Frame) -> None:
-        kinds = {fault.kind: fault for fault in hit}
+    def deliver_with(self, faults: list[Fault], frame: Frame) -> None:
+        kinds = {fault.kind: fault for fault in faults}
         if "drop" in kinds:
             return
-        payloads = [] if "close" in kinds and kinds["close"].body is None else self.altered(frame, hit)
+        payloads = [] if "close" in kinds and kinds["close"].body is None else self.altered(frame, faults)
         if "slow" in kinds:
             self.stalled_until = asyncio.get_running_loop().time() + kinds["slow"].seconds
         if "late" in kinds:
@@ -390,27 +397,27 @@ class Connection(asyncio.Protocol):
         self.out += payloads
 
     def deliver_first(self, frames: list[Frame]) -> None:
-        """Send frames before all that is waiting."""
+        """Send frames ahead of those waiting in `out`."""
         waiting, self.out = self.out, []
         for frame in frames:
             self.deliver(frame)
         self.out += waiting
 
-    def faults(self, kind: str, code: str = "") -> list[Fault]:
+    def matching_faults(self, kind: str, code: str = "") -> list[Fault]:
         if not self.hub.faults.active:
             return []
         return self.hub.faults.take(f"{PATH}?type={kind}&code={code}&connection={self.number}")
 
     def dropped(self, kind: str) -> bool:
-        return any(fault.kind == "drop" for fault in self.faults(kind))
+        return any(fault.kind == "drop" for fault in self.matching_faults(kind))
 
-    def altered(self, frame: Frame, hit: list[Fault]) -> list[bytes]:
-        """The payloads as faults leave them."""
+    def altered(self, frame: Frame, faults: list[Fault]) -> list[bytes]:
+        """The payloads with faults applied."""
         rows = [frame.raw(row, self.form) for row in frame.rows]
-        for fault in hit:
+        for fault in faults:
             rows = fault.alter(rows, self.hub.clock()) if fault.kind == "rows" else rows
         payloads = joined(rows, self.form)
-        for fault in hit:
+        for fault in faults:
             if fault.kind in ("body", "empty", "close") and (reply := fault.reply()):
                 payloads = [reply.text.encode("utf-8", "surrogatepass")]
             elif fault.kind == "cut" and not fault.closes:
@@ -418,7 +425,7 @@ class Connection(asyncio.Protocol):
         return payloads
 
     def break_off(self, payloads: list[bytes]) -> None:
-        """Send all but the last half of a frame, then nothing more: no close."""
+        """Send the payloads without the last half of the last one, then drop the connection without a close frame."""
         self.flush()
         data = b"".join(map(self.framed, payloads))
         self.transport.write(data[: len(data) - len(payloads[-1]) // 2])
@@ -430,12 +437,12 @@ class Connection(asyncio.Protocol):
         waiting, self.out = self.out, []
         if self.conn.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(b"".join(map(self.framed, waiting)))
-            self.heard = self.hub.seconds()
+            self.last_active = self.hub.seconds()
         if self.transport.get_write_buffer_size() > UNREAD:
             self.transport.abort()
 
     def framed(self, payload: bytes) -> bytes:
-        """A payload as a binary frame; without compression it is the same for all."""
+        """A payload as a binary frame. Built by hand without compression, which is faster."""
         if self.conn.extensions:
             self.conn.send_binary(payload)
             return b"".join(self.conn.data_to_send())
@@ -450,12 +457,12 @@ class Connection(asyncio.Protocol):
         if self.conn.state is State.OPEN:
             self.conn.send_close(code)
             self.write_control()
-            # A client that doesn't answer the close is not waited for
+            # Don't wait longer for a client that doesn't answer the close
             asyncio.get_running_loop().call_later(1, self.transport.close)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Break a connection off with a TCP reset."""
-    # Lingering for no time makes the kernel send RST where close() alone would send FIN
+    """Abort a connection with a TCP reset."""
+    # With a linger time of 0 the kernel sends RST instead of FIN
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

@@ -1,4 +1,4 @@
-"""JSON text from exact decimals, spelled as the exchange's REST replies spell it."""
+"""JSON text from exact decimals, formatted like the exchange's REST responses."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ EXPONENT_BELOW = Decimal("0.0001")
 
 
 def number(value: Decimal) -> str:
-    """`91200000.0`, `0.00016456`, `5.485e-05`: every digit, never through a binary float."""
+    """`91200000.0`, `0.00016456`, `5.485e-05`: all digits, never through a binary float."""
     digits = format(value, "f")
     if "." not in digits:
         return digits + ".0"
@@ -28,7 +28,7 @@ def scientific(value: Decimal, digits: str) -> str:
 
 
 def text(value: object) -> str:
-    """One JSON value, without blanks."""
+    """A value as compact JSON."""
     if isinstance(value, Decimal):
         return number(value)
     if isinstance(value, dict):
@@ -39,12 +39,12 @@ def text(value: object) -> str:
 
 
 def raw(row: Mapping[str, object]) -> RawRow:
-    """The row with every value as JSON text, in the same order."""
+    """The row with its values as JSON text."""
     return {field: text(value) for field, value in row.items()}
 
 
 def array(rows: Iterable[RawRow]) -> str:
-    """A JSON array of objects, without blanks."""
+    """A compact JSON array of objects."""
     return "[" + ",".join(json_object(row) for row in rows) + "]"
 
 

@@ -2,27 +2,27 @@
 
 from upbit_assets.upbit.client import UpbitClient
 from upbit_assets.upbit.errors import (
-    Blocked,
+    BlockedError,
     CachedReplyError,
     ClockError,
-    Refused,
-    UnexpectedBody,
-    Unreachable,
+    StatusError,
+    TransportError,
+    UnexpectedBodyError,
     UpbitError,
 )
 from upbit_assets.upbit.limits import Limits
 from upbit_assets.upbit.replies import Reply, Row
 
 __all__ = [
-    "Blocked",
+    "BlockedError",
     "CachedReplyError",
     "ClockError",
     "Limits",
-    "Refused",
     "Reply",
     "Row",
-    "UnexpectedBody",
-    "Unreachable",
+    "StatusError",
+    "TransportError",
+    "UnexpectedBodyError",
     "UpbitClient",
     "UpbitError",
 ]

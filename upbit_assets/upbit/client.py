@@ -15,15 +15,15 @@ import urllib3
 from upbit_assets.local_http import session_for
 from upbit_assets.upbit.clock import TOLERATED, age_of, clock_ahead
 from upbit_assets.upbit.errors import (
-    Blocked,
+    BlockedError,
     CachedReplyError,
     ClockError,
-    Refused,
-    UnexpectedBody,
-    Unreachable,
+    StatusError,
+    TransportError,
+    UnexpectedBodyError,
     UpbitError,
     block_end,
-    complaint,
+    parse_error_body,
 )
 from upbit_assets.upbit.limits import Limits
 from upbit_assets.upbit.replies import Reply, split
@@ -80,7 +80,7 @@ class UpbitClient:
             }
         )
         self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, UpbitError) and error.may_pass),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, UpbitError) and error.retryable),
             wait=tenacity.wait_random_exponential(max=10),
             stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(deadline),
             before_sleep=_log_retry,
@@ -175,9 +175,9 @@ class UpbitClient:
             text = _text(body, broken)
             rows = split(text)
         except ValueError as error:
-            raise UnexpectedBody(url, str(error), body) from None
+            raise UnexpectedBodyError(url, str(error), body) from None
         if not (rows or may_be_empty):
-            raise UnexpectedBody(url, "has no rows", body)
+            raise UnexpectedBodyError(url, "has no rows", body)
         if (age := age_of(response.headers)) > TOLERATED:
             raise CachedReplyError(url, age)
         if abs(ahead) > TOLERATED:
@@ -198,13 +198,13 @@ class UpbitClient:
             )
             remaining, status = response.headers.get("Remaining-Req"), response.status_code
         except requests.RequestException as error:
-            raise Unreachable(_without_login(self._base_url), error) from error
+            raise TransportError(_without_login(self._base_url), error) from error
         finally:
             self._limits.record_response(group, turn, remaining, exceeded=status == 429)
         return response
 
-    def _block(self, body: bytes, now: datetime) -> Blocked:
-        error = Blocked(block_end(body.decode(errors="replace"), now), complaint(body)[1])
+    def _block(self, body: bytes, now: datetime) -> BlockedError:
+        error = BlockedError(block_end(body.decode(errors="replace"), now), parse_error_body(body)[1])
         self._limits.block(error, now)
         return error
 
@@ -245,10 +245,10 @@ def _text(body: bytes, broken: str) -> str:
     return body.decode(errors="backslashreplace")  # what is not UTF-8 costs its own row alone
 
 
-def _refused(url: str, response: requests.Response, body: bytes) -> Refused:
+def _refused(url: str, response: requests.Response, body: bytes) -> StatusError:
     if response.is_redirect:
-        return Refused(url, response.status_code, "", f"Redirect to {response.headers['Location']}, not followed")
-    return Refused(url, response.status_code, *complaint(body))
+        return StatusError(url, response.status_code, "", f"Redirect to {response.headers['Location']}, not followed")
+    return StatusError(url, response.status_code, *parse_error_body(body))
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - they read as what happened: "except Blocked"
 """What can go wrong between this project and the exchange, in plain words."""
 
 import http.client
@@ -37,18 +36,18 @@ _SECONDS = {"s": 1, "초": 1, "m": 60, "분": 60, "h": 3600, "시": 3600}
 
 
 class UpbitError(Exception):
-    """Any failure of a call to the exchange. `may_pass`: the same call, made again soon, may succeed."""
+    """Any failure of a call to the exchange. `retryable`: the same call, made again soon, may succeed."""
 
-    may_pass = False
+    retryable = False
 
 
-class Unreachable(UpbitError):
+class TransportError(UpbitError):
     """No answer at all: name, network, refused or reset connection, time-out."""
 
     def __init__(self, base_url: str, error: Exception) -> None:
         super().__init__(base_url, error)
         self.base_url = base_url
-        self.may_pass = isinstance(error, requests.ConnectionError | requests.Timeout) and not _caused_by(
+        self.retryable = isinstance(error, requests.ConnectionError | requests.Timeout) and not _caused_by(
             error, ssl.SSLCertVerificationError
         )
         self.reason = next((words for type_, words in _CAUSES if _caused_by(error, type_)), "the call failed")
@@ -60,10 +59,10 @@ class Unreachable(UpbitError):
         )
 
 
-class UnexpectedBody(UpbitError):
+class UnexpectedBodyError(UpbitError):
     """A reply with status 200 whose body is not the whole UTF-8 JSON array that was asked for."""
 
-    may_pass = True
+    retryable = True
 
     def __init__(self, url: str, problem: str, body: bytes) -> None:
         super().__init__(url, problem, body[:QUOTED])
@@ -74,7 +73,7 @@ class UnexpectedBody(UpbitError):
         return f"A JSON array was expected from {self.url}, but the body {self.problem}. It begins {start}."
 
 
-class Refused(UpbitError):
+class StatusError(UpbitError):
     """Any status but 200 and 418. `name` and `message` are the exchange's own, `name` a number or a word.
 
     When the body is not the exchange's error object, `name` is "" and `message` the start of the body.
@@ -83,14 +82,14 @@ class Refused(UpbitError):
     def __init__(self, url: str, status: int, name: int | str, message: str) -> None:
         super().__init__(url, status, name, message)
         self.url, self.status, self.name, self.message = url, status, name, message
-        self.may_pass = status == 429 or status >= 500
+        self.retryable = status == 429 or status >= 500
 
     def __str__(self) -> str:
         name = f", {self.name}" if self.name not in ("", self.status) else ""
         return f"The exchange answered {self.url} with status {self.status}{name}: {quoted(self.message)}."
 
 
-class Blocked(UpbitError):
+class BlockedError(UpbitError):
     """Status 418: this address went on after a 429 and is shut out `until` then (UTC; None: not stated).
 
     Source: Upbit REST, Rate limits.
@@ -128,7 +127,7 @@ class ClockError(UpbitError):
 class CachedReplyError(UpbitError):
     """A cache on the way gave what the exchange said a while ago, when it was asked for the present."""
 
-    may_pass = True
+    retryable = True
 
     def __init__(self, url: str, age: timedelta) -> None:
         super().__init__(url, age)
@@ -147,7 +146,7 @@ def quoted(text: str | bytes) -> str:
     return repr(readable[:QUOTED])
 
 
-def complaint(body: bytes) -> tuple[int | str, str]:
+def parse_error_body(body: bytes) -> tuple[int | str, str]:
     """Name and message of the exchange's error object; "" and the start of the body when it is none."""
     try:
         error = json.loads(body)["error"]

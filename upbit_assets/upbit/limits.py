@@ -13,7 +13,7 @@ import msgspec
 
 from upbit_assets.settings import settings
 from upbit_assets.upbit import shared
-from upbit_assets.upbit.errors import Blocked
+from upbit_assets.upbit.errors import BlockedError
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class Limits:
 
         self._update(group, answered)
 
-    def block(self, blocked: Blocked, now: datetime) -> None:
+    def block(self, blocked: BlockedError, now: datetime) -> None:
         """Let no process make a call before the block is over: in a minute, when the exchange did not say."""
         end = blocked.until or now + _UNSTATED_BLOCK
         text = json.dumps([end.isoformat(), blocked.until is not None, blocked.message])
@@ -182,10 +182,10 @@ class Limits:
         return hashlib.sha256(f"{what}: {self._base_url}".encode()).hexdigest()
 
 
-def _block(text: str) -> tuple[datetime, Blocked] | None:
+def _block(text: str) -> tuple[datetime, BlockedError] | None:
     try:
         end, stated, message = json.loads(text)
         until = datetime.fromisoformat(end).astimezone(UTC)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return until, Blocked(until if stated else None, str(message))
+    return until, BlockedError(until if stated else None, str(message))

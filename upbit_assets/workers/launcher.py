@@ -8,7 +8,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from upbit_assets.dagster_internals import CheckRunHealthResult, WorkerStatus, instance_of
-from upbit_assets.launcher import NoticesDeath
+from upbit_assets.launcher import RunHealthMixin
 from upbit_assets.settings import SettingError, settings
 
 QUEUE = "dagster"
@@ -38,7 +38,7 @@ def celery_options() -> dict[str, Any]:
     return {"broker": url, "backend": url, "config_source": CONFIG}
 
 
-class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
+class WorkerRunLauncher(RunHealthMixin, CeleryRunLauncher):
     """Launches runs to the workers, and tells run monitoring of those that died with theirs.
 
     Dagster's own asks Redis only, where a run whose worker was killed stays started for ever.
@@ -83,7 +83,7 @@ class WorkerRunLauncher(NoticesDeath, CeleryRunLauncher):
         task = self._task_of(run)
         if task.ready():  # the run is looked at once more before it is failed
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker is done with the run, which did not end.")
-        return self.unless(self._is_held(task), run, "No worker has the run: its own was killed or restarted.")
+        return self.health_result(self._is_held(task), run, "No worker has the run: its own was killed or restarted.")
 
     def _is_held(self, task: Any) -> bool:
         """Whether the worker that began with the task says that it has it; one that lost Redis forgets its tasks."""

@@ -76,7 +76,11 @@ def text_of(fields: Fields) -> str:
 
 
 def collect(
-    database: Database, table: sa.Table, said: Callable[[Row], pages.Said], texts: Iterable[str], day: datetime = TODAY
+    database: Database,
+    table: sa.Table,
+    said: Callable[[Row], pages.KeyedRow],
+    texts: Iterable[str],
+    day: datetime = TODAY,
 ) -> None:
     """These rows in bronze, with the keys that collecting gives them."""
     raws = [("KRW-BTC", text, COLLECTED, day, said(Row(text)).key) for text in texts]

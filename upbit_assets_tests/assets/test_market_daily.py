@@ -113,8 +113,14 @@ market_days = st.tuples(st.sampled_from(MARKETS), st.sampled_from([TODAY, TOMORR
     st.lists(candles(), max_size=40, unique_by=lambda each: (each.market, each.start)),
     st.lists(trades(), max_size=30),
     st.sets(market_days),
+    st.sets(market_days),
 )
-def test_gold_is_what_its_definition_says(market_url: str, database: Database, all_candles, all_trades, whole):
+def test_gold_is_what_its_definition_says(
+    market_url: str, database: Database, all_candles, all_trades, whole, agreeing
+):
+    all_candles = [
+        agree(each, all_candles, all_trades) if day_of_market(each) in agreeing else each for each in all_candles
+    ]
     for table in ("candle_raw", "candle_page", "trade_raw", "trade_page"):
         ask(market_url, f"DELETE FROM bronze.{table}")
     put_candles(database, all_candles)
@@ -131,6 +137,20 @@ def test_gold_is_what_its_definition_says(market_url: str, database: Database, a
     assert gold(market_url, COLUMNS) == [
         row for day in (TODAY, TOMORROW) for row in figures(all_candles, all_trades, whole, day)
     ]
+
+
+def day_of_market(row: Candle | Trade) -> tuple[str, datetime]:
+    return row.market, day_of(row.start if isinstance(row, Candle) else row.at)
+
+
+def agree(candle: Candle, candles: Sequence[Candle], trades: Sequence[Trade]) -> Candle:
+    """The candle with amounts by which its day's add up to what the day's trades do: all of it in the first one."""
+    same_day = [each for each in trades if day_of_market(each) == day_of_market(candle)]
+    if candle != min(each for each in candles if day_of_market(each) == day_of_market(candle)) or not same_day:
+        return candle if not same_day else candle._replace(volume="0", turnover="0")
+    with localcontext(prec=100):
+        volume, turnover = amounts_of(same_day)
+    return candle._replace(volume=f"{volume:f}", turnover=f"{turnover:f}")
 
 
 COLUMNS = (
@@ -181,12 +201,21 @@ def total(figures: Iterable[Decimal]) -> Decimal:
 def of_one_source(minutes: Sequence[Candle], trades: Sequence[Trade]) -> tuple[Decimal, Decimal, Decimal | None, str]:
     """(volume, turnover, VWAP, source)"""
     volume, turnover = sums(minutes)
-    if trades:
-        turnover = total(Decimal(each.price) * Decimal(each.volume) for each in trades)
-        volume = total(Decimal(each.volume) for each in trades)
+    same = all(
+        abs(one - other) <= Decimal("1e-9") * other
+        for one, other in zip(amounts_of(trades), (volume, turnover), strict=True)
+    )
+    if trades and same:
+        volume, turnover = amounts_of(trades)
     low, high = min(Decimal(each.prices[2]) for each in minutes), max(Decimal(each.prices[1]) for each in minutes)
     vwap = round(turnover / volume, 16)
-    return volume, turnover, vwap if low <= vwap <= high else None, "trades" if trades else "candles"
+    return volume, turnover, vwap if low <= vwap <= high else None, "trades" if trades and same else "candles"
+
+
+def amounts_of(trades: Sequence[Trade]) -> tuple[Decimal, Decimal]:
+    """Volume and turnover."""
+    turnover = total(Decimal(each.price) * Decimal(each.volume) for each in trades)
+    return total(Decimal(each.volume) for each in trades), turnover
 
 
 def turnover_krw(market: str, amounts: dict[str, tuple[Decimal, Decimal, Decimal | None, str]]) -> Decimal | None:
@@ -271,19 +300,22 @@ CLOSING = "SELECT closing_price FROM silver.candle WHERE market = %s ORDER BY st
 def test_volume_turnover_and_vwap_are_of_one_source_and_the_vwap_within_the_days_prices(
     market_url: str, database: Database
 ):
-    markets = ("KRW-TRADES", "KRW-CANDLES", "KRW-BEYOND", "KRW-ROUNDED")
-    put_candles(database, [Candle(m, TODAY, ("100", "110", "90", "100"), "2", "210") for m in markets[:3]])
-    put_candles(database, [Candle(markets[3], TODAY, ("100", "100", "100", "100"), "3", "300.00000000000004")])
-    put_trades(database, [Trade("KRW-TRADES", TODAY, "95", "4"), Trade("KRW-BEYOND", TODAY, "111", "4")])
-    for market in markets:
-        cover(database, "candle", market, TODAY, TOMORROW)
-        if market in ("KRW-TRADES", "KRW-BEYOND"):
-            cover(database, "trade", market, TODAY, TOMORROW)
+    told = {"TRADES": ("4", "380"), "CANDLES": ("2", "210"), "BEYOND": ("4", "444"), "OTHERS": ("4", "380.1")}
+    prices = ("100", "110", "90", "100")
+    put_candles(database, [Candle(f"KRW-{name}", TODAY, prices, *amounts) for name, amounts in told.items()])
+    put_candles(database, [Candle("KRW-ROUNDED", TODAY, ("100", "100", "100", "100"), "3", "300.00000000000004")])
+    trades = {"TRADES": ("95", "4"), "BEYOND": ("111", "4"), "OTHERS": ("95", "4")}
+    put_trades(database, [Trade(f"KRW-{name}", TODAY, *figures) for name, figures in trades.items()])
+    for name in (*told, "ROUNDED"):
+        cover(database, "candle", f"KRW-{name}", TODAY, TOMORROW)
+        if name in trades:
+            cover(database, "trade", f"KRW-{name}", TODAY, TOMORROW)
     build(database)
 
     assert gold(market_url, "market, volume, turnover, vwap, vwap_source") == [
         ("KRW-BEYOND", 4, 444, None, "trades"),
         ("KRW-CANDLES", 2, 210, 105, "candles"),
+        ("KRW-OTHERS", 4, Decimal("380.1"), Decimal("95.025"), "candles"),
         ("KRW-ROUNDED", 3, Decimal("300.00000000000004"), 100, "candles"),
         ("KRW-TRADES", 4, 380, 95, "trades"),
     ]
@@ -291,7 +323,7 @@ def test_volume_turnover_and_vwap_are_of_one_source_and_the_vwap_within_the_days
 
 def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url: str, database: Database):
     wide = Candle("KRW-A", TODAY, ("90", "130", "90", "130"), "3", "330")
-    put_candles(database, [wide, flat("KRW-B", price="100")])
+    put_candles(database, [wide, flat("KRW-B", price="100", volume="2")])
     trades = [Trade(market, TODAY, price, "1") for market in ("KRW-A", "KRW-B") for price in ("90", "110")]
     put_trades(database, [*trades, Trade("KRW-B", TODAY, "-1", "1"), Trade("KRW-A", TODAY, "130", "1")])
     for market in ("KRW-A", "KRW-B"):

@@ -16,9 +16,9 @@ from upbit_assets.assets import pages
 from upbit_assets.assets.bronze import CANDLES, TRADES
 from upbit_assets.assets.coverage import MINUTE, Gap
 from upbit_assets.assets.history import SETTLED
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgress, Page, candle_pages, trade_pages
+from upbit_assets.assets.pages import EPOCH, MILLISECOND, NoProgressError, Page, candle_pages, trade_pages
 from upbit_assets.partitions import DAY, SEOUL, days
-from upbit_assets.upbit import Refused, Reply, Row, UpbitClient
+from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient
 from upbit_assets_tests.pipeline import Clock
 
 MIDNIGHT = datetime(2026, 7, 1, tzinfo=UTC)
@@ -257,20 +257,28 @@ class TestLies:
     def test_the_same_full_page_again_and_again(self):
         at = MIDNIGHT + 5 * MINUTE
         exchange = self.saying([candle(at + MINUTE), candle(at)])
-        with pytest.raises(NoProgress, match="call 2 gave a full page with nothing older than what is known"):
+        with pytest.raises(NoProgressError, match="call 3 gave a page with nothing older than what is known"):
             list(candle_pages(exchange, self.GAP))
         exchange = self.saying([trade(at, 7), trade(at, 8)])
-        with pytest.raises(NoProgress, match="call 2 gave a full page"):
+        with pytest.raises(NoProgressError, match="call 4 gave a page"):
             list(trade_pages(exchange, self.GAP))
 
     def test_full_pages_that_get_newer_and_newer(self):
         newer = [[trade(MIDNIGHT + each * MINUTE, each), trade(MIDNIGHT + each * MINUTE, each + 1)] for each in (5, 9)]
-        with pytest.raises(NoProgress):
+        with pytest.raises(NoProgressError):
             list(trade_pages(self.saying(*newer), self.GAP))
+
+    def test_the_day_before_after_a_trade_tells_that_there_are_no_more_but_not_alone(self):
+        at, before = MIDNIGHT + 5 * MINUTE, [trade(MIDNIGHT - each * MINUTE, each) for each in (1, 2)]
+        first, last = trade_pages(self.saying([trade(at, 8), trade(at, 7)], before), self.GAP)
+        assert [len(first.rows), len(last.rows)] == [2, 0]
+        assert (first.start, last.start, last.end) == (at + MILLISECOND, MIDNIGHT, at + MILLISECOND)
+        with pytest.raises(NoProgressError, match="call 2"):
+            list(trade_pages(self.saying(before), self.GAP))
 
     @pytest.mark.parametrize("walk", [candle_pages, trade_pages])
     def test_a_full_page_without_a_time(self, walk: Walk):
-        with pytest.raises(NoProgress):
+        with pytest.raises(NoProgressError):
             list(walk(self.saying([text_of(), Row("17")]), self.GAP))
 
     def test_a_row_whose_times_differ_covers_nothing_and_is_kept(self):
@@ -287,10 +295,10 @@ class TestLies:
         exchange = self.saying([])
 
         def no_route(*_: Any, **__: Any) -> Reply:
-            raise Refused("url", 404, "not_found", "no Route matched with those values")
+            raise StatusError("url", 404, "not_found", "no Route matched with those values")
 
         monkeypatch.setattr(exchange, "candles", no_route)
-        with pytest.raises(Refused, match="no Route matched"):
+        with pytest.raises(StatusError, match="no Route matched"):
             list(candle_pages(exchange, self.GAP))
 
     def test_what_is_answered_around_midnight_is_asked_again_when_the_day_is_certain(self):
@@ -305,6 +313,6 @@ class TestLies:
             return answer(market, **options)
 
         exchange.trades = hesitant  # type: ignore[method-assign]
-        (page,) = trade_pages(exchange, Gap(MIDNIGHT, MARKET, MIDNIGHT, MIDNIGHT + 20 * timedelta(hours=1)))
-        assert asked == [None, 1, 1, 1, 1]  # until seven seconds after midnight
-        assert [said.key for said in page.rows] == ["5"]
+        found = list(trade_pages(exchange, Gap(MIDNIGHT, MARKET, MIDNIGHT, MIDNIGHT + 20 * timedelta(hours=1))))
+        assert asked[:5] == [None, 1, 1, 1, 1]  # until seven seconds after midnight
+        assert [said.key for page in found for said in page.rows] == ["5"]

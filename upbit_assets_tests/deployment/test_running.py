@@ -47,12 +47,10 @@ def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     port = free_port(4100)
     command = ["api", "grpc", "--lazy-load-user-code", "--port", str(port), "--python-file", str(code)]
     with subprocess.Popen([Path(sys.executable).parent / "dagster", *command], stderr=subprocess.DEVNULL) as server:
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
-            yield port
-        finally:
-            server.kill()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+        yield port
+        server.kill()
 
 
 class TestHealth:
@@ -96,7 +94,7 @@ class TestRuns:
     @staticmethod
     def alive(instance: DagsterInstance, run: DagsterRun) -> bool:
         assert isinstance(instance.event_log_storage, EventLog)
-        return instance.event_log_storage.shows_life(run.run_id)
+        return instance.event_log_storage.has_heartbeat(run.run_id)
 
     @staticmethod
     def health(instance: DagsterInstance, run: DagsterRun) -> WorkerStatus:

@@ -131,7 +131,7 @@ def test_it_has_its_databases(up: EmbeddedPostgres):
 def test_who_comes_later_attaches_and_prepares_nothing(up: EmbeddedPostgres):
     prepared: list[str] = []
 
-    assert up.start(prepare=lambda: prepared.append("again")) is False
+    assert up.start(prepare=lambda: prepared.append("full_refresh")) is False
     assert prepared == []
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import alembic.command
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,8 @@ from psycopg import sql
 
 from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.migrate import DAYS_AHEAD, migrate
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import DAYS_AHEAD, alembic_config, migrate
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.postgres.lab import until
 
@@ -432,3 +434,42 @@ def bounds(connection: psycopg.Connection[Any], partition: str) -> str:
         connection, "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass", partition
     )
     return re.sub("^FOR VALUES ", "", found)
+
+
+@pytest.fixture
+def of_version(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
+    """Makes an empty database of a revision, and gives its URL."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+
+        def make(revision: str) -> str:
+            connection.execute("CREATE DATABASE former")
+            engine = sa.create_engine(sqlalchemy_url(server.url("former")), poolclass=sa.NullPool)
+            with engine.begin() as former:
+                alembic.command.upgrade(alembic_config(former), revision)
+            return server.url("former")
+
+        yield make
+        connection.execute("DROP DATABASE former WITH (FORCE)")
+
+
+def test_what_rested_on_an_empty_answer_alone_is_covered_no_longer_after_an_upgrade(of_version: Callable[[str], str]):
+    url, day = of_version("0010"), datetime(2026, 7, 1, tzinfo=UTC)
+    with psycopg.connect(url, autocommit=True) as owner:
+        for kind in ("candle", "trade"):
+            for rows, hours in ((0, 20), (7, 4)):
+                owner.execute(
+                    f"INSERT INTO bronze.{kind}_page (market, day, covered, rows, ingested_at) "
+                    "VALUES ('KRW-BTC', %(day)s, tstzrange(%(day)s, %(day)s + make_interval(hours => %(hours)s)), "
+                    "%(rows)s, now())",
+                    {"day": day, "rows": rows, "hours": hours},
+                )
+        build = "INSERT INTO silver.trade_build VALUES (%s, 7, 7, 0, 0, '2026-07-02')"
+        for start in (day, day + DAY):
+            owner.execute(build, [start])
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as owner:
+        for kind in ("candle", "trade"):
+            covered = column(owner, f"SELECT isempty(covered) FROM bronze.{kind}_page ORDER BY id")
+            assert covered == [True, False]
+        recomputed = "SELECT computed_at > '2026-07-02' FROM silver.trade_build ORDER BY window_start"
+        assert column(owner, recomputed) == [True, False]

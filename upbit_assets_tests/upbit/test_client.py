@@ -9,7 +9,15 @@ from threading import Thread
 import pytest
 
 from upbit_assets.sandbox.server import running
-from upbit_assets.upbit import Blocked, Limits, Refused, UnexpectedBody, Unreachable, UpbitClient, UpbitError
+from upbit_assets.upbit import (
+    BlockedError,
+    Limits,
+    StatusError,
+    TransportError,
+    UnexpectedBodyError,
+    UpbitClient,
+    UpbitError,
+)
 from upbit_assets_tests.upbit.conftest import Answer
 
 ROW = '{"market":"KRW-BTC","trade_price":1.16539E8}'
@@ -134,7 +142,7 @@ def test_what_may_pass_is_tried_again(exchange, client, waits, caplog, trouble):
 
 def test_attempts_are_bounded_and_their_waits_grow(exchange, client, waits):
     exchange.answers = [Answer(HTML, 502)] * 9
-    with pytest.raises(Refused, match=r"status 502: '<html><title>Maintenance") as caught:
+    with pytest.raises(StatusError, match=r"status 502: '<html><title>Maintenance") as caught:
         client.tickers()
     assert caught.value.status == 502
     assert len(exchange.requests) == 5
@@ -144,7 +152,7 @@ def test_attempts_are_bounded_and_their_waits_grow(exchange, client, waits):
 def test_no_attempt_begins_after_the_deadline(exchange):
     exchange.answers = [Answer(delay=0.2)] * 9
     began = time.monotonic()
-    with UpbitClient(exchange.url, read_timeout=0.1, deadline=0.5) as client, pytest.raises(Unreachable):
+    with UpbitClient(exchange.url, read_timeout=0.1, deadline=0.5) as client, pytest.raises(TransportError):
         client.tickers()
     assert time.monotonic() - began < 1
 
@@ -160,7 +168,9 @@ def test_after_a_429_it_waits_for_the_next_second(exchange, waits):
 def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
     blocked = b'{"error":{"name":418,"message":"Blocked for 90 seconds"}}'
     exchange.answers = [TOO_MANY, Answer(blocked, 418), GOOD]
-    with pytest.raises(Blocked, match=r"blocked this address until 2\d{3}-.* UTC: 'Blocked for 90 seconds'") as caught:
+    with pytest.raises(
+        BlockedError, match=r"blocked this address until 2\d{3}-.* UTC: 'Blocked for 90 seconds'"
+    ) as caught:
         client.tickers()
     assert len(exchange.requests) == 2
     assert caught.value.until is not None
@@ -171,7 +181,7 @@ def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
 def test_while_blocked_the_network_is_left_alone(exchange, client, said):
     exchange.answers = [Answer(said, 418, missing=1), GOOD]
     for call in (client.tickers, client.tickers, client.markets):
-        with pytest.raises(Blocked, match="did not say until when") as caught:
+        with pytest.raises(BlockedError, match="did not say until when") as caught:
             call()
         assert caught.value.until is None
     assert len(exchange.requests) == 1
@@ -179,16 +189,16 @@ def test_while_blocked_the_network_is_left_alone(exchange, client, said):
 
 def test_a_block_holds_for_all_clients_of_the_exchange(exchange, client):
     exchange.answers = [Answer(b"blocked for 90 seconds", 418), GOOD]
-    with pytest.raises(Blocked):
+    with pytest.raises(BlockedError):
         client.tickers()
-    with UpbitClient(exchange.url + "/", background=True) as another, pytest.raises(Blocked, match="90 seconds"):
+    with UpbitClient(exchange.url + "/", background=True) as another, pytest.raises(BlockedError, match="90 seconds"):
         another.candles("days", "KRW-BTC")
     assert len(exchange.requests) == 1
 
 
 def test_calls_go_on_when_the_block_is_over(exchange, client):
     exchange.answers = [Answer(b"blocked for 1 second", 418), GOOD]
-    with pytest.raises(Blocked):
+    with pytest.raises(BlockedError):
         client.tickers()
     time.sleep(1)
     assert client.tickers().rows
@@ -205,7 +215,7 @@ def test_calls_go_on_when_the_block_is_over(exchange, client):
 )
 def test_what_will_not_change_is_asked_once(exchange, client, waits, status, body, name, message):
     exchange.answers = [Answer(body, status), GOOD]
-    with pytest.raises(Refused, match=f"with status {status}") as caught:
+    with pytest.raises(StatusError, match=f"with status {status}") as caught:
         client.tickers()
     assert (caught.value.status, caught.value.name, caught.value.message) == (status, name, message)
     assert (len(exchange.requests), waits) == (1, [])
@@ -213,7 +223,7 @@ def test_what_will_not_change_is_asked_once(exchange, client, waits, status, bod
 
 def test_redirects_are_not_followed(exchange, client):
     exchange.answers = [Answer(b"", 302, {"Location": "http://elsewhere.example/"}), GOOD]
-    with pytest.raises(Refused, match=r"Redirect to http://elsewhere\.example/, not followed"):
+    with pytest.raises(StatusError, match=r"Redirect to http://elsewhere\.example/, not followed"):
         client.tickers()
     assert len(exchange.requests) == 1
 
@@ -239,7 +249,7 @@ def test_redirects_are_not_followed(exchange, client):
 def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
     exchange.answers = [answer] * 2
     client = UpbitClient(exchange.url, max_bytes=1000, attempts=2, sleep=waits.append)
-    with client, pytest.raises(UnexpectedBody) as caught:
+    with client, pytest.raises(UnexpectedBodyError) as caught:
         client.tickers()
     assert f"expected from {exchange.url}/v1/ticker/all?quote_currencies=" in str(caught.value)
     assert f"the body {said}" in str(caught.value)
@@ -248,14 +258,14 @@ def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
 def test_a_body_that_drips_ends_at_the_deadline(exchange, waits):
     exchange.answers = [Answer(b" " * 100 + b"[]", drip=0.05)]
     client = UpbitClient(exchange.url, deadline=0.3, sleep=waits.append)
-    with client, pytest.raises(UnexpectedBody, match="was not whole in time"):
+    with client, pytest.raises(UnexpectedBodyError, match="was not whole in time"):
         client.tickers()
 
 
 def test_nobody_listening(waits):
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with UpbitClient(url, sleep=waits.append) as client, pytest.raises(Unreachable) as caught:
+    with UpbitClient(url, sleep=waits.append) as client, pytest.raises(TransportError) as caught:
         client.tickers()
     assert str(caught.value) == (
         f"The exchange at {url} cannot be reached: nobody listens at that address. "
@@ -273,22 +283,18 @@ def test_nobody_listening(waits):
 )
 def test_no_answer(exchange, client, answer, reason):
     exchange.answers = [answer] * 5
-    with pytest.raises(Unreachable, match=reason):
+    with pytest.raises(TransportError, match=reason):
         client.tickers()
     assert len(exchange.requests) == 5
 
 
 def test_something_that_does_not_speak_http(waits):
-    def greet() -> None:
-        with server.accept()[0] as connection:
-            connection.sendall(b"220 mail.example ready\r\n\r\n")
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         client = UpbitClient(url, attempts=1, read_timeout=2)
-        thread = Thread(target=greet)
+        thread = Thread(target=lambda: server.accept()[0].sendall(b"220 mail.example ready\r\n\r\n"))
         thread.start()
-        with client, pytest.raises(Unreachable):
+        with client, pytest.raises(TransportError):
             client.tickers()
         thread.join()
 
@@ -297,7 +303,7 @@ def test_something_that_does_not_speak_http(waits):
 def test_an_unusable_address_is_not_tried_again(waits, url):
     with (
         UpbitClient(url, sleep=waits.append) as client,
-        pytest.raises(Unreachable, match="not a usable address"),
+        pytest.raises(TransportError, match="not a usable address"),
     ):
         client.tickers()
     assert waits == []
@@ -329,7 +335,7 @@ def test_a_call_that_got_no_answer_gives_its_place_back(waits):
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     client = UpbitClient(url, attempts=2, sleep=waits.append, limits=Limits(url, 1))
-    with client, pytest.raises(Unreachable):
+    with client, pytest.raises(TransportError):
         client.tickers()
     assert len(waits) == 1, "the second attempt was made"
 

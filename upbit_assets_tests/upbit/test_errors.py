@@ -4,7 +4,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 
-from upbit_assets.upbit.errors import Blocked, Refused, UnexpectedBody, Unreachable, block_end, complaint
+from upbit_assets.upbit.errors import (
+    BlockedError,
+    StatusError,
+    TransportError,
+    UnexpectedBodyError,
+    block_end,
+    parse_error_body,
+)
 
 NOW = datetime(2026, 1, 29, 5, 0, tzinfo=UTC)
 
@@ -57,16 +64,16 @@ def test_an_end_that_is_not_plain_is_not_guessed(text):
     ],
 )
 def test_an_error_body_is_read_whatever_it_is(body, told):
-    assert complaint(body) == told
+    assert parse_error_body(body) == told
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        Blocked(NOW, "no"),
-        Refused("http://x", 404, 404, "no"),
-        UnexpectedBody("http://x", "is empty", b""),
-        Unreachable("http://x", requests.ConnectTimeout("late")),
+        BlockedError(NOW, "no"),
+        StatusError("http://x", 404, 404, "no"),
+        UnexpectedBodyError("http://x", "is empty", b""),
+        TransportError("http://x", requests.ConnectTimeout("late")),
     ],
 )
 def test_errors_pass_between_processes(error):

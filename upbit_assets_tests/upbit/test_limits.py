@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.upbit import Blocked, Limits, shared
+from upbit_assets.upbit import BlockedError, Limits, shared
 from upbit_assets.upbit.limits import Calls
 
 TOLD = "group=candles; min=600; sec={}"
@@ -254,20 +254,19 @@ def test_a_block_that_one_process_met_stops_another(url):
     until = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
     code = f"""
 from datetime import datetime, UTC
-Limits(url).block(Blocked(datetime.fromisoformat("{until.isoformat()}"), "stop it"), datetime.now(UTC))
+Limits(url).block(BlockedError(datetime.fromisoformat("{until.isoformat()}"), "stop it"), datetime.now(UTC))
 """
-    with run(code, url) as blocked:
-        assert blocked.wait() == 0
-    with pytest.raises(Blocked, match="'stop it'") as caught:
+    assert run(code, url).wait() == 0
+    with pytest.raises(BlockedError, match="'stop it'") as caught:
         Limits(url).acquire("candle")
     assert caught.value.until == until
 
 
 def test_a_block_is_not_shortened_by_another_that_does_not_say_until_when(limits):
     now = datetime.now(UTC)
-    limits.block(Blocked(now + timedelta(hours=1), "an hour"), now)
-    limits.block(Blocked(None, ""), now)
-    with pytest.raises(Blocked, match="an hour"):
+    limits.block(BlockedError(now + timedelta(hours=1), "an hour"), now)
+    limits.block(BlockedError(None, ""), now)
+    with pytest.raises(BlockedError, match="an hour"):
         limits.acquire("candle")
 
 

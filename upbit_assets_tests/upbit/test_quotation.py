@@ -11,7 +11,7 @@ import pytest
 
 from upbit_assets.sandbox.clock import real_time
 from upbit_assets.sandbox.server import Handle, running
-from upbit_assets.upbit import Refused, Reply, UpbitClient
+from upbit_assets.upbit import Reply, StatusError, UpbitClient
 
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
 
@@ -91,7 +91,7 @@ def test_pages_of_candles_follow_each_other(client):
 
 
 def test_a_senseless_unit_is_refused(client):
-    with pytest.raises(Refused, match="specified unit is not valid"):
+    with pytest.raises(StatusError, match="specified unit is not valid"):
         client.candles("minutes/7", "KRW-BTC")
 
 

@@ -33,7 +33,7 @@ candles AS (
   GROUP BY day, market
 ),
 
--- the days of which every trade was collected, of those that were not dropped since
+-- the days of which every trade was collected, by pages that nothing has disproved, of those not dropped since
 trades_collected AS (
   SELECT day, market
   FROM bronze.trade_page AS page
@@ -41,6 +41,10 @@ trades_collected AS (
     AND NOT EXISTS (
       SELECT FROM bronze.retention
       WHERE table_name = 'bronze.trade_raw' AND page.day < kept_from AND page.ingested_at < dropped_at
+    )
+    AND NOT EXISTS (
+      SELECT FROM bronze.trade_page AS later
+      WHERE later.day = page.day AND later.market = page.market AND later.id > page.id AND NOT later.proved
     )
   GROUP BY day, market
   HAVING range_agg(covered) @> tstzrange(day, day + interval '1 day')
@@ -56,16 +60,19 @@ trades AS (
   GROUP BY day, market
 ),
 
--- of which none had to be rejected
+-- of which none had to be rejected, and which are those of the candles: the exchange rounds to about 16 digits
 whole_trades AS (
   SELECT day, market, trades.turnover, trades.volume
   FROM trades
   JOIN trades_collected USING (day, market)
-  WHERE NOT EXISTS (
-    SELECT FROM silver.trade_rejected AS rejected
-    WHERE rejected.day >= :start AND rejected.day < :end
-      AND rejected.day = trades.day AND rejected.market = trades.market
-  )
+  JOIN candles USING (day, market)
+  WHERE abs(trades.volume - candles.volume) <= 1e-9 * candles.volume
+    AND abs(trades.turnover - candles.turnover) <= 1e-9 * candles.turnover
+    AND NOT EXISTS (
+      SELECT FROM silver.trade_rejected AS rejected
+      WHERE rejected.day >= :start AND rejected.day < :end
+        AND rejected.day = trades.day AND rejected.market = trades.market
+    )
 ),
 
 -- volume, turnover and VWAP of one source

@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from upbit_assets.assets import choice
-from upbit_assets.assets.choice import NoRankingYet
+from upbit_assets.assets import selection
+from upbit_assets.assets.selection import NoRankingError
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, ticker
@@ -17,7 +17,7 @@ TODAY = days.at(PAST).start
 def chosen(said: str | None, monkeypatch: pytest.MonkeyPatch, *starts: datetime) -> list[tuple[datetime, str]]:
     monkeypatch.setenv(VARIABLE, said or "top2")
     with Database().connect() as connection:
-        return choice.candles.markets(connection, starts)
+        return selection.candles.markets(connection, starts)
 
 
 def rank(database: Database, at: datetime, *markets: str) -> None:
@@ -38,7 +38,7 @@ def test_named_markets_are_taken_in_their_order_once_each_and_need_no_ranking(
 
 @pytest.mark.parametrize("said", [None, "top3", "all"])
 def test_without_a_ranking_it_says_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch, said: str | None):
-    with pytest.raises(NoRankingYet, match=f"materialize gold_market_stats first, or name them in {VARIABLE}"):
+    with pytest.raises(NoRankingError, match=f"materialize gold_market_stats first, or name them in {VARIABLE}"):
         chosen(said, monkeypatch, TODAY)
     assert chosen(said, monkeypatch) == []  # of no days there are none
 

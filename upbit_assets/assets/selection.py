@@ -32,12 +32,12 @@ ORDER BY each.start DESC, stats.rank_volume, stats.market
 """)
 
 
-class NoRankingYet(ValueError):  # noqa: N818 - reads as what happened
+class NoRankingError(ValueError):
     """Nothing was ranked so far to choose markets by; the message says what to do."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class MarketSelection:
     """The largest turnovers of the day, or the codes that the setting names."""
 
     setting: Setting[int | tuple[str, ...]]
@@ -46,7 +46,7 @@ class Choice:
         """(day, market) of each day that starts so, the newest day and the largest turnover first.
 
         Raises:
-            NoRankingYet: there is no ranking to choose by.
+            NoRankingError: there is no ranking to choose by.
         """
         chosen = self.setting.value
         if isinstance(chosen, int):
@@ -56,13 +56,13 @@ class Choice:
     def ranked(self, connection: sa.Connection, starts: Sequence[datetime], most: int) -> list[tuple[datetime, str]]:
         found = connection.execute(RANKED, {"starts": list(starts), "length": DAY, "most": most}).tuples().all()
         if starts and not found:
-            raise NoRankingYet(
+            raise NoRankingError(
                 "There is no turnover ranking yet to choose the markets by: materialize gold_market_stats first, or "
                 f"name them in {self.setting.name}."
             )
         return list(found)
 
 
-orderbooks = Choice(Settings.UPBIT_ORDERBOOK_MARKETS)
-candles = Choice(Settings.UPBIT_CANDLE_MARKETS)
-trades = Choice(Settings.UPBIT_TRADE_MARKETS)
+orderbooks = MarketSelection(Settings.UPBIT_ORDERBOOK_MARKETS)
+candles = MarketSelection(Settings.UPBIT_CANDLE_MARKETS)
+trades = MarketSelection(Settings.UPBIT_TRADE_MARKETS)
