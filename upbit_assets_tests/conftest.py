@@ -1,5 +1,6 @@
 """A real PostgreSQL, started once a session, and an empty migrated database a test."""
 
+import atexit
 import functools
 import os
 import tempfile
@@ -69,7 +70,9 @@ def server() -> Iterator[EmbeddedPostgres]:
 @functools.cache
 def sweeper(url: str) -> psycopg.Connection[Any]:
     """A session that knows the tables already: a new one would look hundreds of partitions up first."""
-    return psycopg.connect(url, autocommit=True)
+    connection = psycopg.connect(url, autocommit=True)
+    atexit.register(connection.close)
+    return connection
 
 
 def empty(url: str) -> None:
@@ -93,7 +96,6 @@ def copy_of_upbit(server: EmbeddedPostgres, name: str) -> Iterator[str]:
 def market_database(server: EmbeddedPostgres) -> Iterator[str]:
     with copy_of_upbit(server, "market") as url:
         yield url
-        sweeper(url).close()
 
 
 @pytest.fixture

@@ -47,10 +47,12 @@ def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     port = free_port(4100)
     command = ["api", "grpc", "--lazy-load-user-code", "--port", str(port), "--python-file", str(code)]
     with subprocess.Popen([Path(sys.executable).parent / "dagster", *command], stderr=subprocess.DEVNULL) as server:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            grpc.channel_ready_future(channel).result(timeout=60)
-        yield port
-        server.kill()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+                grpc.channel_ready_future(channel).result(timeout=60)
+            yield port
+        finally:
+            server.kill()
 
 
 class TestHealth:

@@ -110,7 +110,7 @@ class TestWriting:
         runs = []
 
         def collected(context: AssetExecutionContext) -> pd.DataFrame:
-            runs.append(context.run_id)
+            runs.append(context.run.run_id)
             return rows
 
         result = materialize(returning(collected), first=T0, last=last)

@@ -289,10 +289,14 @@ def test_no_answer(exchange, client, answer, reason):
 
 
 def test_something_that_does_not_speak_http(waits):
+    def greet() -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(b"220 mail.example ready\r\n\r\n")
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         client = UpbitClient(url, attempts=1, read_timeout=2)
-        thread = Thread(target=lambda: server.accept()[0].sendall(b"220 mail.example ready\r\n\r\n"))
+        thread = Thread(target=greet)
         thread.start()
         with client, pytest.raises(TransportError):
             client.tickers()

@@ -256,7 +256,8 @@ def test_a_block_that_one_process_met_stops_another(url):
 from datetime import datetime, UTC
 Limits(url).block(BlockedError(datetime.fromisoformat("{until.isoformat()}"), "stop it"), datetime.now(UTC))
 """
-    assert run(code, url).wait() == 0
+    with run(code, url) as blocked:
+        assert blocked.wait() == 0
     with pytest.raises(BlockedError, match="'stop it'") as caught:
         Limits(url).acquire("candle")
     assert caught.value.until == until
