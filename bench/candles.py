@@ -14,7 +14,8 @@ from upbit_assets.assets.pages import Page, candle_pages
 from upbit_assets.assets.silver import silver_candle
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, Loads
+from upbit_assets.postgres_io import Load
+from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.sandbox.server import running
 from upbit_assets.upbit import UpbitClient
 

@@ -16,8 +16,8 @@ from upbit_assets.assets.gold import gold_market_daily, gold_market_stats, gold_
 from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_ticker, silver_trade
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.io_manager import Load, Loads, alone
+from upbit_assets.postgres_io import Load, Records
+from upbit_assets.postgres_io.io_manager import Loads, alone
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market, instruments
 

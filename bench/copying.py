@@ -12,8 +12,8 @@ from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, span, tickers
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.assets.snapshots import as_records
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import cursor as driver_cursor
-from upbit_assets.postgres.io_manager import insert
+from upbit_assets.postgres_io import insert
+from upbit_assets.postgres_io.copy import cursor as driver_cursor
 from upbit_assets.upbit.replies import Reply, split
 
 GENERATED = ("id", "computed_at")

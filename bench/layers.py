@@ -18,7 +18,8 @@ from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import PLANNER, CreateStage, Load, in_window
+from upbit_assets.postgres_io import Load, in_window
+from upbit_assets.postgres_io.writer import PLANNER, CreateStage
 
 BUILT = ("silver.ticker", "silver.ticker_rejected", "silver.ticker_build")
 NUMBERS = ("trade_price", "acc_trade_volume_24h", "acc_trade_price_24h", "signed_change_rate")

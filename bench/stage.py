@@ -19,8 +19,9 @@ from psycopg import sql
 from upbit_assets.definitions import MarketDataIOManager
 from upbit_assets.partitions import SEOUL, WINDOW, Axis, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.io_manager import Load, Loads, Rows, in_window
 from upbit_assets.postgres.resource import Database, engine_for
+from upbit_assets.postgres_io import Load, Rows, in_window
+from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
 

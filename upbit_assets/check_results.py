@@ -34,10 +34,10 @@ from sqlalchemy.dialects.postgresql import insert
 from upbit_assets.dagster_internals import AssetCheckEvaluationTargetMaterializationData as Target
 from upbit_assets.partitions import DAY, SEOUL, WINDOW, Axis
 from upbit_assets.postgres.instance import CHECKS
-from upbit_assets.postgres.io_manager import lock_key, release
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import bronze_retention, kept_from, metadata
 from upbit_assets.postgres.tables import silver_check_result as check_result
+from upbit_assets.postgres_io import lock_key, locked
 
 MOST_NAMED, MOST_OTHERS_NAMED = DAY // WINDOW, 10
 
@@ -111,7 +111,7 @@ def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> As
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
         log = CheckLog(asset, axis, table, context.run.run_id)
         by_window = [each for each in chosen if isinstance(each, WindowCheck)]
-        with locked(database, asset) as connection:
+        with alone(database, asset) as connection:
             starts = axis.of_run(context.run.tags) or (log.worth_a_look(connection) if by_window else [])
             results = {each: log.results(connection, each, starts) for each in by_window}
             log.store(connection, results)
@@ -153,21 +153,14 @@ def newest_materialization(instance: DagsterInstance, asset: AssetKey) -> Target
 
 
 @contextmanager
-def locked(database: Database, asset: str) -> Iterator[sa.Connection]:
-    """A transaction in which nobody else checks the asset.
-
-    So an evaluation stored later knows all that one stored before did. The lock is the session's, as the transaction
-    must see what came before it.
-    """
-    with database.connect() as connection:
-        try:
-            connection.execute(sa.select(sa.func.pg_advisory_lock(lock_key(f"checks of {asset}"))))
-            connection.commit()
-            connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                yield connection
-        finally:
-            release(connection)
+def alone(database: Database, asset: str) -> Iterator[sa.Connection]:
+    """A transaction in which nobody else checks the asset: an evaluation stored later knows all that an earlier did."""
+    with (
+        database.connect() as connection,
+        locked(connection, [lock_key(f"checks of {asset}")]) as locking,
+        locking.begin(),
+    ):
+        yield locking
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from upbit_assets.assets.refine import Refinement
 from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import in_window
+from upbit_assets.postgres_io import in_window
 
 FRESH = timedelta(minutes=5)
 MOST_NAMED = 10

@@ -12,7 +12,7 @@ from upbit_assets.check_results import Result, Results, checks_of, window_check
 from upbit_assets.checks import accounted_for, by_window, named, ranked
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import in_window
+from upbit_assets.postgres_io import in_window
 
 # the exchange rounds what it has added up to about 16 digits
 ROUNDING = Decimal("1e-9")

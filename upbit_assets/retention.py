@@ -1,6 +1,7 @@
 """How long data live: each layer's, and Dagster's own log. What nobody sets lives for ever."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from dagster import (
     Failure,
     InputContext,
     OpExecutionContext,
+    ResourceDependency,
     RunRequest,
     TimeWindow,
     job,
@@ -23,9 +25,9 @@ from upbit_assets.check_results import DROPPED
 from upbit_assets.dagster_internals import dagster_tables, prune
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import SEOUL, Axis
-from upbit_assets.postgres.io_manager import PostgresIOManager, in_window, time_window
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from
+from upbit_assets.postgres_io import PostgresIOManager, in_window, time_window
 from upbit_assets.settings import settings
 
 LAYERS = ("bronze", "silver", "gold")
@@ -108,10 +110,15 @@ BUILDS: dict[sa.Table, tuple[Axis, sa.Table]] = {
 class RetainingIOManager(PostgresIOManager):
     """Refuses to compute from what was dropped: its result would be empty, and replace what is still kept."""
 
+    database: ResourceDependency[Database]
+
+    def connect(self) -> AbstractContextManager[sa.Connection]:
+        return self.database.connect()
+
     def load_input(self, context: InputContext) -> Any:
-        table, window = self._table_of(context), time_window(context)
+        table, window = self.table_of(context), time_window(context)
         if window is not None:
-            with self.database.connect() as connection:
+            with self.connect() as connection:
                 require_kept(connection, table, window)
         return super().load_input(context)
 

@@ -28,9 +28,8 @@ from upbit_assets import day_checks
 from upbit_assets.definitions import MarketDataIOManager, defs
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, storable
-from upbit_assets.postgres.io_manager import in_window
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import REFUSALS, Records, copy_records, in_window, storable
 
 ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks)
 SECONDS_A_TEST = 10

@@ -9,8 +9,8 @@ from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Records, copy_records
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, now, put_bronze, ticker
 from upbit_assets_tests.pipeline import checks as judged

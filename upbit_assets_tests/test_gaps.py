@@ -15,8 +15,8 @@ from upbit_assets.automation import HISTORY, collect_today
 from upbit_assets.definitions import defs
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Records, copy_records
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import client
 from upbit_assets_tests.pipeline import Clock, ask, materialize, put_records

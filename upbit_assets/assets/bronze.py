@@ -15,9 +15,9 @@ from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.io_manager import Load, Loads, stored_in
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Load, Records, stored_in
+from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 

@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql
 
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import in_window
 from upbit_assets.postgres.tables import Moment, written_after
+from upbit_assets.postgres_io import in_window
 
 MINUTE = timedelta(minutes=1)
 REPORTING_DELAY = timedelta(minutes=10)  # so long after a moment the exchange may still come to tell more of it

@@ -15,8 +15,8 @@ from upbit_assets.assets import common_asset_args, lineage
 from upbit_assets.assets.preview import daily_top10, orderbook_spreads, turnover_top10
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, Metadata, stored_in
 from upbit_assets.postgres.tables import DEPTHS
+from upbit_assets.postgres_io import Load, Metadata, stored_in
 
 Input = sa.Select[Any]
 Describe = Callable[[sa.Connection, TimeWindow], Metadata]

@@ -36,10 +36,10 @@ from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.io_manager import Load, Loads, Metadata
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Load, Metadata, Records
+from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import Row, UpbitClient, UpbitError
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Metadata, in_window
+from upbit_assets.postgres_io import Metadata, in_window
 
 EOK = Decimal(100_000_000)
 JO = 10_000 * EOK

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.partitions import Axis, days
-from upbit_assets.postgres.io_manager import Load, Metadata, Rows, in_window, stage
+from upbit_assets.postgres_io import Load, Metadata, Rows, in_window, stage
 from upbit_assets.settings import UPBIT_OPENED
 
 # Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400

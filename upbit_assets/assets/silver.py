@@ -24,7 +24,7 @@ from upbit_assets.assets.refine import (
 )
 from upbit_assets.partitions import DAY, Axis, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.io_manager import Load, Rows, stored_in
+from upbit_assets.postgres_io import Load, Rows, stored_in
 
 YYYYMMDD = "^[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
 HHMMSS = "^([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]$"

@@ -10,9 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.io_manager import Load, no_retry_on_interrupt
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
 

@@ -22,8 +22,8 @@ from upbit_assets.assets.history import interleave_concurrently
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records, copy_records
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Records, copy_records
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import UpbitClient, client
 from upbit_assets.upbit.replies import split

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from upbit_assets.assets.snapshots import storable_market
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.copy import Records
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import Records
 from upbit_assets_tests.pipeline import (
     IN_THE_FUTURE,
     PAST,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +21,7 @@ from dagster import (
     BackfillPolicy,
     DagsterInstance,
     ExecuteInProcessResult,
+    ResourceDependency,
     RetryPolicy,
     asset,
 )
@@ -28,9 +29,9 @@ from dagster import materialize as dagster_materialize
 from sqlalchemy.dialects.postgresql import JSONB
 
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, WINDOW, windows
-from upbit_assets.postgres.io_manager import Load, PostgresIOManager, Write, stored_in
 from upbit_assets.postgres.resource import PIPELINE_ROLE, Database
 from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.postgres_io import Load, PostgresIOManager, Write, stored_in
 from upbit_assets_tests.pipeline import said
 
 T0 = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
@@ -70,6 +71,10 @@ hostile = sa.Table(
 
 class LabIOManager(PostgresIOManager):
     tables = lab
+    database: ResourceDependency[Database]
+
+    def connect(self) -> AbstractContextManager[sa.Connection]:
+        return self.database.connect()
 
 
 def make_tables(url: str) -> None:

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.postgres.copy import REFUSALS, Records, copy_records, storable, storable_text
-from upbit_assets.postgres.frames import copy_frame
 from upbit_assets.postgres.resource import engine_for
+from upbit_assets.postgres_io import REFUSALS, Records, copy_records, storable
+from upbit_assets.postgres_io.copy import storable_text
+from upbit_assets.postgres_io.frames import copy_frame
 from upbit_assets_tests.postgres.lab import T0, figures
 
 # the connection is one for all examples, and each example rolls back
@@ -117,7 +118,7 @@ class TestFrames:
         assert arrived(connection, column) == values
 
     def test_a_frame_of_several_blocks_arrives_whole(self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("upbit_assets.postgres.frames.ROWS_A_BLOCK", 3)
+        monkeypatch.setattr("upbit_assets.postgres_io.frames.ROWS_A_BLOCK", 3)
         values = [Decimal(number) for number in range(10)]
 
         assert copy_frame(connection, figures, frame_of("price", values)) == 10
@@ -130,7 +131,7 @@ class TestFrames:
             assert arrived(connection, "price") == [Decimal("0.1"), None]
 
     def test_floats_in_a_later_block_are_refused_too(self, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("upbit_assets.postgres.frames.ROWS_A_BLOCK", 3)
+        monkeypatch.setattr("upbit_assets.postgres_io.frames.ROWS_A_BLOCK", 3)
         rows = frame_of("price", [Decimal(number) for number in range(9)] + [0.1])
 
         with pytest.raises(ValueError, match="price is exact"):

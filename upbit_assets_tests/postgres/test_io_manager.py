@@ -25,11 +25,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upbit_assets.partitions import WINDOW, windows
-from upbit_assets.postgres import io_manager
-from upbit_assets.postgres.copy import Records
-from upbit_assets.postgres.frames import ROWS_A_BLOCK
-from upbit_assets.postgres.io_manager import Load, Loads, lock_key, locks, stage, stored_in
 from upbit_assets.postgres.resource import Database, DatabaseError
+from upbit_assets.postgres_io import Load, Records, lock_key, locks, stage, stored_in
+from upbit_assets.postgres_io.frames import ROWS_A_BLOCK
+from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets_tests.pipeline import said
 from upbit_assets_tests.postgres.lab import (
     HOSTILE,
@@ -526,7 +525,7 @@ class TestWritersMeanwhile:
     def test_a_range_too_wide_to_lock_each_window_holds_the_whole_table(
         self, lab_database: Database, lab_url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(io_manager, "MOST_WINDOW_LOCKS", 3)  # Dagster takes seconds for a thousand
+        monkeypatch.setattr(locks, "MOST_WINDOW_LOCKS", 3)  # Dagster takes seconds for a thousand
         with paused_write(frame(1), first=T0, last=T0 + 3 * WINDOW) as (pause, _):
             assert advisory_locks(lab_url) == [("ExclusiveLock", True, lock_key("lab.figures"))]
             outside = threading.Thread(target=write, args=[frame(2, at=T0 - DAY)], kwargs={"first": T0 - DAY})
@@ -540,14 +539,14 @@ class TestWritersMeanwhile:
     def test_a_thousand_windows_are_locked_one_by_one_and_more_as_a_whole(self):
         keys = [str(number) for number in range(1001)]
 
-        assert len(locks(figures, keys[:1000])[1]) == 1000
-        assert locks(figures, keys) == (None, [lock_key("lab.figures")])
+        assert len(locks.locks(figures, keys[:1000])[0]) == 1000
+        assert locks.locks(figures, keys) == ([lock_key("lab.figures")], None)
 
     @given(
         st.lists(st.sampled_from([windows.key_of(T0 + step * WINDOW) for step in range(20)]), unique=True, min_size=1)
     )
     def test_locks_are_taken_in_one_order(self, keys: list[str]):
-        shared, exclusive = locks(figures, keys)
+        exclusive, shared = locks.locks(figures, keys)
 
         assert shared == lock_key("lab.figures")
         assert exclusive == sorted({lock_key(f"lab.figures/{key}") for key in keys})

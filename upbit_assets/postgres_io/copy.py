@@ -110,4 +110,11 @@ def copy_statement(table: sa.Table, columns: Iterable[str], form: str) -> sql.Co
 
 
 def cursor(connection: sa.Connection) -> psycopg.Cursor[Any]:
+    """The driver's own.
+
+    Raises:
+        ValueError: the driver is another one.
+    """
+    if connection.dialect.driver != "psycopg":
+        raise ValueError(f"COPY goes through psycopg 3, not {connection.dialect.driver}: use postgresql+psycopg://")
     return cast(psycopg.Cursor[Any], connection.connection.cursor())

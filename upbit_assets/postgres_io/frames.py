@@ -10,7 +10,7 @@ import pyarrow.compute
 import sqlalchemy as sa
 from psycopg.copy import QueuedLibpqWriter
 
-from upbit_assets.postgres.copy import copy_statement, cursor, known
+from .copy import copy_statement, cursor, known
 
 join = pyarrow.compute.binary_join_element_wise
 

@@ -1,0 +1,33 @@
+"""Dagster assets in PostgreSQL; see README.md.
+
+It needs Dagster, SQLAlchemy and psycopg, for frames pandas and pyarrow too, and nothing of the project around it: it
+can be copied into another one, which is why it imports its own parts relatively.
+"""
+
+from .copy import REFUSALS, Records, copy_records, storable
+from .io_manager import PostgresIOManager, no_retry_on_interrupt, stored_in, time_window
+from .locks import lock_key, locked
+from .writer import WRITE_CHANNEL, Load, Metadata, Rows, Write, Writer, in_window, insert, stage, writer
+
+__all__ = [
+    "REFUSALS",
+    "WRITE_CHANNEL",
+    "Load",
+    "Metadata",
+    "PostgresIOManager",
+    "Records",
+    "Rows",
+    "Write",
+    "Writer",
+    "copy_records",
+    "in_window",
+    "insert",
+    "lock_key",
+    "locked",
+    "no_retry_on_interrupt",
+    "stage",
+    "storable",
+    "stored_in",
+    "time_window",
+    "writer",
+]

@@ -1,0 +1,182 @@
+"""How Dagster's assets are stored in, and read from, the tables of one SQLAlchemy `MetaData`.
+
+What an asset returns decides how it is written: a SQLAlchemy `Select` runs inside the database as INSERT … SELECT,
+a pandas DataFrame and `Records` go through COPY. A `Load` writes several tables in one transaction. The annotation of
+an input decides how it is read: `Select` is the relation narrowed to the partitions, `DataFrame` its rows.
+How a write lands is declared beside the asset: `stored_in(table, write="append")` or `write="replace"`.
+
+One write is one transaction under an advisory lock on (table, window), so a reader sees the old window or the new
+one, and runs on the same window queue up, whoever started them.
+"""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from dagster import (
+    ConfigurableIOManager,
+    DagsterExecutionInterruptedError,
+    DagsterInvariantViolationError,
+    Failure,
+    InputContext,
+    OutputContext,
+    TableColumn,
+    TableColumnConstraints,
+    TableColumnLineage,
+    TableSchema,
+    TimeWindow,
+)
+from sqlalchemy.dialects import postgresql
+
+from .writer import Load, Metadata, Rows, Write, in_window, write_notification, writer
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Loads written as they come, each in a transaction of its own: what is written stays, whatever comes after.
+
+    Args:
+        each: the loads; nothing of it is evaluated before the windows are locked, and it is closed before they are
+            let go.
+        metadata: for the materialization, asked for at the end.
+    """
+
+    each: Generator[Load, None, None]
+    metadata: Callable[[], Metadata] = dict
+
+
+def alone(load: Load) -> Generator[Load, None, None]:
+    yield load
+
+
+def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
+    """An asset's metadata: its table, how a write lands there, the columns with their meaning, and their origin."""
+    return {
+        **({"dagster/column_lineage": lineage} if lineage else {}),
+        "dagster/table_name": table.fullname,
+        "dagster/column_schema": TableSchema(
+            [
+                TableColumn(
+                    column.name,
+                    column.type.compile(postgresql.dialect()).lower(),
+                    column.comment,
+                    TableColumnConstraints(nullable=bool(column.nullable)),
+                )
+                for column in table.columns
+            ]
+        ),
+        "write": write,
+    }
+
+
+class PostgresIOManager(ConfigurableIOManager):
+    """Stores assets; a subclass says in which tables, and how the database is reached.
+
+    Each table names the timestamp column of its windows: `Table(..., info={"window": "ingested_at"})`.
+    """
+
+    tables: ClassVar[sa.MetaData]
+
+    @abstractmethod
+    def connect(self) -> AbstractContextManager[sa.Connection]:
+        """A connection of the driver psycopg, on which nothing has begun."""
+
+    def handle_output(self, context: OutputContext, obj: "Loads | Load | Rows | None") -> None:
+        """Write what the asset returned; `None` means that the asset has nothing to write.
+
+        Raises:
+            TypeError: the value is of a kind that this IO manager can't write.
+            DagsterInvariantViolationError: the asset doesn't declare its table or its way of writing.
+            Exception: as `connect` raises it: nothing was written, and why.
+        """
+        window = time_window(context)
+        if obj is None:
+            return
+        table, write = self.table_of(context), self.write_of(context)
+        if write == "replace" and window is None:
+            raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
+        if isinstance(obj, Loads) and write == "replace":
+            raise DagsterInvariantViolationError(f"{table.fullname}: loads one after the other can only be appended")
+        loads = obj if isinstance(obj, Loads) else Loads(alone(obj if isinstance(obj, Load) else Load({table: obj})))
+        tell = None if isinstance(obj, Loads) else write_notification(table, window)
+        windows = context.asset_partition_keys if context.has_asset_partitions else None
+        described: dict[str, Any] = {}
+        with (
+            no_retry_on_interrupt(),
+            self.connect() as connection,
+            writer(connection, table, windows, window, context.log) as writing,
+            closing(loads.each) as each,
+        ):
+            for load in each:
+                described |= writing.write(load, write, tell)
+        context.add_output_metadata({**described, **loads.metadata(), **writing.metadata(windows)})
+
+    def load_input(self, context: InputContext) -> Any:
+        """The upstream asset's partitions, as the input's annotation says."""
+        table = self.table_of(context)
+        window = time_window(context)
+        select = sa.select(table) if window is None else sa.select(table).where(in_window(table, window))
+        kind = context.dagster_type.typing_type
+        if (pandas := sys.modules.get("pandas")) and kind is pandas.DataFrame:
+            with self.connect() as connection:
+                return pandas.read_sql(select, connection, coerce_float=False)
+        if kind is sa.Select or getattr(kind, "__origin__", None) is sa.Select:
+            return select
+        raise TypeError(f"{table.fullname} can be read as sqlalchemy.Select or pandas.DataFrame, not as {kind}")
+
+    def table_of(self, context: InputContext | OutputContext) -> sa.Table:
+        """The table that the asset is stored in, or that of an input."""
+        output = context.upstream_output if isinstance(context, InputContext) else context
+        name = output.definition_metadata.get("dagster/table_name") if output else None
+        if name is None or name not in self.tables.tables:
+            raise DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()} is not stored in a known table: "
+                "declare it with metadata=stored_in(table, write=...)"
+            )
+        return self.tables.tables[name]
+
+    def write_of(self, context: OutputContext) -> Write:
+        write = context.definition_metadata.get("write")
+        if write not in ("append", "replace"):
+            raise DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()} doesn't say how it is written: write='append' or 'replace'"
+            )
+        return write
+
+
+@contextmanager
+def no_retry_on_interrupt() -> Iterator[None]:
+    """Lets a run be stopped: Dagster would try a step again that was interrupted, as it has a retry policy.
+
+    Raises:
+        Failure: somebody stopped the run.
+    """
+    try:
+        yield
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
+        raise Failure("Stopped: by hand, or with the stack that it ran in.", allow_retries=False) from interrupt
+
+
+def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
+    """The half-open span of all the partitions of the run, or None for an asset without partitions.
+
+    Raises:
+        Failure: the range of partitions runs backwards.
+    """
+    if not context.has_asset_partitions:
+        return None
+    window = None
+    try:
+        window = context.asset_partitions_time_window
+    except Exception:  # of a kind without public name where there is no window; to list a year's keys takes a second
+        if context.asset_partition_keys:
+            raise
+    if window is None or window.end <= window.start:
+        raise Failure(
+            "There is no window in that range: it names its first window, then its last.", allow_retries=False
+        )
+    return window
