@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import board, calls, candles, capacity, copying, history, layers, project
+from bench import board, calls, candles, capacity, copying, history, layers, project, running
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -56,7 +56,7 @@ def main(names: tuple[str, ...], quick: bool) -> None:
             click.echo(machine)
             stage = Stage(server, Path(folder), 0.05 if quick else 1)
             if names == ("capacity",):
-                lines = list(capacity.report(stage))
+                lines = [*capacity.report(stage), "", *running.report(stage)]
                 click.echo("\n".join(lines))
             else:
                 lines = list(measured(stage, names or tuple(ROWS)))

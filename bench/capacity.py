@@ -248,8 +248,10 @@ exchange would let one ask for.
 
 "Of the time" is how long one session of the database works on a day's rows, those included that are computed again
 each time their window (tickers, books) or their day (candles, trades) got more. Disk is what a day leaves behind,
-tables and indexes; what vacuum has not given back, the write-ahead log, the exchange's market list and Dagster's own
-database come on top.
+tables and indexes; what vacuum has not given back, the write-ahead log and the exchange's market list come on top.
+
+What is beside the data is that of `make up` at its default settings, without the exchange's part: ten minutes of it, as
+a day. A month and a year have 30 and 365 of those.
 
 {table}
 """

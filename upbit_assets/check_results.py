@@ -112,12 +112,15 @@ def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> As
         log = CheckLog(asset, axis, table, context.run.run_id)
         by_window = [each for each in chosen if isinstance(each, WindowCheck)]
         with alone(database, asset) as connection:
-            starts = axis.of_run(context.run.tags) or (log.worth_a_look(connection) if by_window else [])
+            own = axis.of_run(context.run.tags)
+            starts = own or (log.worth_a_look(connection) if by_window else [])
             results = {each: log.results(connection, each, starts) for each in by_window}
             log.store(connection, results)
             failing = log.failing(connection, starts)
             for check in chosen:
                 if isinstance(check, PresentCheck):
+                    if own:  # what has just been computed says nothing of what the sensor asks
+                        continue
                     yield evaluate_present(asset, check, connection, context.instance)
                 else:
                     result = log.summary(results[check], failing.get(check.name, []))

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetCheckEvaluation, AssetCheckSeverity
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, DagsterInstance
 
+from upbit_assets import checks
+from upbit_assets.check_results import evaluate_present
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
@@ -134,9 +137,12 @@ def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
     assert shown(evaluation)["age in seconds"] < 60
 
 
-def test_freshness_is_said_of_the_newest_materialization(database: Database, exchange: Handle):
-    result = materialize(*CHAIN, first=now())
-    target = judged(result)["newest_window_is_fresh"].target_materialization_data
+def test_freshness_is_said_of_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
+    result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
+    assert FRESHNESS[1] not in judged(result), "which would say the same of every run"
+    with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
+        evaluation = evaluate_present(FRESHNESS[0], checks.FRESHNESS, connection, instance)
+    target = evaluation.target_materialization_data
     assert target
     assert target.run_id == result.run_id
 

@@ -16,7 +16,7 @@ from upbit_assets.settings import SettingError
 
 HEARTBEAT_SECONDS = 10  # seconds after which a lost sign of life is noticed by who gives it
 # Half of the log, in which nobody looks for them: what an output was, its materialization tells as well, what a run is
-# going to check, its plan does, and what fails is stored.
+# going to check, its plan does, what it prints is in no file, and what fails is stored.
 NOT_STORED = {
     DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
     DagsterEventType.RESOURCE_INIT_STARTED,
@@ -24,9 +24,11 @@ NOT_STORED = {
     DagsterEventType.STEP_INPUT,
     DagsterEventType.LOADED_INPUT,
     DagsterEventType.HANDLED_OUTPUT,
+    DagsterEventType.LOGS_CAPTURED,
 }
 CONNECTIONS = 3  # that a process keeps
 TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one that each of Dagster's storages makes with its others
+BLANKS = " " * 2000  # PostgreSQL compresses a row of 2 kB, to a half, and none that is shorter
 CHECKS = "_checks"  # as steps are named whose outputs hold nothing
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
@@ -95,16 +97,35 @@ def shared_engine(postgres_url: str) -> sa.Engine:
 def is_stored(event: DagsterEvent | None) -> bool:
     if event is None:
         return True
-    if event.event_type is DagsterEventType.STEP_OUTPUT:
-        return not str(event.step_key).endswith(CHECKS)
+    match event.event_type:
+        case DagsterEventType.STEP_OUTPUT:
+            return not str(event.step_key).endswith(CHECKS)
+        case DagsterEventType.ENGINE_EVENT:  # the executor begins and ends, as the run does
+            return event.engine_event_data.error is not None or "step_keys" not in event.engine_event_data.metadata
     return event.event_type not in NOT_STORED
 
 
+def has_passed(event: DagsterEvent | None) -> bool:
+    """Whether it is of a check that passed, which its own history tells; the run's log has those that fail."""
+    return (
+        event is not None
+        and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION
+        and event.asset_check_evaluation_data.passed
+    )
+
+
 def without_repetition(event: EventLogEntry) -> EventLogEntry:
-    """The same without the tags for loggers, which say once more what the event says."""
-    if event.dagster_event is None:
+    """The same without what it says once more: its message, as tags for loggers, and what a materialization tells.
+
+    In place of the message, which is taken from the event in it, are blanks that let PostgreSQL compress the row.
+    """
+    said = event.dagster_event
+    if said is None or said.message is None:
         return event
-    return event._replace(dagster_event=event.dagster_event._replace(logging_tags={}))
+    said = said._replace(logging_tags={})
+    if said.event_type is DagsterEventType.STEP_OUTPUT:
+        said = said._replace(event_specific_data=said.step_output_data._replace(metadata={}))
+    return event._replace(user_message=BLANKS, dagster_event=said)
 
 
 def require_utc(connection: Any, _record: Any) -> None:
@@ -140,7 +161,11 @@ class EventLog(PostgresEventLogStorage):
     def store_event(self, event: EventLogEntry) -> None:
         if not is_stored(event.dagster_event):
             return
-        super().store_event(without_repetition(event))
+        event = without_repetition(event)
+        if has_passed(event.dagster_event):
+            self.store_asset_check_event(event, None)
+            return
+        super().store_event(event)
         if event.dagster_event_type is DagsterEventType.RUN_START:  # which the run's own process stores
             ended = self._ended[event.run_id] = threading.Event()
             threading.Thread(target=self._show_life, args=(event.run_id, ended), daemon=True).start()

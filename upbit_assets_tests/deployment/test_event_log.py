@@ -4,14 +4,18 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from dagster import DagsterEventType
+from dagster import AssetCheckKey, AssetKey, DagsterEventType, EventLogEntry
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.instance import NOT_STORED
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.deployment.conftest import an_instance
-from upbit_assets_tests.pipeline import PAST, materialize, put_bronze, ticker
+from upbit_assets_tests.deployment.conftest import an_instance, url_as
+from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, ticker
 
+PASSES, FAILS = (
+    AssetCheckKey(AssetKey("silver_ticker"), name)
+    for name in ("every_bronze_row_is_accounted_for", "no_price_is_missing")
+)
 REPEATED = "dagster/column_lineage"  # which the definition has
 
 
@@ -32,7 +36,6 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
         DagsterEventType.STEP_SUCCESS: 4,
         DagsterEventType.STEP_OUTPUT: 2,
         DagsterEventType.ASSET_MATERIALIZATION: 2,
-        DagsterEventType.ASSET_CHECK_EVALUATION: 4,
         DagsterEventType.RUN_SUCCESS: 1,
     }.items():
         assert stored[kind] == count
@@ -40,3 +43,28 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
 
 def test_what_the_definition_says_is_not_said_again_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
     assert [text for _, text in log if REPEATED in text] == []
+
+
+def test_a_check_that_passed_is_in_its_history_and_one_that_failed_in_the_runs_log_too(
+    deployed: EmbeddedPostgres, database: Database
+):
+    unpriced = ticker("KRW-ETH", trade_price="0")
+    put_bronze(database, PAST + timedelta(minutes=1), {"KRW-BTC": ticker("KRW-BTC"), "KRW-ETH": unpriced})
+    with an_instance(deployed) as instance:
+        run_id = materialize("silver_ticker", first=PAST, instance=instance).run_id
+        for check, status in ((PASSES, "SUCCEEDED"), (FAILS, "FAILED")):
+            (last,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
+            assert (last.run_id, last.status.value) == (run_id, status)
+        evaluations = instance.all_logs(run_id, of_type={DagsterEventType.ASSET_CHECK_EVALUATION})
+    assert [check_of(each) for each in evaluations] == [FAILS]
+
+
+def check_of(entry: EventLogEntry) -> AssetCheckKey:
+    return entry.get_dagster_event().asset_check_evaluation_data.asset_check_key
+
+
+def test_rows_are_compressed(deployed: EmbeddedPostgres, log: list[tuple[DagsterEventType | None, str]]):
+    short = {kind.value for kind, _ in log if kind and kind.value.startswith("STEP_")}
+    assert short
+    sizes = "SELECT count(*) FROM event_logs WHERE dagster_event_type LIKE 'STEP_%' AND pg_column_size(event) > 1000"
+    assert ask(url_as(deployed, "dagster", "dagster"), sizes) == [(0,)]
