@@ -222,6 +222,24 @@ def board(host: str, port: int, allow_host: tuple[str, ...]) -> None:
 
 
 @main.command()
+def stream() -> None:
+    """Collect every trade as it happens, from the exchange's WebSocket; a second one waits for the first to end."""
+    import asyncio
+    import logging
+
+    from upbit_assets.postgres.origin import OriginError
+    from upbit_assets.stream import status
+    from upbit_assets.stream.collector import serve
+
+    use_the_running_stack()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(serve(settings.UPBIT_API_URL, market_url, status.folder()))
+    except OriginError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
 @click.option("--demo/--up", default=None, help="Which stack; by default the running one, else that of up.")
 def env(demo: bool | None) -> None:
     """Print the environment for plain Dagster commands: eval "$(upbit-assets env)"."""

@@ -1,4 +1,4 @@
-"""Container health checks: python -m upbit_assets.health location | webserver | daemon | URL.
+"""Container health checks: python -m upbit_assets.health location | webserver | daemon | stream | URL.
 
 On failure it prints the reason and exits with 1. Dagster's own checks import Dagster, which takes seconds of CPU each
 time, and its check of a code location passes even if the code failed to load.
@@ -53,7 +53,19 @@ def page(url: str) -> str | None:
         return None
 
 
-CHECKS: dict[str, Callable[[], str | None]] = {"location": location, "webserver": webserver, "daemon": daemon}
+def stream() -> str | None:
+    """What is wrong with the stream in this container: it does nothing any more, or hears nothing of the exchange."""
+    from upbit_assets.stream import status
+
+    return status.problem()
+
+
+CHECKS: dict[str, Callable[[], str | None]] = {
+    "location": location,
+    "webserver": webserver,
+    "daemon": daemon,
+    "stream": stream,
+}
 
 if __name__ == "__main__":
     target = sys.argv[1]

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
-from sqlalchemy.dialects.postgresql import insert
 
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import WINDOW, windows
-from upbit_assets.postgres import tables
+from upbit_assets.postgres import origin
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt
 from upbit_assets.upbit import Reply, UpbitClient, UpbitError
@@ -89,16 +88,11 @@ def claim_origin(database: Database, reply: Reply) -> None:
     Raises:
         Failure: the database holds data of the other kind.
     """
-    origin, kind = tables.bronze_origin, {True: "simulated", False: "real"}
-    with database.connect() as connection:
-        connection.execute(insert(origin).values(simulated=reply.simulated).on_conflict_do_nothing())
-        held = connection.execute(sa.select(origin.c.simulated)).scalar_one()
-    if held != reply.simulated:
-        raise Failure(
-            f"This database holds {kind[held]} data and {reply.url} gives {kind[reply.simulated]} data; they never "
-            "share one. Set UPBIT_POSTGRES_URL to another database, or UPBIT_API_URL to the other exchange.",
-            allow_retries=False,
-        )
+    try:
+        with database.connect() as connection:
+            origin.claim_origin(connection, reply.url, simulated=reply.simulated)
+    except origin.OriginError as error:
+        raise Failure(str(error), allow_retries=False) from error
 
 
 def warn_of_clock(context: AssetExecutionContext, reply: Reply) -> None:

@@ -539,6 +539,23 @@ bronze_trade_raw = history_table(
 )
 bronze_trade_page = page_table("bronze.trade_page", "trades")
 
+bronze_trade_stream_raw = table(
+    "bronze.trade_stream_raw",
+    identity(),
+    market("종목 코드 as the frame says it, cut at 30; empty where it says none"),
+    column("raw_data", JSONB, "The exchange's WebSocket frame, untouched; a JSON string of it where jsonb refuses it"),
+    column("ingested_at", Moment, "데이터 적재 시각: when the frame was received"),
+    column("traded_at", Moment, "체결 시각 as the frame says it; ingested_at where it plainly says none"),
+    column("key", sa.String(30), "sequential_id as the frame says it; empty where it says none"),
+    column("connection", sa.String(30), "Which of the stream's connections brought it first"),
+    written_in(),
+    sa.PrimaryKeyConstraint("traded_at", "market", "key", "id"),
+    sa.Index("ix_trade_stream_raw_written_in", "written_in"),
+    comment="Trades of all markets as the WebSocket told them; append-only. One may be there twice, where the database "
+    "was lost in the middle of a write, or a new connection began with it",
+    window="traded_at",
+)
+
 silver_trade = table(
     "silver.trade",
     identity(),

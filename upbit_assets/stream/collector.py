@@ -1,0 +1,185 @@
+"""The stream: one a database, which listens to the exchange and passes on what it hears; another one waits."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from upbit_assets.postgres.origin import OriginError
+from upbit_assets.postgres.resource import DatabaseError
+from upbit_assets.stream import frames
+from upbit_assets.stream.connection import Connection, subscription
+from upbit_assets.stream.listings import Listings
+from upbit_assets.stream.recent import Recent
+from upbit_assets.stream.status import COLLECTING, STAND_BY, Status
+from upbit_assets.stream.store import Store
+from upbit_assets.stream.writer import SupersededError, Writer
+
+log = logging.getLogger(__name__)
+
+TRADES, STATE = ("trades-1", "trades-2"), "state"  # connections: trades come over two, so that one may be lost
+LISTINGS_EVERY = 10.0  # seconds
+STAGGER = 2.0  # seconds between asking the two anew: each misses what happens in the first moments
+STAND_BY_EVERY = 1.0
+TELL_EVERY = 1.0
+
+
+class Collector:
+    """Collects for one database.
+
+    Args:
+        base_url: the exchange's, as for REST.
+        database_url: gives the market data's database.
+        folder: for what the database can't take, and for the status.
+
+    `latest` is the last frame of each (type, code) of tickers and order books, and `trades_heard` are called with each
+    new trade: of these, whoever shows the present makes use.
+    """
+
+    def __init__(self, base_url: str, database_url: Callable[[], str], folder: Path) -> None:
+        self.base_url, self.folder = base_url, folder
+        self.writer = Writer(Store(database_url), folder)
+        self.recent = Recent()
+        self.latest: dict[tuple[str, str], bytes] = {}
+        self.trades_heard: list[Callable[[frames.Trade], None]] = []
+        self.listings = Listings(base_url)
+        self.connections = {name: Connection(name, base_url, self.receive, self.admit) for name in (*TRADES, STATE)}
+        self.simulated: bool | None = None
+        self.unreadable = 0
+        self.role, self.since = STAND_BY, datetime.now(UTC)
+
+    async def run(self) -> None:
+        """Collect while no other stream of the database does; wait for one to end otherwise.
+
+        Raises:
+            OriginError: the database holds the other kind of data.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.writer.close)
+            telling = asyncio.create_task(self.for_ever(TELL_EVERY, self.tell))
+            stack.callback(telling.cancel)
+            while True:
+                await self.stand_by()
+                await self.collect()
+
+    async def stand_by(self) -> None:
+        """Wait for the database's lock."""
+        self.turn(STAND_BY)
+        waited = False
+        while True:
+            with contextlib.suppress(DatabaseError):
+                if await self.writer.in_database(self.writer.store.lead):
+                    break
+                if not waited:
+                    log.info("Another stream collects for this database; this one waits until it ends.")
+                    waited = True
+                # what it kept itself while it led, or one before it on this machine
+                await self.writer.bring_in()
+            await asyncio.sleep(STAND_BY_EVERY)
+        self.turn(COLLECTING)
+
+    async def collect(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.writer.run())
+                tasks.create_task(self.for_ever(LISTINGS_EVERY, self.follow_listings))
+                for connection in self.connections.values():
+                    tasks.create_task(connection.run())
+        except* SupersededError:
+            log.warning("Another stream took over while the database was away.")
+        except* OriginError as group:
+            raise group.exceptions[0] from None
+        await self.writer.keep(self.writer.take())
+
+    async def for_ever(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            await work()
+            await asyncio.sleep(seconds)
+
+    async def follow_listings(self) -> None:
+        """Ask for what is listed, each connection after the other so that one of them hears everything."""
+        markets, books = await asyncio.to_thread(self.listings.look)
+        known = list(self.listings.known)
+        if markets:
+            for name in TRADES:
+                await self.connections[name].subscribe(subscription({"trade": known}))
+                await asyncio.sleep(STAGGER)
+        if known and (markets or books):
+            wanted = subscription({"ticker": known, "orderbook": self.listings.books})
+            await self.connections[STATE].subscribe(wanted)
+
+    async def admit(self, simulated: bool) -> None:
+        """Whether frames of this kind may come into the database. Raises OriginError."""
+        while self.simulated != simulated:
+            try:
+                claim = self.writer.store.claim_origin
+                await self.writer.in_database(claim, self.base_url, simulated=simulated)
+                self.simulated = simulated
+            except DatabaseError:
+                await asyncio.sleep(STAND_BY_EVERY)
+
+    def receive(self, payload: bytes, received_at: datetime, connection: str) -> bool:
+        """Take a frame in; whether it was data."""
+        frame = frames.parse(payload)
+        if frame.type in ("ticker", "orderbook"):
+            self.latest[frame.type, frame.code] = payload
+            return True
+        if frame.type == "trade":
+            self.take(frame, payload, received_at, connection)
+            return True
+        if frame is frames.UNREADABLE:
+            self.unreadable += 1
+            log.warning("%s: a frame of %d bytes is no JSON object.", connection, len(payload))
+            if connection in TRADES:  # and so one of a trade
+                self.pass_on(frames.trade(frames.Frame(), frames.text_of(payload), received_at, connection))
+        elif b'"status"' not in payload:
+            log.warning("%s: the exchange says %r", connection, payload[:200])
+        return False
+
+    def take(self, frame: frames.Frame, payload: bytes, received_at: datetime, connection: str) -> None:
+        if frames.is_old(frame, received_at):
+            return
+        # one without an id can't be told from another
+        if not frame.sequential_id or self.recent.add(frame.code, frame.sequential_id):
+            self.pass_on(frames.trade(frame, frames.text_of(payload), received_at, connection))
+
+    def pass_on(self, trade: frames.Trade) -> None:
+        self.writer.put(trade)
+        for hear in self.trades_heard:
+            hear(trade)
+
+    def turn(self, role: str) -> None:
+        self.role, self.since = role, datetime.now(UTC)
+        log.info("The stream is %s.", role)
+
+    async def tell(self) -> None:
+        with contextlib.suppress(OSError):  # of a full disk, which the writer tells
+            await asyncio.to_thread(self.status().write, self.folder)
+
+    def status(self) -> Status:
+        return Status(
+            at=datetime.now(UTC).isoformat(),
+            role=self.role,
+            since=self.since.isoformat(),
+            data_at={
+                name: each.data_at.isoformat() if each.data_at else None for name, each in self.connections.items()
+            },
+            stored=self.writer.stored,
+            waiting=len(self.writer.pending),
+            lost=self.writer.lost,
+            spilled=self.writer.spill.size(),
+            problem=self.writer.problem,
+        )
+
+
+async def serve(base_url: str, database_url: Callable[[], str], folder: Path) -> None:
+    """Collect until SIGTERM or SIGINT."""
+    running = asyncio.create_task(Collector(base_url, database_url, folder).run())
+    for each in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(each, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running

@@ -1,0 +1,170 @@
+"""One WebSocket to the exchange: it subscribes, reads, and comes back whatever happens.
+
+Source: Upbit WebSocket, Guide and Best practice; Rate limits.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from upbit_assets.local_http import is_local
+from upbit_assets.upbit.errors import BlockedError, block_end, quoted
+from upbit_assets.upbit.limits import Limits
+
+log = logging.getLogger(__name__)
+
+PATH = "/websocket/v1"
+CONNECTS_A_SECOND = 5  # of all processes of this machine; Upbit, Rate limits
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds
+AFTER_429 = 2.0  # at least
+MUTE = 30.0  # seconds without data after which a connection is taken for dead, whatever pongs come
+LARGEST_FRAME = 16 * 2**20
+
+Receive = Callable[[bytes, datetime, str], bool]
+Admit = Callable[[bool], Awaitable[None]]
+
+
+def subscription(codes: Mapping[str, Sequence[str]]) -> str:
+    """The message that asks for these types with their codes, in place of what was asked for before."""
+    types = [{"type": kind, "codes": list(each)} for kind, each in codes.items() if each]
+    return json.dumps([{"ticket": str(uuid.uuid4())}, *types, {"format": "DEFAULT"}])
+
+
+class Connection:
+    """A connection by its name.
+
+    Args:
+        base_url: the exchange's, as for REST.
+        receive: takes each frame as it came with the moment of its receipt and the connection's name, and says whether
+            it was data. It must not wait.
+        admit: is asked on each new connection whether to go on, by whether the exchange is simulated.
+    """
+
+    def __init__(self, name: str, base_url: str, receive: Receive, admit: Admit) -> None:
+        self.name, self.receive, self.admit = name, receive, admit
+        self.url = base_url.replace("http", "ws", 1) + PATH
+        self.limits = Limits(base_url, CONNECTS_A_SECOND)
+        self.message = ""
+        self.asked = asyncio.Event()
+        self.socket: ClientConnection | None = None
+        self.data_at: datetime | None = None  # when the last data came
+        self.opened = 0  # how often
+
+    async def subscribe(self, message: str) -> None:
+        """Ask for something else from now on."""
+        self.message = message
+        self.asked.set()
+        if self.socket:
+            try:
+                await self.socket.send(message)
+            except WebSocketException:
+                log.info("%s: closed while it asked for other markets; it asks when it is back.", self.name)
+
+    async def run(self) -> None:
+        """Stay connected for ever, once something is asked for."""
+        await self.asked.wait()
+        failures = 0
+        while True:
+            began = time.monotonic()
+            wait, problem = 0.0, ""
+            try:
+                await self.read()
+                problem = "closed by the exchange"
+            except BlockedError as error:
+                wait, problem = self.blocked(error), str(error)
+            except InvalidStatus as error:
+                wait, problem = self.refused(error), str(error)
+            except (OSError, TimeoutError, WebSocketException) as error:
+                problem = str(error) or type(error).__name__
+            failures = 0 if time.monotonic() - began > LAST_RETRY else failures + 1
+            wait = max(wait, back_off(failures))
+            log.warning("%s: %s. Connecting again in %.1f s.", self.name, problem, wait)
+            await asyncio.sleep(wait)
+
+    async def read(self) -> None:
+        """One connection, from its handshake to its end.
+
+        Raises:
+            BlockedError, InvalidStatus: the exchange let us not in.
+            OSError, TimeoutError, WebSocketException: there is no connection, or no more.
+        """
+        turn = await asyncio.to_thread(self.limits.acquire, "websocket")
+        try:
+            socket = await connect(self.url, **options(self.url))
+        finally:
+            await asyncio.to_thread(self.limits.record_response, "websocket", turn)
+        async with socket:
+            await self.admit(is_simulated(socket))
+            await socket.send(self.message)
+            self.socket, self.opened = socket, self.opened + 1
+            log.info("%s: connected.", self.name)
+            watch = asyncio.create_task(self.watch(socket))
+            try:
+                async for payload in socket:
+                    now = datetime.now(UTC)
+                    if self.receive(as_bytes(payload), now, self.name):
+                        self.data_at = now
+            finally:
+                self.socket = None
+                watch.cancel()
+
+    async def watch(self, socket: ClientConnection) -> None:
+        """End a connection that brings no data, as if it had broken."""
+        last, since = self.data_at, time.monotonic()
+        while True:
+            await asyncio.sleep(MUTE / 30)
+            if self.data_at != last:
+                last, since = self.data_at, time.monotonic()
+            elif time.monotonic() - since > MUTE:
+                log.warning("%s: no data for %.0f s.", self.name, MUTE)
+                socket.transport.abort()
+                return
+
+    def refused(self, error: InvalidStatus) -> float:
+        """How long to wait at least after an upgrade that was answered with another status."""
+        if error.response.status_code == 418:
+            now, body = datetime.now(UTC), bytes(error.response.body or b"")
+            blocked = BlockedError(block_end(body.decode(errors="replace"), now), quoted(body))
+            self.limits.block(blocked, now)
+            return self.blocked(blocked)
+        return AFTER_429 if error.response.status_code == 429 else 0
+
+    def blocked(self, error: BlockedError) -> float:
+        return max((error.until - datetime.now(UTC)).total_seconds(), 0) if error.until else LAST_RETRY
+
+
+def is_simulated(socket: ClientConnection) -> bool:
+    """Whether it is the offline exchange, which says so."""
+    headers = socket.response.headers if socket.response else {}
+    return str(headers.get("X-Upbit-Simulated", "")).lower() == "true"
+
+
+def options(url: str) -> dict[str, Any]:
+    return {
+        "proxy": None if is_local(url) else True,
+        "compression": None,  # costs more than it saves at these sizes
+        "ping_interval": 20,
+        "ping_timeout": None,  # what counts is data, see `watch`
+        "close_timeout": 1,
+        "max_size": LARGEST_FRAME,
+        "max_queue": 1024,
+    }
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait after so many failures in a row, of random length so that connections don't come back as one."""
+    longest = min(FIRST_RETRY * 2 ** min(failures, 10), LAST_RETRY)
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
+
+
+def as_bytes(payload: str | bytes) -> bytes:
+    return payload.encode() if isinstance(payload, str) else payload

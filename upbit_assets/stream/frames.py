@@ -1,0 +1,99 @@
+"""What a frame of the exchange's WebSocket says, as far as collecting it needs that. Source: Upbit WebSocket, Trade."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from upbit_assets.partitions import WINDOW
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+CLOCKS_DIFFER = timedelta(minutes=10)  # the exchange's from ours, at most; a trade of later than that names no time
+OLD_SNAPSHOT = WINDOW  # one of a trade from before that tells nothing new, and would touch a window long closed
+LONGEST_CODE = 30
+
+
+class Frame(msgspec.Struct, gc=False):
+    """The fields by which a frame is known; a frame without a type is about the connection."""
+
+    type: str = ""
+    code: str = ""
+    stream_type: str = ""
+    trade_timestamp: int = 0
+    sequential_id: int = 0
+
+
+class Trade(NamedTuple):
+    """A row of bronze.trade_stream_raw. `traded_at` is `ingested_at` where the frame plainly says no time."""
+
+    market: str
+    raw_data: str
+    ingested_at: datetime
+    traded_at: datetime
+    key: str
+    connection: str
+
+
+UNREADABLE = Frame("unreadable")
+_FRAME = msgspec.json.Decoder(Frame)
+
+
+def parse(payload: bytes | str) -> Frame:
+    """A frame's fields; UNREADABLE where it is no JSON object."""
+    try:
+        return _FRAME.decode(payload)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return parse_leniently(payload)
+
+
+def parse_leniently(payload: bytes | str) -> Frame:
+    """The same of what msgspec refuses: NaN, control characters, a number of the wrong type."""
+    text = payload if isinstance(payload, str) else text_of(payload)
+    try:
+        said = json.loads(text, parse_int=str, parse_float=str, parse_constant=str, strict=False)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    if not isinstance(said, dict):
+        return UNREADABLE
+    kind, code, stream_type = (word(said.get(name)) for name in ("type", "code", "stream_type"))
+    timestamp, trade_id = (number(said.get(name)) for name in ("trade_timestamp", "sequential_id"))
+    return Frame(kind, code, stream_type, timestamp, trade_id)
+
+
+def word(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def number(value: Any) -> int:
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= LONGEST_CODE else 0
+
+
+def text_of(payload: bytes) -> str:
+    return payload.decode(errors="backslashreplace")
+
+
+def trade(frame: Frame, text: str, received_at: datetime, connection: str) -> Trade:
+    """The row of a trade's frame, or of one that may have been a trade's."""
+    return Trade(
+        frame.code.encode("utf-8", "ignore").decode().replace("\0", "")[:LONGEST_CODE],
+        text,
+        received_at,
+        traded_at(frame, received_at),
+        str(frame.sequential_id)[:LONGEST_CODE] if frame.sequential_id else "",
+        connection,
+    )
+
+
+def traded_at(frame: Frame, received_at: datetime) -> datetime:
+    try:
+        at = EPOCH + frame.trade_timestamp * MILLISECOND
+    except OverflowError:
+        return received_at
+    return at if frame.trade_timestamp > 0 and at <= received_at + CLOCKS_DIFFER else received_at
+
+
+def is_old(frame: Frame, received_at: datetime) -> bool:
+    """Whether it is the first frame after subscribing, which tells the last trade however long that is past."""
+    return frame.stream_type == "SNAPSHOT" and traded_at(frame, received_at) < received_at - OLD_SNAPSHOT

@@ -1,0 +1,26 @@
+"""Each trade once, though two connections bring it and every new subscription begins with the last one."""
+
+import time
+from collections.abc import Callable
+
+KEPT = 30.0  # seconds at least; connections are moments apart, and silver tells apart what comes later
+
+
+class Recent:
+    """The (market, id)s of the last while, in two generations, so that memory stays flat."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.new: set[tuple[str, int]] = set()
+        self.old: set[tuple[str, int]] = set()
+        self.since = clock()
+
+    def add(self, market: str, trade_id: int) -> bool:
+        """Whether the trade is new. Ids are unique in a market only."""
+        if self.clock() - self.since > KEPT:
+            self.new, self.old, self.since = set(), self.new, self.clock()
+        known = (market, trade_id)
+        if known in self.new or known in self.old:
+            return False
+        self.new.add(known)
+        return True

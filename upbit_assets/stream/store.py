@@ -1,0 +1,88 @@
+"""The stream's session with the database: the lock that makes it the only one, and COPY. Of one thread at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+import sqlalchemy as sa
+
+from upbit_assets.postgres import origin, tables
+from upbit_assets.postgres.resource import DatabaseError, engine_for, explain
+from upbit_assets.postgres_io import REFUSALS, Records, copy_records, lock_key, storable
+from upbit_assets.stream.frames import Trade
+
+LOCK = lock_key("the stream")
+WRITTEN = "trades_written"  # the channel on which each batch is told: how many rows it had
+COLUMNS = ("market", "raw_data", "ingested_at", "traded_at", "key", "connection")
+SESSION = sa.text("SET statement_timeout = '30s'")
+
+
+class Store:
+    """A session that `lead` opens, and again after it was lost: so none writes that has not asked for the lock.
+
+    Every method raises DatabaseError where the database is away or refuses; nothing was written then.
+    """
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self.url = url
+        self.connection: sa.Connection | None = None
+
+    def lead(self) -> bool:
+        """Whether this is the database's one stream; it stays so as long as the session lives."""
+        if self.connection is None:
+            self.open()
+        with self.session() as connection:
+            return bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(LOCK))))
+
+    def claim_origin(self, source: str, *, simulated: bool) -> None:
+        """Keep simulated and real data apart. Raises OriginError."""
+        with self.session() as connection:
+            origin.claim_origin(connection, source, simulated=simulated)
+
+    def write(self, trades: Sequence[Trade]) -> None:
+        """Append the rows, and tell who listens; all of them or none."""
+        records = Records(COLUMNS, trades)
+        try:
+            self.copy(records)
+        except REFUSALS:
+            with self.session() as connection:
+                records = storable(connection, tables.bronze_trade_stream_raw, records)
+            self.copy(records)
+
+    def copy(self, records: Records) -> None:
+        with self.session() as connection:
+            copy_records(connection, tables.bronze_trade_stream_raw, records)
+            connection.execute(sa.select(sa.func.pg_notify(WRITTEN, str(len(records.rows)))))
+
+    @contextmanager
+    def session(self) -> Iterator[sa.Connection]:
+        """A transaction of the session."""
+        if self.connection is None:
+            raise DatabaseError("The session with the database was lost.")
+        with self.explained(), self.connection.begin():
+            yield self.connection
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except REFUSALS:  # of a document, not of the session
+            raise
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            self.close()
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            raise DatabaseError(explain(cause, self.engine.url)) from error
+
+    def open(self) -> None:
+        self.engine = engine_for(self.url())
+        with self.explained():
+            self.connection = self.engine.connect()
+            self.connection.execute(SESSION)
+            self.connection.commit()
+
+    def close(self) -> None:
+        """End the session, and with it its lock."""
+        if self.connection is not None:
+            self.connection.invalidate()
+            self.connection.close()
+            self.connection = None

@@ -1,0 +1,149 @@
+"""Every trade comes in, once, whatever the connections do: held against what the offline exchange knows."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from upbit_assets.sandbox.server import Handle
+from upbit_assets.stream.collector import STATE, TRADES
+from upbit_assets_tests import http
+from upbit_assets_tests.pipeline import ask
+from upbit_assets_tests.stream.conftest import Run, require_whole, until
+
+Stream = Callable[..., AbstractContextManager[Run]]
+
+
+def test_every_trade_is_there_once_as_the_exchange_sent_it(stream: Stream, exchange: Handle, market_url: str):
+    with stream() as run:
+        start = run.begin()
+        time.sleep(3)
+        require_whole(exchange, market_url, start)
+        tickers = {code for kind, code in run.collector.latest if kind == "ticker"}
+        assert tickers == {listing.market for listing in exchange.market.markets()}
+    wrong = ask(
+        market_url,
+        """SELECT raw_data FROM bronze.trade_stream_raw
+        WHERE (raw_data->>'type' = 'trade' AND raw_data->>'code' = market AND raw_data->>'sequential_id' = key
+               AND to_timestamp((raw_data->'trade_timestamp')::numeric / 1000) = traded_at
+               AND ingested_at BETWEEN traded_at AND traded_at + interval '5 seconds'
+               AND connection IN ('trades-1', 'trades-2')) IS NOT TRUE
+          AND raw_data->>'stream_type' <> 'SNAPSHOT'""",
+    )
+    assert wrong == []
+
+
+# of one connection, the other being well
+ONE_SIDED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "dropped frames": ("type=trade.*connection={n}$", "drop", {"chance": 0.3}),
+    "doubled frames": ("type=trade.*connection={n}$", "rows", {"rows": [{"market": "*", "duplicate": 1}]}),
+    "a connection that is mute but for pongs": ("type=(trade|ticker).*connection={n}$", "drop", {}),
+    "one market mute": ("code=KRW-BTC&connection={n}$", "drop", {}),
+    "late frames and ids out of order": ("type=trade.*connection={n}$", "late", {"seconds": 0.4, "chance": 0.5}),
+    "a close in the middle of a frame": ("type=trade.*connection={n}$", "cut", {"closes": True, "times": 1}),
+    "an error frame and then a close": (
+        "type=trade.*connection={n}$",
+        "close",
+        {"body": '{"error":{"name":"INTERNAL","message":"x"}}', "times": 1},
+    ),
+    "a reset": ("type=trade.*connection={n}$", "reset", {"times": 1}),
+    "a slow connection": ("type=trade.*connection={n}$", "slow", {"seconds": 0.5, "chance": 0.2}),
+}
+
+
+@pytest.mark.parametrize("fault", ONE_SIDED)
+def test_one_connections_fault_loses_nothing(stream: Stream, exchange: Handle, market_url: str, fault: str):
+    match, kind, options = ONE_SIDED[fault]
+    with stream() as run:
+        start = run.begin()
+        sick = connection_of(run, TRADES[0])
+        exchange.faults.add(match.format(n=sick), kind, **options)
+        time.sleep(3)
+        require_whole(exchange, market_url, start)
+
+
+def connection_of(run: Run, name: str) -> int:
+    """By which number the exchange knows the connection."""
+    socket = run.collector.connections[name].socket
+    assert socket
+    port = socket.local_address[1]
+    return next(
+        each.number
+        for each in list(run.exchange.hub.connections)
+        if each.transport.get_extra_info("peername")[1] == port
+    )
+
+
+def test_a_connection_without_data_is_dead_whatever_pongs_come(stream: Stream, exchange: Handle):
+    with stream() as run:
+        run.begin()
+        mute = run.collector.connections[TRADES[0]]
+        opened = mute.opened
+        exchange.faults.add(f"type=trade.*connection={connection_of(run, TRADES[0])}$", "drop")
+        until(lambda: mute.opened > opened, 10)
+        assert mute.data_at
+
+
+def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: Handle, market_url: str):
+    with stream() as run:
+        start = run.begin()
+        new = http.post(exchange.url + "/_sandbox/listings", json={"quote": "KRW"}, timeout=5).json()["market"]
+        until(lambda: new in run.collector.listings.known, 10)
+        until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE market = %s LIMIT 1", new), 60)
+        time.sleep(2.5)  # both connections have asked anew
+        listed = run.begin()
+        time.sleep(2)
+        require_whole(exchange, market_url, listed)
+        assert start < listed
+        http.delete(exchange.url + "/_sandbox/listings", json={"market": new}, timeout=5)
+        until(lambda: new not in run.collector.listings.listed, 10)
+        require_whole(exchange, market_url, listed)
+
+
+@pytest.mark.parametrize("status", [429, 418, 503])
+def test_refused_upgrades_are_waited_out(stream: Stream, exchange: Handle, market_url: str, status: int):
+    exchange.faults.add("websocket/v1$", "status", status=status, times=1, body="Try again in 2 seconds.")
+    with stream() as run:
+        start = run.begin()
+        time.sleep(1)
+        require_whole(exchange, market_url, start)
+
+
+BODIES = ["no JSON", "[]", "x" * 2**20]
+FIELDS = {"NaN": ("trade_price", "NaN"), "u0000": ("ask_bid", r'"\u0000"')}
+
+
+@pytest.mark.parametrize("odd", [*BODIES, *FIELDS], ids=lambda text: text[:10])
+def test_frames_that_are_odd_are_kept_and_cost_no_other(stream: Stream, exchange: Handle, market_url: str, odd: str):
+    with stream() as run:
+        run.begin()
+        if odd in FIELDS:
+            exchange.faults.add("code=KRW-BTC", "rows", rows=[{"market": "*", "set": dict([FIELDS[odd]])}])
+        else:
+            exchange.faults.add("type=trade", "body", body=odd, times=1)
+        found = "SELECT market, key <> '' FROM bronze.trade_stream_raw WHERE position(%s IN raw_data #>> '{}') > 0"
+        until(lambda: ask(market_url, found, odd))
+        assert ask(market_url, found, odd)[0] == (("KRW-BTC", True) if odd in FIELDS else ("", False))
+        exchange.faults.clear()
+        start = run.begin()
+        time.sleep(1)
+        require_whole(exchange, market_url, start)
+
+
+def test_simulated_frames_never_come_into_a_real_database(stream: Stream, market_url: str):
+    ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
+    with stream() as run:
+        until(lambda: run.error)
+    assert "This database holds real data and" in str(run.error)
+    assert ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw") == []
+
+
+def test_of_tickers_and_books_the_latest_is_kept(stream: Stream, exchange: Handle):
+    with stream() as run:
+        run.begin()
+        until(lambda: run.collector.connections[STATE].data_at)
+        until(lambda: ("orderbook", "KRW-ETH") in run.collector.latest)
+        codes = [code for kind, code in run.collector.latest if kind == "orderbook"]
+        assert sorted(codes) == ["KRW-BTC", "KRW-ETH"]
