@@ -155,7 +155,7 @@ class TestRuns:
     def test_one_shows_life_until_it_ends_though_its_session_is_lost(
         self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr("upbit_assets.postgres.instance.BEAT", 0.1)
+        monkeypatch.setattr("upbit_assets.postgres.instance.HEARTBEAT_SECONDS", 0.1)
 
         @op
         def lose_its_session(context: OpExecutionContext) -> None:
