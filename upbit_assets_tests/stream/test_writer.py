@@ -48,6 +48,14 @@ def trades(count: int, first: int = 1) -> list[Trade]:
     ]
 
 
+def found_in(folder: Path) -> list[int]:
+    """The ids of the trades that wait in the oldest file."""
+    waiting = Spill(folder).oldest()
+    assert waiting
+    waiting.release()
+    return [int(each.key) for each in waiting.trades]
+
+
 def keys(url: str) -> list[int]:
     return sorted(int(key) for (key,) in ask(url, "SELECT key FROM bronze.trade_stream_raw"))
 
@@ -140,12 +148,12 @@ class TestSpill:
         assert spill.oldest() is None
 
     def test_a_torn_end_costs_its_own_trade_alone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-        Spill(tmp_path).append(trades(3))
+        spill = Spill(tmp_path)
+        spill.append(trades(3))
+        spill.end()
         (path,) = tmp_path.glob("*.jsonl")
         path.write_bytes(path.read_bytes()[:-30])
-        waiting = Spill(tmp_path).oldest()
-        assert waiting
-        assert [each.key for each in waiting.trades] == ["1", "2"]
+        assert found_in(tmp_path) == [1, 2]
         assert "is torn" in caplog.text
 
     def test_a_file_that_another_process_writes_is_left_to_it(self, tmp_path: Path):
@@ -153,7 +161,7 @@ class TestSpill:
         one.append(trades(1))
         assert other.oldest() is None
         one.end()
-        assert other.oldest() is not None
+        assert found_in(tmp_path) == [1]
 
     def test_a_full_disk_is_said_and_leaves_no_half_line(
         self, market_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -167,9 +175,8 @@ class TestSpill:
         assert os.strerror(errno.EFBIG) in caplog.text
         assert "Free some space there" in str(writer.problem)
         asyncio.run(writer.keep(writer.take()))
-        waiting = writer.spill.oldest()
-        assert waiting
-        assert [int(each.key) for each in waiting.trades] == list(range(1, 14))
+        writer.spill.end()
+        assert found_in(tmp_path) == list(range(1, 14))
 
 
 @contextmanager
@@ -203,9 +210,7 @@ def test_or_kept_in_a_file_where_the_database_is_away(tmp_path: Path):
         await writer.close()
 
     asyncio.run(write())
-    waiting = Spill(tmp_path).oldest()
-    assert waiting
-    assert len(waiting.trades) == 10
+    assert found_in(tmp_path) == list(range(1, 11))
 
 
 class TestProcesses:
