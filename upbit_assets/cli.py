@@ -117,7 +117,7 @@ def metabase() -> None:
     if not (email and password and database_url):
         required = (Settings.METABASE_ADMIN_EMAIL, Settings.METABASE_ADMIN_PASSWORD, Settings.METABASE_DATABASE_URL)
         missing = ", ".join(setting.name for setting in required if not setting.value)
-        raise click.ClickException(f"Set {missing}, or set the name with _FILE to the path of a file with the value.")
+        raise click.ClickException(f"Set {missing}, or NAME_FILE to the path of a file with the value.")
     try:
         address = provision(settings.METABASE_URL, email, password, database_url, click.echo)
     except MetabaseError as error:

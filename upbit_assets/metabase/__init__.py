@@ -1,4 +1,4 @@
-"""The Metabase dashboard, made from code: `provision` brings a Metabase to what is declared in `cards/`."""
+"""The Metabase dashboard as code: `provision` applies what is declared in `cards/`."""
 
 from upbit_assets.metabase.client import Metabase, MetabaseError
 from upbit_assets.metabase.provision import provision

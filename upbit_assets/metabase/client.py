@@ -1,4 +1,4 @@
-"""Metabase's REST API as far as the provisioner needs it."""
+"""The part of Metabase's REST API that the provisioner needs."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,9 +10,9 @@ from upbit_assets.local_http import session_for
 
 
 class MetabaseError(RuntimeError):
-    """Metabase is not there, or refuses; the message says what happened and what to do, and has no secret in it.
+    """Metabase is unreachable or rejects a request; the message says what to do and contains no secrets.
 
-    `status` is the reply's, None where there was none.
+    `status` is the response's, None if there was none.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -21,7 +21,7 @@ class MetabaseError(RuntimeError):
 
 
 class Metabase:
-    """A Metabase at `url`. What it says is cleared of `secrets` before anyone reads it: it quotes what it refuses.
+    """A Metabase at `url`. `secrets` are masked in its error messages, which quote the rejected request.
 
     Every call raises MetabaseError.
     """
@@ -47,48 +47,48 @@ class Metabase:
         self._session.headers["X-Metabase-Session"] = session
 
     def wait(self, say: Callable[[str], None], deadline: float, pause: float) -> None:
-        """Wait until it is up, at most `deadline` seconds, asking every `pause` seconds.
+        """Wait until it is up, for at most `deadline` seconds, polling every `pause` seconds.
 
-        GET /api/health answers 503 with its progress (0 to 1) while it starts.
+        While it starts, GET /api/health responds with 503 and the progress (0 to 1).
         """
-        until, said = time.monotonic() + deadline, ""
+        end, reported = time.monotonic() + deadline, ""
         while state := self._not_up():
-            if time.monotonic() >= until:
+            if time.monotonic() >= end:
                 raise MetabaseError(
-                    f"Metabase at {self.url} did not come up within {deadline:.0f} s: {state}. "
-                    "Is METABASE_URL right? Metabase's log says more."
+                    f"Metabase at {self.url} did not start within {deadline:.0f} s: {state}. "
+                    "Is METABASE_URL right? See Metabase's log for details."
                 )
-            if state != said:
+            if state != reported:
                 say(f"Waiting for Metabase at {self.url}: {state}")
-            said = state
+            reported = state
             time.sleep(pause)
 
     def _not_up(self) -> str:
-        """Why it is not up yet; empty when it is."""
+        """Why it is not up yet; empty if it is."""
         try:
             reply = self._session.get(f"{self.url}/api/health", timeout=(3, 10), allow_redirects=False)
         except requests.RequestException:
             return "no connection"
         if reply.status_code == 503:
             return f"starting, {float(_json(reply).get('progress') or 0):.0%}"
-        return "" if _json(reply).get("status") == "ok" else f"it answers {reply.status_code}"
+        return "" if _json(reply).get("status") == "ok" else f"it responds with {reply.status_code}"
 
     def _call(self, method: str, path: str, **request: Any) -> Any:
         try:
-            # adding a database makes Metabase connect to it first
+            # a long timeout, because adding a database makes Metabase connect to it first
             reply = self._session.request(method, self.url + path, timeout=(3, 120), allow_redirects=False, **request)
         except requests.RequestException as error:
-            said = f"Metabase at {self.url} went away at {method} {path} ({type(error).__name__}). Run this again."
-            raise MetabaseError(said) from None
+            message = f"Lost the connection to {self.url} at {method} {path} ({type(error).__name__}). Run this again."
+            raise MetabaseError(message) from None
         if reply.status_code >= 300:
-            why = self._clear(_complaint(reply))
-            raise MetabaseError(f"Metabase refuses {method} {path} ({reply.status_code}): {why}", reply.status_code)
+            reason = self._masked(_error_message(reply))
+            raise MetabaseError(f"Metabase rejects {method} {path} ({reply.status_code}): {reason}", reply.status_code)
         try:
             return reply.json() if reply.content else None
         except ValueError:
-            raise MetabaseError(f"What answers at {self.url}{path} is no Metabase. Is METABASE_URL right?") from None
+            raise MetabaseError(f"The server at {self.url}{path} is not Metabase. Is METABASE_URL right?") from None
 
-    def _clear(self, text: str) -> str:
+    def _masked(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -102,15 +102,15 @@ def _json(reply: requests.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _complaint(reply: requests.Response) -> str:
-    """What is wrong, from a reply of plain text or of `message` and `errors`."""
+def _error_message(reply: requests.Response) -> str:
+    """The error message of a response that is plain text or has `message` and `errors`."""
     body = _json(reply)
-    said = [body.get("message"), *_leaves(body.get("errors"))]
-    return "; ".join(dict.fromkeys(str(each) for each in said if each)) or reply.text[:300].strip() or reply.reason
+    messages = [body.get("message"), *_leaves(body.get("errors"))]
+    return "; ".join(dict.fromkeys(str(text) for text in messages if text)) or reply.text[:300].strip() or reply.reason
 
 
 def _leaves(errors: Any) -> list[str]:
-    """`errors` nests as the request does: {"user": {"password": "…"}}."""
+    """Flatten `errors`, which nests like the request: {"user": {"password": "…"}}."""
     if not isinstance(errors, dict):
         return [errors] if errors else []
     return [f"{name}: {leaf}" for name, inner in errors.items() for leaf in _leaves(inner)]

@@ -1,4 +1,4 @@
-"""What Metabase shows, read from `cards/`: dashboard.toml and the cards' SQL."""
+"""The declaration of the dashboard, read from `cards/`: dashboard.toml and the cards' SQL."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from typing import Any
 FOLDER = Path(__file__).parent / "cards"
 TAG = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 OPTIONAL = re.compile(r"\[\[.*?\]\]", re.DOTALL)
-TAG_TYPES = {"string/=": "text", "date/single": "date"}  # a filter's type, and that of the SQL variable it may set
+TAG_TYPES = {"string/=": "text", "date/single": "date"}  # filter type: type of its SQL variable
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of the dashboard, and the variable {{tag}} of the SQL that it sets."""
+    """A dashboard filter, which sets the SQL variable {{tag}}."""
 
     tag: str
     name: str
@@ -27,7 +27,7 @@ class Filter:
     values: str | None = None
 
     def parameter(self) -> dict[str, Any]:
-        """As dashboards and cards declare it; `string/=` takes lists. Source: metabase.parameters.schema."""
+        """The parameter of dashboards and cards; `string/=` takes lists. Source: metabase.parameters.schema."""
         default = [self.default] if self.type == "string/=" else self.default
         return {
             "id": f"upbit-{self.tag}",
@@ -41,7 +41,7 @@ class Filter:
         return ["variable", ["template-tag", self.tag]]
 
     def template_tag(self, *, required: bool) -> dict[str, Any]:
-        """As a native query declares it. Source: metabase.lib.schema.template-tag."""
+        """The template tag of a native query. Source: metabase.lib.schema.template-tag."""
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"upbit-assets/{self.tag}")),
             "name": self.tag,
@@ -52,7 +52,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Card:
-    """A question: its SQL and how it is shown; `at` is [column, row, width, height], None off the dashboard."""
+    """A question: its SQL and display. `at` is [column, row, width, height], None if it isn't on the dashboard."""
 
     key: str
     sql: str
@@ -75,10 +75,10 @@ class Card:
         return graph | stack | ({"column_settings": columns} if columns else {})
 
     def body(self, filters: Mapping[str, Filter], *, database: int, collection: int) -> dict[str, Any]:
-        """As POST and PUT /api/card take it; `description` ends in a mark of all the rest."""
+        """The body of POST and PUT /api/card; `description` ends with a marker that hashes the rest."""
         required = TAG.findall(OPTIONAL.sub("", self.sql))
-        mine = self.filters(filters)
-        tags = {each.tag: each.template_tag(required=each.tag in required) for each in mine}
+        used = self.filters(filters)
+        tags = {item.tag: item.template_tag(required=item.tag in required) for item in used}
         body = {
             "name": self.name,
             "type": "question",
@@ -90,7 +90,7 @@ class Card:
                 "type": "native",
                 "native": {"query": self.sql, "template-tags": tags},
             },
-            "parameters": [each.parameter() | {"id": tags[each.tag]["id"], "target": each.target()} for each in mine],
+            "parameters": [item.parameter() | {"id": tags[item.tag]["id"], "target": item.target()} for item in used],
         }
         return body | {"description": marked(self.description, self.key, body)}
 
@@ -122,12 +122,12 @@ MARK = re.compile(r"\bupbit-assets/(\w+)@\w+")
 
 
 def marked(description: str, key: str, content: Any) -> str:
-    """`description` with a last line that says whose it is, and a hash by which a change of `content` is seen."""
+    """`description` with a marker as its last line: the item's key, and a hash to detect changes of `content`."""
     text = json.dumps([description, content], sort_keys=True)
     return f"{description}\n\nupbit-assets/{key}@{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def mark_of(item: Mapping[str, Any]) -> str | None:
-    """Whose an item of Metabase is, by the mark in its description; None where there is none."""
-    found = MARK.search(item.get("description") or "")
-    return found and found[1]
+    """The key in the marker of a Metabase item's description; None if it has none."""
+    match = MARK.search(item.get("description") or "")
+    return match and match[1]

@@ -1,13 +1,13 @@
-"""Brings a Metabase to what `cards/` declares. Run again it changes what differs, and nothing else.
+"""Applies the declaration in `cards/` to a Metabase. Idempotent: running it again changes only what differs.
 
-What is ours is known by a mark in its description (upbit-assets/<card>@<hash of what we sent>), else by its name in our
-collection; nothing is kept outside Metabase. Queries that come back are not looked into, as Metabase asks since 0.57:
-the hash tells that ours has changed. So a query edited in Metabase stays until its file changes.
-On the dashboard our cards go where they are declared; cards, filters and tabs that people added stay, below ours where
-they would lie over them. A card that is no longer declared is archived.
+Our items are recognized by a marker in their description (upbit-assets/<card>@<hash of what we sent>), or else by their
+name in our collection; no state is kept outside Metabase. Changes are detected by the hash, without comparing queries,
+which Metabase discourages since 0.57. A query edited in Metabase is therefore kept until its file changes.
+On the dashboard, our cards are placed as declared. Cards, filters and tabs added by people are kept; their cards are
+moved below ours if they would overlap. Cards that are no longer declared are archived.
 
-Relied on, in Metabase's source and API docs: metabase.setup-rest.api, session.api, warehouses-rest.api, collections-
-rest.api, queries-rest.api.card and dashboards-rest.api, whose bodies refuse unknown keys; the API changelog.
+Source: Metabase's source and API docs: metabase.setup-rest.api, session.api, warehouses-rest.api, collections-rest.api,
+queries-rest.api.card and dashboards-rest.api (whose bodies reject unknown keys); the API changelog.
 """
 
 import re
@@ -23,7 +23,7 @@ from upbit_assets.metabase.declared import Card, Declared, Filter, declared, mar
 Say = Callable[[str], None]
 Item = dict[str, Any]
 
-# what a card on a dashboard may be sent with: dashboards-rest.api, UpdatedDashboardCard
+# the keys accepted for a dashboard card: dashboards-rest.api, UpdatedDashboardCard
 DASHCARD_KEYS = [
     *("id", "col", "row", "size_x", "size_y", "card_id", "action_id", "dashboard_tab_id", "parameter_mappings"),
     *("visualization_settings", "inline_parameters", "series"),
@@ -41,14 +41,14 @@ def provision(
     deadline: float = 600,
     pause: float = 2,
 ) -> str:
-    """Set Metabase up, connect the database, make the cards and the dashboard; returns the dashboard's address.
+    """Set Metabase up, connect the database, create the cards and the dashboard; returns the dashboard's URL.
 
-    Waits for Metabase until `deadline`, asking every `pause`, both in seconds. Raises MetabaseError.
+    Waits for Metabase for up to `deadline` seconds, polling every `pause` seconds. Raises MetabaseError.
     """
     wanted = wanted or declared()
     details = connection_details(database_url, wanted.database["schemas"])
     if not re.fullmatch(r"https?://[^@\s]+", url):
-        raise MetabaseError("METABASE_URL must be http://host:port or https://…, and has no login in it.")
+        raise MetabaseError("METABASE_URL must be http://host:port or https://…, without a login.")
     metabase = Metabase(url, secrets=[password, database_url, details["password"]])
     metabase.wait(say, deadline, pause)
     try:
@@ -56,17 +56,17 @@ def provision(
         database = put_database(metabase, wanted.database["name"], details, say)
         collection = put_collection(metabase, wanted.collection, say)
         items = metabase.get(f"/api/collection/{collection}/items", models=["card", "dashboard"])["data"]
-        there = [item for item in items if item["model"] == "card"]
+        existing = [item for item in items if item["model"] == "card"]
         cards = {}
         for card in wanted.cards:
             body = card.body(wanted.filters, database=database, collection=collection)
-            cards[card.key] = put(metabase, "card", ours(there, card.key, card.name), body, say)
-        old = [item for item in there if mark_of(item) not in {None, *cards}]
-        dashboard = the_dashboard(metabase, wanted.dashboard, items, collection)
-        lay_out(metabase, dashboard, wanted, cards, {item["id"] for item in old}, say)
-        for item in old:
+            cards[card.key] = put(metabase, "card", find_own(existing, card.key, card.name), body, say)
+        obsolete = [item for item in existing if mark_of(item) not in {None, *cards}]
+        dashboard = get_or_create_dashboard(metabase, wanted.dashboard, items, collection)
+        update_dashboard(metabase, dashboard, wanted, cards, {item["id"] for item in obsolete}, say)
+        for item in obsolete:
             metabase.put(f"/api/card/{item['id']}", {"archived": True})
-            say(f"Archived the card {item['name']}, which is no longer declared")
+            say(f"Archived the card {item['name']}, which is not declared any more")
     finally:
         with suppress(MetabaseError):
             metabase.delete("/api/session")
@@ -74,7 +74,7 @@ def provision(
 
 
 def log_in(metabase: Metabase, email: str, password: str, site_name: str, say: Say) -> None:
-    """As the first admin, who is made where there is none yet, else as the one there is."""
+    """Log in as the admin, who is created if Metabase isn't set up yet."""
     properties = metabase.get("/api/session/properties")
     if not properties["has-user-setup"]:
         admin = {"email": email, "password": password, "first_name": "Admin", "last_name": "Upbit"}
@@ -85,9 +85,10 @@ def log_in(metabase: Metabase, email: str, password: str, site_name: str, say: S
             )
         except MetabaseError as error:
             raise MetabaseError(
-                f"Metabase can't be set up with METABASE_ADMIN_EMAIL and METABASE_ADMIN_PASSWORD. {error}", error.status
+                f"Setting up Metabase with METABASE_ADMIN_EMAIL and METABASE_ADMIN_PASSWORD failed. {error}",
+                error.status,
             ) from None
-        say("Set Metabase up, with its first admin")
+        say("Set up Metabase and its admin")
     else:
         try:
             reply = metabase.post("/api/session", {"username": email, "password": password})
@@ -95,20 +96,20 @@ def log_in(metabase: Metabase, email: str, password: str, site_name: str, say: S
             if error.status not in (400, 401):
                 raise
             raise MetabaseError(
-                "Metabase is set up already and refuses this login: METABASE_ADMIN_PASSWORD is wrong, or it was set up "
-                f"by another admin than METABASE_ADMIN_EMAIL. Give the login of one of its admins. {error}",
+                "Metabase is already set up and rejects this login: METABASE_ADMIN_PASSWORD is wrong, or "
+                f"METABASE_ADMIN_EMAIL is not one of its users. Use the login of an admin. {error}",
                 error.status,
             ) from None
     metabase.use_session(reply["id"])
     if not metabase.get("/api/user/current")["is_superuser"]:
-        raise MetabaseError("METABASE_ADMIN_EMAIL is a user of this Metabase but no admin of it.", 403)
+        raise MetabaseError("METABASE_ADMIN_EMAIL is a user of this Metabase but not an admin.", 403)
 
 
 def connection_details(url: str, schemas: str) -> Item:
-    """Metabase's `details` of a postgresql:// URL. Source: Metabase docs, PostgreSQL."""
+    """Metabase's `details` for a postgresql:// URL. Source: Metabase docs, PostgreSQL."""
     try:
         parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # whose messages may quote the URL, password and all
+    except (sa.exc.ArgumentError, ValueError):  # not re-raised: their messages may quote the URL with its password
         parsed = None
     if parsed is None or parsed.get_backend_name() != "postgresql" or not (parsed.host and parsed.database):
         raise MetabaseError(
@@ -116,7 +117,7 @@ def connection_details(url: str, schemas: str) -> Item:
         )
     sslmode = parsed.query.get("sslmode", "disable")
     if set(parsed.query) - {"sslmode"}:
-        raise MetabaseError("METABASE_DATABASE_URL takes no option but ?sslmode=…")
+        raise MetabaseError("The only option that METABASE_DATABASE_URL may have is ?sslmode=…")
     details: Item = {
         "host": parsed.host,
         "port": parsed.port or 5432,
@@ -131,62 +132,64 @@ def connection_details(url: str, schemas: str) -> Item:
 
 
 def put_database(metabase: Metabase, name: str, details: Item, say: Say) -> int:
-    """The password comes back hidden: that it differs shows where Metabase can no longer connect."""
+    """Connect the database, or update it. As passwords are hidden, a wrong one shows only as a failed health check."""
     body = {"name": name, "engine": "postgres", "details": details}
-    there = first(metabase.get("/api/database")["data"], lambda item: item["name"] == name)
+    existing = first(metabase.get("/api/database")["data"], lambda item: item["name"] == name)
     try:
-        if there is None:
+        if existing is None:
             id = metabase.post("/api/database", body)["id"]
             say(f"Connected the database {name}")
             return int(id)
-        path = f"/api/database/{there['id']}"
-        has = metabase.get(path)["details"]
-        # without encryption asked for, Metabase takes it where it can get it
-        plain = {key: value for key, value in details.items() if key != "password" and value is not False}
-        same = all(has.get(key) == value for key, value in plain.items())
+        path = f"/api/database/{existing['id']}"
+        current = metabase.get(path)["details"]
+        # if we don't ask for encryption, Metabase may enable it itself
+        comparable = {key: value for key, value in details.items() if key != "password" and value is not False}
+        same = all(current.get(key) == value for key, value in comparable.items())
         if not same or metabase.get(f"{path}/healthcheck")["status"] != "ok":
             metabase.put(path, body)
-            say(f"Connected the database {name} anew")
+            say(f"Reconnected the database {name}")
     except MetabaseError as error:
         if error.status != 400:
             raise
         raise MetabaseError(
-            f"Metabase can't connect to METABASE_DATABASE_URL, which must be right as seen from Metabase. {error}", 400
+            f"Metabase can't connect to METABASE_DATABASE_URL, which must be reachable from Metabase. {error}", 400
         ) from None
-    return int(there["id"])
+    return int(existing["id"])
 
 
 def put_collection(metabase: Metabase, facts: Mapping[str, str], say: Say) -> int:
     body = {"name": facts["name"], "description": marked(facts["description"], "collection", facts["name"])}
-    # a person's own collections and the root one, which is not a row, can't be ours
+    # personal collections and the root collection (not a row) can't be ours
     items = [
         item for item in metabase.get("/api/collection") if item["id"] != "root" and not item.get("personal_owner_id")
     ]
-    return put(metabase, "collection", ours(items, "collection", facts["name"]), body, say)
+    return put(metabase, "collection", find_own(items, "collection", facts["name"]), body, say)
 
 
-def put(metabase: Metabase, kind: str, there: Item | None, body: Item, say: Say) -> int:
-    """Make a collection or card, or change the one that is there if it differs; returns its id."""
-    if there is None:
-        there = metabase.post(f"/api/{kind}", body)
-        say(f"Made the {kind} {body['name']}")
-    elif differs(there, body):
-        metabase.put(f"/api/{kind}/{there['id']}", body)
-        say(f"Changed the {kind} {body['name']}")
-    return int(there["id"])
+def put(metabase: Metabase, kind: str, existing: Item | None, body: Item, say: Say) -> int:
+    """Create a collection or card, or update the existing one if it differs; returns its id."""
+    if existing is None:
+        existing = metabase.post(f"/api/{kind}", body)
+        say(f"Created the {kind} {body['name']}")
+    elif differs(existing, body):
+        metabase.put(f"/api/{kind}/{existing['id']}", body)
+        say(f"Updated the {kind} {body['name']}")
+    return int(existing["id"])
 
 
-def the_dashboard(metabase: Metabase, facts: Mapping[str, str], items: Sequence[Item], collection: int) -> Item:
-    """The whole dashboard; an empty one where there is none, without our mark as long as it is not laid out."""
-    there = ours((item for item in items if item["model"] == "dashboard"), "dashboard", facts["name"])
-    there = there or metabase.post("/api/dashboard", {"name": facts["name"], "collection_id": collection})
-    return dict(metabase.get(f"/api/dashboard/{there['id']}"))
+def get_or_create_dashboard(
+    metabase: Metabase, facts: Mapping[str, str], items: Sequence[Item], collection: int
+) -> Item:
+    """The full dashboard; a new one stays without our marker until it is updated."""
+    existing = find_own((item for item in items if item["model"] == "dashboard"), "dashboard", facts["name"])
+    existing = existing or metabase.post("/api/dashboard", {"name": facts["name"], "collection_id": collection})
+    return dict(metabase.get(f"/api/dashboard/{existing['id']}"))
 
 
-def lay_out(
-    metabase: Metabase, dashboard: Item, wanted: Declared, cards: Mapping[str, int], old: Container[int], say: Say
+def update_dashboard(
+    metabase: Metabase, dashboard: Item, wanted: Declared, cards: Mapping[str, int], obsolete: Container[int], say: Say
 ) -> None:
-    """PUT takes all of its cards, tabs and filters, in one transaction: what is left out is deleted."""
+    """Update the dashboard. PUT replaces all of its cards, tabs and filters in one transaction."""
     name = wanted.dashboard["name"]
     parameters = [parameter(each, cards) for each in wanted.filters.values()]
     own = [dashcard(card, wanted.filters, cards) for card in wanted.cards if card.at]
@@ -194,15 +197,15 @@ def lay_out(
     if not differs(dashboard, body) and places(own) <= places(dashboard["dashcards"]):
         return
     tabs = [{"id": tab["id"], "name": tab["name"]} for tab in dashboard.get("tabs") or []]
-    theirs = [each for each in dashboard.get("parameters") or [] if not is_own(each["id"])]
-    dashcards = laid_out(own, dashboard["dashcards"], old, tabs[0]["id"] if tabs else None)
-    body |= {"parameters": parameters + theirs, "dashcards": dashcards, "tabs": tabs}
+    other_parameters = [each for each in dashboard.get("parameters") or [] if not is_own(each["id"])]
+    dashcards = merged_dashcards(own, dashboard["dashcards"], obsolete, tabs[0]["id"] if tabs else None)
+    body |= {"parameters": parameters + other_parameters, "dashcards": dashcards, "tabs": tabs}
     metabase.put(f"/api/dashboard/{dashboard['id']}", body)
-    say(f"Laid out the dashboard {name}")
+    say(f"Updated the dashboard {name}")
 
 
 def parameter(each: Filter, cards: Mapping[str, int]) -> Item:
-    """A filter as the dashboard declares it, its choices those of a card's column of the filter's name."""
+    """The dashboard's declaration of a filter; its choices come from the card's column of the same name."""
     if not each.values:
         return each.parameter()
     return each.parameter() | {
@@ -230,32 +233,34 @@ def dashcard(card: Card, filters: Mapping[str, Filter], cards: Mapping[str, int]
     return {"card_id": id, "col": column, "row": row, "size_x": width, "size_y": height, "parameter_mappings": mappings}
 
 
-def laid_out(own: Sequence[Item], there: Sequence[Item], old: Container[int], tab: int | None) -> list[Item]:
-    """Our cards where they belong, each on the tab it was on, a negative id for a new one; and those of others."""
-    kept: dict[int, Item] = {}
+def merged_dashcards(
+    own: Sequence[Item], existing: Sequence[Item], obsolete: Container[int], tab: int | None
+) -> list[Item]:
+    """Our cards as declared, on the tabs they were on, with negative ids for new ones; then the other cards."""
+    own_existing: dict[int, Item] = {}
     others = []
-    for each in (sendable(each) for each in there if each["card_id"] not in old):
-        if each.get("card_id") in {card["card_id"] for card in own} - kept.keys():
-            kept[each["card_id"]] = each
+    for each in (sendable(each) for each in existing if each["card_id"] not in obsolete):
+        if each.get("card_id") in {card["card_id"] for card in own} - own_existing.keys():
+            own_existing[each["card_id"]] = each
         else:
             others.append(each)
     placed = []
     for number, card in enumerate(own, 1):
         new: Item = {"id": -number} | ({} if tab is None else {"dashboard_tab_id": tab})
-        has = kept.get(card["card_id"], new)
-        mappings = [each for each in has.get("parameter_mappings", []) if not is_own(each["parameter_id"])]
-        placed.append(has | card | {"parameter_mappings": card["parameter_mappings"] + mappings})
+        dashcard = own_existing.get(card["card_id"], new)
+        mappings = [each for each in dashcard.get("parameter_mappings", []) if not is_own(each["parameter_id"])]
+        placed.append(dashcard | card | {"parameter_mappings": card["parameter_mappings"] + mappings})
     return placed + moved_below(others, placed)
 
 
 def sendable(dashcard: Item) -> Item:
-    """A card of a dashboard as PUT takes it back."""
+    """A dashboard card, reduced to what PUT accepts."""
     series = [{"id": each["id"]} for each in dashcard.get("series") or []]
     return {key: dashcard[key] for key in DASHCARD_KEYS if dashcard.get(key) is not None} | {"series": series}
 
 
 def moved_below(others: list[Item], placed: Sequence[Item]) -> list[Item]:
-    """`others` as they are, or all of them further down where one would lie over one of `placed`."""
+    """`others`, all moved down if one of them would overlap one of `placed`."""
     if not any(overlap(one, another) for one in others for another in placed):
         return others
     down = max(each["row"] + each["size_y"] for each in placed) - min(each["row"] for each in others)
@@ -274,8 +279,8 @@ def places(dashcards: Iterable[Item]) -> set[tuple[Any, ...]]:
     return {tuple(each[key] for key in ("card_id", "col", "row", "size_x", "size_y")) for each in dashcards}
 
 
-def ours(items: Iterable[Item], key: str, name: str) -> Item | None:
-    """The item with our mark, the oldest of them as copies carry it too; else, its mark lost, the one of our name."""
+def find_own(items: Iterable[Item], key: str, name: str) -> Item | None:
+    """The item with our marker (the oldest, as copies have it too), or else an unmarked one with our name."""
     items = list(items)
     return first(items, lambda item: mark_of(item) == key) or first(
         items, lambda item: item["name"] == name and mark_of(item) is None
@@ -286,5 +291,5 @@ def first(items: Iterable[Item], fits: Callable[[Item], bool]) -> Item | None:
     return min(filter(fits, items), key=lambda item: int(item["id"]), default=None)
 
 
-def differs(there: Item, body: Item) -> bool:
-    return any(there.get(key) != body[key] for key in ("name", "description"))
+def differs(existing: Item, body: Item) -> bool:
+    return any(existing.get(key) != body[key] for key in ("name", "description"))

@@ -1,4 +1,4 @@
-"""The exchange's public REST interface: its addresses, limits, errors and the exact text of its replies."""
+"""The exchange's public REST API: client, rate limits, errors, and replies with their exact text."""
 
 from upbit_assets.upbit.client import UpbitClient
 from upbit_assets.upbit.errors import (

@@ -34,22 +34,21 @@ _CHUNK = 64 * 1024
 
 
 class UpbitClient:
-    """Upbit's public (quotation) REST interface; needs no key. Use it as a context manager, from up to ten threads.
+    """Upbit's public (quotation) REST API; needs no key. A context manager, usable from up to ten threads.
 
-    All clients of this machine share the exchange's limits (see Limits). A `background` one, which fetches history,
-    makes only the calls that no other waits to make.
+    All clients on this machine share the exchange's rate limits (see Limits). A `background` client, which fetches
+    history, calls only while no other client is waiting.
 
-    All times are in seconds. What may pass is tried again, up to `attempts` times within `deadline`, after
-    waits of random length up to 1, 2, 4, 8: no connection, time-out, 429, 5xx, and a 200 whose body is cut
-    off, is something else (a maintenance page, an object), or has no rows where there always are some. A 418
-    ends it at once, and until the block is over (a minute, when the exchange does not say) all clients' calls
-    fail without touching the network.
+    All times are in seconds. Retryable failures are retried up to `attempts` times within `deadline`, after random
+    waits of up to 1, 2, 4, 8: no connection, timeout, 429, 5xx, and a 200 whose body is truncated, is something else
+    (a maintenance page, an object), or is empty where it never should be. A 418 is not retried: until the block is
+    over (a minute, unless the exchange states it), the calls of all clients fail without touching the network.
 
-    A reply is also refused that a cache on the way has kept for more than 5 seconds, or whose `Date` differs from our
-    clock by more: what is collected by a wrong clock goes into a wrong window.
+    Also rejected are replies older than 5 seconds from a cache, and replies whose `Date` differs more than that from
+    our clock, as a wrong clock puts rows into a wrong window.
 
-    Every call raises Unreachable, Refused, UnexpectedBody, Blocked, CachedReplyError or ClockError, all of them
-    UpbitError.
+    Every call raises TransportError, StatusError, UnexpectedBodyError, BlockedError, CachedReplyError or ClockError,
+    all of them subclasses of UpbitError.
     Source: Upbit REST, REST API guide and Rate limits.
     """
 
@@ -95,7 +94,7 @@ class UpbitClient:
         self.close()
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the connection pool."""
         self._session.close()
 
     def markets(self) -> Reply:
@@ -103,9 +102,9 @@ class UpbitClient:
         return self._get_rows("market", "/v1/market/all", is_details="true")
 
     def tickers(self, quote_currencies: Iterable[str] | None = None) -> Reply:
-        """The current ticker of every market quoted in these currencies (GET /v1/ticker/all).
+        """The current tickers of all markets with these quote currencies (GET /v1/ticker/all).
 
-        Unless given: the host's own currency, BTC and USDT.
+        Default: the host's local currency, BTC and USDT.
         """
         quote_currencies = quote_currencies or (_local_currency(self._base_url), "BTC", "USDT")
         return self._get_rows("ticker", "/v1/ticker/all", quote_currencies=",".join(quote_currencies))
@@ -119,10 +118,10 @@ class UpbitClient:
         cursor: int | None = None,
         days_ago: int | None = None,
     ) -> Reply:
-        """A market's last trades of a UTC day, newest first (GET /v1/trades/ticks).
+        """A market's latest trades of a UTC day, newest first (GET /v1/trades/ticks).
 
-        At most 500: `count` of today's or of `days_ago` (1 to 7) days before, those before `to` ("HHmmss" or
-        "HH:mm:ss", UTC) and before the trade whose `sequential_id` is `cursor`: unique, but in no order.
+        At most 500: `count` trades of today or of `days_ago` (1 to 7) days before, those before `to` ("HHmmss" or
+        "HH:mm:ss", UTC) and before the trade whose `sequential_id` is `cursor` (ids are unique but not ordered).
         Rows: prices in the quote currency, `trade_volume` in the base currency, `timestamp` in ms, `ask_bid`
         the taker's side. Source: Upbit REST, Recent trades.
         """
@@ -133,18 +132,18 @@ class UpbitClient:
     def orderbook(self, markets: Iterable[str], *, count: int = 30, level: str | None = None) -> Reply:
         """The order books of these markets (GET /v1/orderbook).
 
-        Rows: `orderbook_units`, the best `count` (at most 30) prices and sizes of both sides, a thin side filled
-        up with zeros; the sizes' totals; `timestamp` (ms) of the book's last change. `level` groups prices of KRW
-        markets; a market that doesn't support it has no row. Source: Upbit REST, Orderbook.
+        Rows: `orderbook_units`, the best `count` (at most 30) prices and sizes of both sides, padded with zeros; the
+        total sizes; `timestamp` (ms) of the book's last change. `level` groups the prices of KRW markets; a market
+        that doesn't support it has no row. Source: Upbit REST, Orderbook.
         """
         return self._get_rows("orderbook", "/v1/orderbook", markets=",".join(markets), count=count, level=level)
 
     def candles(self, unit: str, market: str, *, to: datetime | None = None, count: int = 200) -> Reply:
-        """A market's last candles, newest first (GET /v1/candles/...).
+        """A market's latest candles, newest first (GET /v1/candles/...).
 
         `unit` is "seconds", "minutes/n" with n of 1, 3, 5, 10, 15, 30, 60, 240, "days", "weeks", "months" or
-        "years". At most 200: `count` that begin before `to`, or the newest with the one still forming. Next page:
-        `to` the oldest one's start. Where nothing was traded there is no candle; seconds go back three months.
+        "years". At most 200: `count` candles that start before `to`, by default up to the current, unfinished one. For
+        the next page, pass the oldest start as `to`. Periods without trades have no candle; seconds go back 3 months.
         Rows: `candle_date_time_utc` is the start, prices and `candle_acc_trade_price` are in the quote currency,
         `candle_acc_trade_volume` in the base currency, `timestamp` (ms) is that of the last trade stored. Raises
         ValueError for a `to` without a time zone. Source: Upbit REST, Candles.
@@ -152,27 +151,27 @@ class UpbitClient:
         return self.get("candle", f"/v1/candles/{unit}", market=market, to=_instant(to), count=count)
 
     def get(self, group: str, path: str, /, **params: str | int | None) -> Reply:
-        """GET a `path` that answers with an array, within the limits of `group`; None omits a parameter."""
+        """GET a `path` that returns an array, within the rate limit of `group`. None parameters are omitted."""
         return self._retrying(self._once, group, path, params)
 
     def _get_rows(self, group: str, path: str, /, **params: str | int | None) -> Reply:
-        """The same where there always are rows: an empty array is tried again, as one that is cut off."""
+        """Like `get`, but retries an empty array, as these endpoints always return rows."""
         return self._retrying(self._once, group, path, params, may_be_empty=False)
 
     def _once(self, group: str, path: str, params: dict[str, str | int | None], *, may_be_empty: bool = True) -> Reply:
-        turn = self._limits.acquire(group, background=self._background)
-        asked_at, began = datetime.now(UTC), time.monotonic()
-        with self._send(group, turn, path, params) as response:
-            ahead = clock_ahead(response.headers, asked_at, datetime.now(UTC))
-            body, broken = _read(response, self._max_bytes, began + self._deadline)
-        received_at, seconds = datetime.now(UTC), time.monotonic() - began
+        slot = self._limits.acquire(group, background=self._background)
+        sent_at, started = datetime.now(UTC), time.monotonic()
+        with self._send(group, slot, path, params) as response:
+            ahead = clock_ahead(response.headers, sent_at, datetime.now(UTC))
+            body, problem = _read(response, self._max_bytes, started + self._deadline)
+        received_at, seconds = datetime.now(UTC), time.monotonic() - started
         status, url = response.status_code, _without_login(response.url)
         if status == 418:
             raise self._block(body, received_at)
         if status != 200:
-            raise _refused(url, response, body)
+            raise _status_error(url, response, body)
         try:
-            text = _text(body, broken)
+            text = _text(body, problem)
             rows = split(text)
         except ValueError as error:
             raise UnexpectedBodyError(url, str(error), body) from None
@@ -185,8 +184,8 @@ class UpbitClient:
         simulated = response.headers.get("X-Upbit-Simulated", "").lower() == "true"
         return Reply(text, rows, received_at, simulated, url, seconds, ahead)
 
-    def _send(self, group: str, turn: float, path: str, params: dict[str, str | int | None]) -> requests.Response:
-        """The answer as far as its headers, from which the limits have learnt."""
+    def _send(self, group: str, slot: float, path: str, params: dict[str, str | int | None]) -> requests.Response:
+        """The response with its headers read and recorded in the rate limits; the body is not read yet."""
         remaining, status = None, 0
         try:
             response = self._session.get(
@@ -200,7 +199,7 @@ class UpbitClient:
         except requests.RequestException as error:
             raise TransportError(_without_login(self._base_url), error) from error
         finally:
-            self._limits.record_response(group, turn, remaining, exceeded=status == 429)
+            self._limits.record_response(group, slot, remaining, exceeded=status == 429)
         return response
 
     def _block(self, body: bytes, now: datetime) -> BlockedError:
@@ -219,33 +218,33 @@ def _instant(time: datetime | None) -> str | None:
         return None
     if time.tzinfo is None:
         raise ValueError(f"a time needs a time zone: {time}")
-    # Rounded up: a candle that begins in the second that `time` is in begins before it
+    # Rounded up, so that a candle that starts in the same second still counts as before `time`
     return (time + timedelta(microseconds=999_999)).isoformat(timespec="seconds")
 
 
-def _read(response: requests.Response, limit: int, until: float) -> tuple[bytes, str]:
-    """The body as far as it came, and what cut it short ("" when it is whole)."""
+def _read(response: requests.Response, limit: int, deadline: float) -> tuple[bytes, str]:
+    """The body, and why it is incomplete ("" if it is complete)."""
     body = bytearray()
     try:
-        # read1, since read(n) waits for n bytes: one that drips would pass every time-out.
+        # read1, because read(n) waits for n bytes and a slow drip never triggers the read timeout
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             body += chunk
             if len(body) > limit:
                 return bytes(body), f"is larger than {limit:,} bytes"
-            if time.monotonic() > until:
-                return bytes(body), f"was not whole in time, only {len(body):,} bytes had come"
+            if time.monotonic() > deadline:
+                return bytes(body), f"timed out after {len(body):,} bytes"
     except (urllib3.exceptions.HTTPError, OSError):
-        return bytes(body), f"broke off after {len(body):,} bytes"
+        return bytes(body), f"was cut off after {len(body):,} bytes"
     return bytes(body), ""
 
 
-def _text(body: bytes, broken: str) -> str:
-    if broken:
-        raise ValueError(broken)
-    return body.decode(errors="backslashreplace")  # what is not UTF-8 costs its own row alone
+def _text(body: bytes, problem: str) -> str:
+    if problem:
+        raise ValueError(problem)
+    return body.decode(errors="backslashreplace")  # invalid UTF-8 must only affect its own row
 
 
-def _refused(url: str, response: requests.Response, body: bytes) -> StatusError:
+def _status_error(url: str, response: requests.Response, body: bytes) -> StatusError:
     if response.is_redirect:
         return StatusError(url, response.status_code, "", f"Redirect to {response.headers['Location']}, not followed")
     return StatusError(url, response.status_code, *parse_error_body(body))
@@ -254,7 +253,7 @@ def _refused(url: str, response: requests.Response, body: bytes) -> StatusError:
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome and state.outcome.exception()
     log.warning(
-        "%s Attempt %d failed, the next one follows in %.1f s.",
+        "%s Attempt %d failed, retrying in %.1f s.",
         error,
         state.attempt_number,
         state.upcoming_sleep,

@@ -1,21 +1,21 @@
-"""This machine's clock against the exchange's, which the header `Date` of each reply tells."""
+"""The offset of this machine's clock from the exchange's, measured by the `Date` header of each reply."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-# Half of what a minute is left to settle before it counts as over (history.SETTLED), so that what is noted as collected
-# is over by the exchange's clock as well; and a fraction of the minute between two snapshots.
+# Half of history.SETTLED, the delay after which a minute counts as complete, so that minutes recorded as collected are
+# also over by the exchange's clock; and small against the minute between two snapshots.
 TOLERATED = timedelta(seconds=5)
-NOTEWORTHY = timedelta(seconds=2)  # a server may write the second that it wrote a moment ago
+NOTEWORTHY = timedelta(seconds=2)  # a server may cache its Date for a second
 SECOND = timedelta(seconds=1)
 
 
 def clock_ahead(headers: Mapping[str, str], asked_at: datetime, answered_at: datetime) -> timedelta:
-    """By how much our clock is at least ahead of the exchange's, or behind (negative); 0 where it may be right.
+    """The least offset of our clock: positive if ahead of the exchange's, negative if behind, 0 if it may be right.
 
-    `Date` (RFC 9110) has whole seconds and was written at some moment between asking and answer. A cache on the way
-    adds as `Age` (RFC 9111), in whole seconds too, how long ago that was. A reply without a `Date` tells nothing.
+    `Date` (RFC 9110) has whole seconds and was set at some time between request and response. A cache adds the time
+    since then as `Age` (RFC 9111), also in whole seconds. Without a `Date` the result is 0.
     """
     try:
         date = parsedate_to_datetime(headers["Date"])
@@ -28,7 +28,7 @@ def clock_ahead(headers: Mapping[str, str], asked_at: datetime, answered_at: dat
 
 
 def age_of(headers: Mapping[str, str]) -> timedelta:
-    """For how long a cache has had the reply."""
+    """How long a cache has held the reply; 0 if it doesn't come from a cache."""
     age = headers.get("Age", "")
     return timedelta(seconds=int(age)) if age.isascii() and age.isdigit() and len(age) < 10 else timedelta()
 

@@ -1,4 +1,4 @@
-"""What can go wrong between this project and the exchange, in plain words."""
+"""Errors of calls to the exchange."""
 
 import http.client
 import json
@@ -14,17 +14,17 @@ from upbit_assets.upbit.clock import TOLERATED, in_words
 
 QUOTED = 120
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
-    (requests.ConnectTimeout, "no connection was made in time"),
-    (requests.Timeout, "no answer came in time"),
-    (requests.exceptions.ProxyError, "the proxy that the environment names could not pass the call on"),
-    (ssl.SSLError, "no trusted connection (TLS) could be made"),
-    (socket.gaierror, "the name is not known"),
-    (ConnectionRefusedError, "nobody listens at that address"),
-    (ConnectionError, "the connection was closed before an answer came"),
-    (http.client.HTTPException, "what answers there does not speak HTTP"),
-    (requests.exceptions.InvalidSchema, "that, or the proxy that the environment names, is not a usable address"),
-    (requests.exceptions.MissingSchema, "that is not a usable address"),
-    (requests.exceptions.InvalidURL, "that is not a usable address"),
+    (requests.ConnectTimeout, "connecting timed out"),
+    (requests.Timeout, "the response timed out"),
+    (requests.exceptions.ProxyError, "the proxy set in the environment failed"),
+    (ssl.SSLError, "the TLS connection could not be established"),
+    (socket.gaierror, "the host name could not be resolved"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionError, "the connection was closed without a response"),
+    (http.client.HTTPException, "the response is not HTTP"),
+    (requests.exceptions.InvalidSchema, "the URL, or that of the proxy set in the environment, is invalid"),
+    (requests.exceptions.MissingSchema, "the URL is invalid"),
+    (requests.exceptions.InvalidURL, "the URL is invalid"),
 )
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)? ?(?:Z|UTC|KST|[+-]\d\d:?\d\d)")
 _DURATION = re.compile(
@@ -36,13 +36,13 @@ _SECONDS = {"s": 1, "초": 1, "m": 60, "분": 60, "h": 3600, "시": 3600}
 
 
 class UpbitError(Exception):
-    """Any failure of a call to the exchange. `retryable`: the same call, made again soon, may succeed."""
+    """Any failure of a call to the exchange. `retryable`: the same call may succeed if repeated soon."""
 
     retryable = False
 
 
 class TransportError(UpbitError):
-    """No answer at all: name, network, refused or reset connection, time-out."""
+    """No response: name resolution, network, refused or reset connection, timeout."""
 
     def __init__(self, base_url: str, error: Exception) -> None:
         super().__init__(base_url, error)
@@ -60,7 +60,7 @@ class TransportError(UpbitError):
 
 
 class UnexpectedBodyError(UpbitError):
-    """A reply with status 200 whose body is not the whole UTF-8 JSON array that was asked for."""
+    """A response with status 200 whose body is not the complete JSON array expected."""
 
     retryable = True
 
@@ -70,13 +70,13 @@ class UnexpectedBodyError(UpbitError):
 
     def __str__(self) -> str:
         start = quoted(self.start)
-        return f"A JSON array was expected from {self.url}, but the body {self.problem}. It begins {start}."
+        return f"Expected a JSON array from {self.url}, but the body {self.problem}. It begins with {start}."
 
 
 class StatusError(UpbitError):
-    """Any status but 200 and 418. `name` and `message` are the exchange's own, `name` a number or a word.
+    """Any status but 200 and 418. `name` (a number or a word) and `message` are the exchange's.
 
-    When the body is not the exchange's error object, `name` is "" and `message` the start of the body.
+    If the body is not the exchange's error object, `name` is "" and `message` the start of the body.
     """
 
     def __init__(self, url: str, status: int, name: int | str, message: str) -> None:
@@ -86,11 +86,11 @@ class StatusError(UpbitError):
 
     def __str__(self) -> str:
         name = f", {self.name}" if self.name not in ("", self.status) else ""
-        return f"The exchange answered {self.url} with status {self.status}{name}: {quoted(self.message)}."
+        return f"The exchange responded to {self.url} with status {self.status}{name}: {quoted(self.message)}."
 
 
 class BlockedError(UpbitError):
-    """Status 418: this address went on after a 429 and is shut out `until` then (UTC; None: not stated).
+    """Status 418: this IP address kept calling after a 429 and is blocked `until` then (UTC; None: not stated).
 
     Source: Upbit REST, Rate limits.
     """
@@ -100,32 +100,32 @@ class BlockedError(UpbitError):
         self.until, self.message = until, message
 
     def __str__(self) -> str:
-        end = f" until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until else " and did not say until when"
+        end = f" until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until else " without saying until when"
         return (
-            f"The exchange has blocked this address{end}: {quoted(self.message)}. "
-            "Make no calls before then, since each one may lengthen the block."
+            f"The exchange has blocked this IP address{end}: {quoted(self.message)}. "
+            "Make no calls before then: each may prolong the block."
         )
 
 
 class ClockError(UpbitError):
-    """This machine's clock is further from the exchange's than is tolerated: `ahead` of it, or behind (negative)."""
+    """This machine's clock is too far `ahead` of the exchange's, or behind (negative)."""
 
     def __init__(self, url: str, ahead: timedelta) -> None:
         super().__init__(url, ahead)
         self.url, self.ahead = url, ahead
 
     def __str__(self) -> str:
-        doubt = " If the clock is right, a cache on the way gives old answers." if self.ahead > timedelta() else ""
+        cache_hint = " If the clock is right, a cache is serving old responses." if self.ahead > timedelta() else ""
         return (
-            f"This machine's clock is {in_words(self.ahead)}, by the Date of the answer to {self.url}; "
-            f"{TOLERATED.seconds} seconds are tolerated. The answer is not stored, as it would go into a wrong window. "
-            "Have the clock (in a container, the host's) kept by NTP: `timedatectl` says whether it is, `sudo "
-            f"timedatectl set-ntp true` switches it on.{doubt}"
+            f"This machine's clock is {in_words(self.ahead)}, according to the Date of the response from {self.url}; "
+            f"{TOLERATED.seconds} seconds are tolerated. It is not stored, as it would go into a wrong window. "
+            "Synchronize the clock (in a container, the host's) by NTP: `timedatectl` shows whether it is, `sudo "
+            f"timedatectl set-ntp true` enables it.{cache_hint}"
         )
 
 
 class CachedReplyError(UpbitError):
-    """A cache on the way gave what the exchange said a while ago, when it was asked for the present."""
+    """The response is an old one from a cache."""
 
     retryable = True
 
@@ -135,19 +135,19 @@ class CachedReplyError(UpbitError):
 
     def __str__(self) -> str:
         return (
-            f"The answer to {self.url} is {self.age.total_seconds():.0f} seconds old: a cache on the way kept it. Have "
-            "the proxy between here and the exchange pass these calls on."
+            f"The response from {self.url} is {self.age.total_seconds():.0f} seconds old: it comes from a cache. "
+            "Configure the proxy between here and the exchange not to cache these calls."
         )
 
 
 def quoted(text: str | bytes) -> str:
-    """The first 120 characters, on one line and safe to print."""
+    """The first 120 characters, escaped onto one line."""
     readable = text.decode(errors="replace") if isinstance(text, bytes) else text
     return repr(readable[:QUOTED])
 
 
 def parse_error_body(body: bytes) -> tuple[int | str, str]:
-    """Name and message of the exchange's error object; "" and the start of the body when it is none."""
+    """Name and message of the exchange's error object; for any other body, "" and its start."""
     try:
         error = json.loads(body)["error"]
         name, message = error["name"], error["message"]
@@ -157,9 +157,9 @@ def parse_error_body(body: bytes) -> tuple[int | str, str]:
 
 
 def block_end(text: str, now: datetime) -> datetime | None:
-    """When a block ends (UTC), if `text` plainly says so.
+    """When a block ends (UTC), if `text` states it unambiguously.
 
-    That is exactly one instant with its zone, or else exactly one length of time, and not in the past.
+    That is exactly one time with a zone, or else exactly one duration, and not in the past.
     """
     ends = [_instant(found) for found in _INSTANT.findall(text)] or [
         now + timedelta(seconds=int(number) * _SECONDS[unit[0].lower()]) for number, unit in _DURATION.findall(text)

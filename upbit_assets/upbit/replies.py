@@ -1,4 +1,4 @@
-"""Replies as they came: the exact text of the body and of each row in it."""
+"""Replies with the exact text of their body and of each row."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-_REFUSALS = (msgspec.DecodeError, UnicodeError, RecursionError)
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class _Named(msgspec.Struct):
@@ -16,14 +16,14 @@ class _Named(msgspec.Struct):
 
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 _NAMED = msgspec.json.Decoder(_Named)
-# For what it refuses: only where an element ends matters. Numbers are not made, as Python refuses integers beyond
-# 4,300 digits.
+# Fallback for what msgspec rejects; used only to find where an element ends. Numbers are not converted, because Python
+# rejects integers of more than 4,300 digits.
 _LENIENT = json.JSONDecoder(parse_float=bool, parse_int=bool, strict=False)
-# For what is no JSON, as the exchange begins a row; and a row of figures that another follows, whatever is wrong
-# within. Were its end in a string, the next quote would end that before a bare `market`, which is no JSON.
-_BEGINS = re.compile(r'\{"market":"([^"\\]*)"')
-_TORN = re.compile(r'\{"market":"[^{}\\]*\}(?=,\{"market":")')
-# For what is nested too deeply for a parser, or holds what is no JSON: an element ends where its brackets are closed.
+# For invalid JSON: the start of a row as the exchange writes it, and a flat row up to the next row. The match can't end
+# inside a string: the quote before `market` would then close the string, and a bare `market` is not JSON.
+_ROW_START = re.compile(r'\{"market":"([^"\\]*)"')
+_BROKEN_ROW = re.compile(r'\{"market":"[^{}\\]*\}(?=,\{"market":")')
+# For rows nested too deeply for a parser, or with invalid JSON inside: an element ends where its brackets are balanced.
 _BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 _SPACE = r"[ \t\n\r]*"
 _OPEN = re.compile(rf"{_SPACE}\[{_SPACE}")
@@ -32,25 +32,25 @@ _CLOSE = re.compile(rf"{_SPACE}\]{_SPACE}\Z")
 
 
 class Row(str):
-    """One element of a reply: the exact text of its JSON."""
+    """The exact JSON text of one element of a reply."""
 
     __slots__ = ()
 
     @property
     def market(self) -> str:
-        """The market that it names; "" where it names none."""
+        """The row's market; "" if it has none."""
         try:
-            return _NAMED.decode(str(self)).market  # of two the last counts, as for jsonb
-        except _REFUSALS:
+            return _NAMED.decode(str(self)).market  # the last one if duplicated, as in jsonb
+        except _DECODE_ERRORS:
             return _market(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply. `received_at` (UTC) is when the last byte was in, `seconds` what the last attempt took.
+    """A complete reply. `received_at` (UTC) is when the last byte arrived, `seconds` the duration of the last attempt.
 
-    `simulated`: it comes from the offline exchange, which says so in the header `X-Upbit-Simulated`. `clock_ahead`: by
-    how much our clock is at least ahead of the exchange's, or behind (negative).
+    `simulated`: it comes from the offline exchange (header `X-Upbit-Simulated`). `clock_ahead`: the least offset of our
+    clock from the exchange's, negative if behind.
     """
 
     text: str = field(repr=False)
@@ -63,14 +63,14 @@ class Reply:
 
 
 def split(text: str) -> list[Row]:
-    """Cut the text of a JSON array into its elements, each to the letter.
+    """Split the text of a JSON array into the exact texts of its elements.
 
-    NaN and Infinity, which JSON does not know, control characters in strings, numbers of any length and rows of any
-    depth pass untouched, so that one odd row does not cost the others. Raises ValueError saying what is wrong.
+    Keeps NaN and Infinity (not JSON), control characters in strings, numbers of any length and rows of any depth, so
+    that one odd row doesn't affect the others. Raises ValueError with the reason.
     """
     try:
         return [Row(row, "utf-8") for row in _ROWS.decode(text)]
-    except _REFUSALS:
+    except _DECODE_ERRORS:
         return _lenient(text)
 
 
@@ -78,7 +78,7 @@ def _market(row: str) -> str:
     try:
         element = _LENIENT.decode(row)
     except (ValueError, RecursionError):
-        named = _BEGINS.match(row)
+        named = _ROW_START.match(row)
         return named[1] if named else ""
     market = element.get("market") if isinstance(element, dict) else None
     return market if isinstance(market, str) else ""
@@ -98,22 +98,22 @@ def _lenient(text: str) -> list[Row]:
         elif _CLOSE.match(text, end):
             return rows
         else:
-            raise ValueError(f"is cut off or no JSON at character {end}")
+            raise ValueError(f"is truncated or invalid JSON at character {end}")
 
 
 def _end(text: str, at: int) -> int:
     try:
         return _LENIENT.raw_decode(text, at)[1]
     except (json.JSONDecodeError, RecursionError) as error:
-        torn = _TORN.match(text, at)
-        if end := torn.end() if torn else _balanced(text, at):
+        broken = _BROKEN_ROW.match(text, at)
+        if end := broken.end() if broken else _balanced(text, at):
             return end
-        where = error.pos if isinstance(error, json.JSONDecodeError) else at
-        raise ValueError(f"is cut off or no JSON at character {where}") from None
+        position = error.pos if isinstance(error, json.JSONDecodeError) else at
+        raise ValueError(f"is truncated or invalid JSON at character {position}") from None
 
 
 def _balanced(text: str, at: int) -> int | None:
-    """Where the object or array that begins at `at` ends, whatever is between its brackets and strings."""
+    """The end of the object or array that starts at `at`, ignoring everything but brackets and strings."""
     if text[at : at + 1] not in ("{", "["):
         return None
     depth = 0
@@ -123,7 +123,7 @@ def _balanced(text: str, at: int) -> int | None:
                 depth += 1
             case "}" | "]":
                 depth -= 1
-            case '"':  # a string that doesn't end
+            case '"':  # an unterminated string
                 return None
         if depth == 0:
             return token.end()

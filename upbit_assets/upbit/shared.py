@@ -1,4 +1,4 @@
-"""Short texts that all processes of this machine share, each in a file of its own."""
+"""Short texts shared by all processes on this machine, each in its own file."""
 
 import errno
 import fcntl
@@ -25,23 +25,23 @@ _own_lock = threading.Lock()
 
 
 def update(name: str, change: Callable[[str], tuple[str, T]]) -> T:
-    """Put a new text in the place of `name`'s, which is "" at first; one caller at a time.
+    """Replace the text of `name`, which is initially "", under a lock.
 
-    `change` takes the text and returns the new one, a single line, with what is to be returned here. It may be
-    called twice, so it only computes. The folder is UPBIT_LIMITS_DIR or else `upbit-limits-UID` among the system's
-    temporary files; it is made for this user alone. Where no folder is safe to use, or the disk fails, the texts are
-    this process's own, and a warning says so. A process that is killed takes its lock along.
+    `change` takes the text and returns the new one (a single line) and this function's result. It may be called twice,
+    so it must have no side effects. The folder is UPBIT_LIMITS_DIR, by default `upbit-limits-UID` among the system's
+    temporary files, accessible to this user only. If no folder is safe to use, or the disk fails, the texts are local
+    to this process and a warning is logged. The lock is released if its process is killed.
     """
     try:
         with _locked(_folder() / name) as file:
             text = os.pread(file, LONGEST, 0).decode(errors="replace").partition("\n")[0]
             new, result = change(text)
             if new != text:
-                # One write, which a kill doesn't divide; what a longer text leaves behind is another line
+                # One atomic write; the rest of a longer old text stays behind on the second line
                 os.pwrite(file, f"{new}\n".encode(), 0)
             return result
-    except OSError as problem:
-        _warn(str(problem))
+    except OSError as error:
+        _warn(str(error))
     with _own_lock:
         _own[name], result = change(_own.get(name, ""))
         return result
@@ -50,9 +50,9 @@ def update(name: str, change: Callable[[str], tuple[str, T]]) -> T:
 def _folder() -> Path:
     folder = settings.UPBIT_LIMITS_DIR or Path(tempfile.gettempdir(), f"upbit-limits-{os.geteuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not a folder that this user alone can write to")
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not a folder that only this user can write to")
     return folder
 
 
@@ -60,9 +60,9 @@ def _folder() -> Path:
 def _locked(path: Path) -> Iterator[int]:
     try:
         file = os.open(path, _FLAGS, 0o600)
-    except OSError as problem:
-        # A link, or what another user left here
-        if problem.errno not in (errno.ELOOP, errno.EACCES):
+    except OSError as error:
+        # A symlink, or another user's file
+        if error.errno not in (errno.ELOOP, errno.EACCES):
             raise
         path.unlink()
         file = os.open(path, _FLAGS, 0o600)
@@ -74,5 +74,5 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 @functools.cache
-def _warn(problem: str) -> None:
-    log.warning("Calls to the exchange are counted for this process alone: %s. See UPBIT_LIMITS_DIR.", problem)
+def _warn(error: str) -> None:
+    log.warning("Calls to the exchange are counted for this process only: %s. See UPBIT_LIMITS_DIR.", error)

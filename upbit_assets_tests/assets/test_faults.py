@@ -221,15 +221,15 @@ class TestBadNetwork:
             (
                 "body",
                 {"body": "<h1>점검 중</h1>", "content_type": "text/html"},
-                "the body is not one. It begins '<h1>점검 중",
+                "the body is not one. It begins with '<h1>점검 중",
             ),
-            ("body", {"body": '{"data": []}'}, "A JSON array was expected from"),
+            ("body", {"body": '{"data": []}'}, "Expected a JSON array from"),
             ("status", {"status": 502, "body": "<h1>Bad Gateway</h1>", "content_type": "text/html"}, "status 502"),
             ("empty", {}, "the body has no rows"),
-            ("cut", {}, "is cut off or no JSON at character"),
-            ("cut", {"closes": True}, "broke off after"),
-            ("reset", {}, "the connection was closed before an answer came"),
-            ("slow", {"seconds": 0.6}, "no answer came in time"),
+            ("cut", {}, "is truncated or invalid JSON at character"),
+            ("cut", {"closes": True}, "was cut off after"),
+            ("reset", {}, "the connection was closed without a response"),
+            ("slow", {"seconds": 0.6}, "the response timed out"),
             ("status", {"status": 429}, "with status 429"),
         ],
         ids=["html", "object", "502", "empty", "cut", "hangs up", "reset", "slow", "429"],
@@ -244,7 +244,7 @@ class TestBadNetwork:
     def test_nobody_listens(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_API_URL", "http://127.0.0.1:9")
         words = self.failure()
-        assert "cannot be reached: nobody listens at that address" in words
+        assert "cannot be reached: connection refused" in words
         assert "UPBIT_API_URL" in words
 
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
@@ -259,7 +259,7 @@ class TestBadNetwork:
                 {"match": "ticker/all", "kind": "status", "status": 418, "skip": 1, "body": block},
             ]
         )
-        told = f"has blocked this address until {end:%Y-%m-%d %H:%M:%S} UTC"
+        told = f"has blocked this IP address until {end:%Y-%m-%d %H:%M:%S} UTC"
         assert told in self.failure()
         assert told in self.failure()
         assert exchange.faults.show()[0]["seen"] == 2

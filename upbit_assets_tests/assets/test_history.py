@@ -326,7 +326,9 @@ class TestBadPages:
     def test_one_that_stays_ends_the_run_which_keeps_the_rest(self, market_url: str, exchange: Handle):
         exchange.faults.add("candles", "body", body=HTML, skip=2)
         failure = failed("candle")
-        assert "the body is not one. It begins '<html>점검 중</html>'. 100 rows in 2 pages were collected" in failure
+        assert (
+            "the body is not one. It begins with '<html>점검 중</html>'. 100 rows in 2 pages were collected" in failure
+        )
         with Counter(exchange) as counter:
             collected("candle")
         assert counter.calls == number_of_pages(market_url, "candle") - 2
@@ -338,7 +340,7 @@ class TestBadPages:
         body = '{"error": {"name": 418, "message": "Blocked until 2099-01-02T03:04:05Z."}}'
         exchange.faults.add("candles", "status", status=418, body=body, skip=2)
         with_block = failed("candle")
-        assert "The exchange has blocked this address until 2099-01-02 03:04:05 UTC" in with_block
+        assert "The exchange has blocked this IP address until 2099-01-02 03:04:05 UTC" in with_block
         assert "100 rows in 2 pages were collected and stay; the next run goes on there." in with_block
         with Counter(exchange) as counter:
             assert "blocked this address until 2099-01-02" in failed("candle")

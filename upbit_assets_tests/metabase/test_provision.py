@@ -121,7 +121,7 @@ def test_a_changed_sql_file_changes_exactly_that_card(made: FakeMetabase, folder
     file.write_text(file.read_text().replace("LIMIT 1000", "LIMIT 10"))
     said = run(made, declared(folder))
     id = card_named(made, "호가 잔량")
-    assert (said, made.sent) == (["Changed the card 호가 잔량"], [("PUT", f"/api/card/{id}")])
+    assert (said, made.sent) == (["Updated the card 호가 잔량"], [("PUT", f"/api/card/{id}")])
     assert "LIMIT 10\n" in made.cards[id]["dataset_query"]["native"]["query"]
     assert {other: card for other, card in made.cards.items() if other != id} == {
         other: card for other, card in before.items() if other != id
@@ -207,7 +207,7 @@ def test_a_card_and_a_filter_added_by_hand_stay_as_they_are(made: FakeMetabase, 
     assert run(made) == []
     file = folder / "dashboard.toml"
     file.write_text(file.read_text().replace("at = [0, 23, 24, 8]", "at = [0, 23, 24, 7]"))
-    assert run(made, declared(folder)) == ["Laid out the dashboard 업비트 시장 현황"]
+    assert run(made, declared(folder)) == ["Updated the dashboard 업비트 시장 현황"]
     assert made.dashboards[the_dashboard(made)["id"]]["dashcards"][theirs["id"]] == theirs
     assert "a1b2c3d4" in [each["id"] for each in the_dashboard(made)["parameters"]]
     assert run(made, declared(folder)) == []
@@ -259,7 +259,7 @@ def test_it_waits_for_a_metabase_that_is_starting_and_says_how_far_it_is(metabas
 
 def test_a_metabase_that_does_not_come_up_is_given_up_on(metabase: FakeMetabase):
     metabase.starting = [0.5] * 1000
-    with pytest.raises(MetabaseError, match=r"did not come up within 0 s: starting, 50%\. Is METABASE_URL right"):
+    with pytest.raises(MetabaseError, match=r"did not start within 0 s: starting, 50%\. Is METABASE_URL right"):
         provision(metabase.url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append, deadline=0.05, pause=0.01)
 
 
@@ -269,38 +269,41 @@ def test_where_nothing_listens_there_is_no_connection():
 
 
 def test_another_server_is_not_taken_for_metabase():
-    with serving(Starlette()) as url, pytest.raises(MetabaseError, match=r"it answers 404\. Is METABASE_URL right"):
+    with (
+        serving(Starlette()) as url,
+        pytest.raises(MetabaseError, match=r"it responds with 404\. Is METABASE_URL right"),
+    ):
         provision(url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append, deadline=0, pause=0)
 
 
 def test_a_wrong_password_or_another_admin_is_told_as_such(metabase: FakeMetabase):
     metabase.admin = EMAIL, "another password"
-    with pytest.raises(MetabaseError, match="METABASE_ADMIN_PASSWORD is wrong, or it was set up by another admin"):
+    with pytest.raises(MetabaseError, match="METABASE_ADMIN_PASSWORD is wrong, or METABASE_ADMIN_EMAIL is not"):
         run(metabase)
     assert metabase.sent == []
 
 
 def test_a_user_who_is_no_admin_is_told_so(made: FakeMetabase):
     made.superuser = False
-    with pytest.raises(MetabaseError, match="no admin of it"):
+    with pytest.raises(MetabaseError, match="not an admin"):
         run(made)
 
 
 def test_a_rotated_password_of_the_database_is_taken_over(made: FakeMetabase):
     made.logins = {("reader", "rotated")}
-    assert run(made, url=DATABASE_URL.replace("reads", "rotated")) == ["Connected the database 업비트 Upbit anew"]
+    assert run(made, url=DATABASE_URL.replace("reads", "rotated")) == ["Reconnected the database 업비트 Upbit"]
     assert run(made, url=DATABASE_URL.replace("reads", "rotated")) == []
 
 
 def test_a_database_that_moved_is_connected_anew_and_the_cards_stay(made: FakeMetabase):
-    assert run(made, url=DATABASE_URL.replace("db:5433", "db2")) == ["Connected the database 업비트 Upbit anew"]
+    assert run(made, url=DATABASE_URL.replace("db:5433", "db2")) == ["Reconnected the database 업비트 Upbit"]
     ((_, database),) = made.databases.items()
     assert (database["details"]["host"], database["details"]["port"]) == ("db2", 5432)
 
 
 def test_a_database_that_metabase_cannot_reach_is_told_as_such(metabase: FakeMetabase):
     metabase.logins = set()
-    with pytest.raises(MetabaseError, match="must be right as seen from Metabase") as refused:
+    with pytest.raises(MetabaseError, match="must be reachable from Metabase") as refused:
         run(metabase)
     assert "reads" not in str(refused.value)
 
@@ -353,13 +356,13 @@ def test_the_command_names_what_is_not_set(metabase: FakeMetabase):
     result = command(metabase, METABASE_DATABASE_URL=None, METABASE_ADMIN_EMAIL="")
     assert (result.exit_code, result.output) == (
         1,
-        "Error: Set METABASE_ADMIN_EMAIL, METABASE_DATABASE_URL, or the same with _FILE and a file's path.\n",
+        "Error: Set METABASE_ADMIN_EMAIL, METABASE_DATABASE_URL, or NAME_FILE to the path of a file with the value.\n",
     )
 
 
 def test_a_password_that_metabase_quotes_while_it_refuses_it_is_not_repeated(metabase: FakeMetabase):
     result = command(metabase, **{"METABASE_ADMIN_PASSWORD": "hush"})
     assert result.exit_code == 1
-    assert "can't be set up with METABASE_ADMIN_EMAIL" in result.output
+    assert "Setting up Metabase with METABASE_ADMIN_EMAIL" in result.output
     assert "user: password: password is too common, received: '***'" in result.output
     assert "hush" not in result.output

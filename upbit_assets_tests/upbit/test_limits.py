@@ -179,7 +179,7 @@ def test_a_live_caller_goes_before_any_number_of_background_ones(phase, seed, ba
 
 
 states = st.builds(
-    lambda under_way, answered, waiting: json.dumps({"under_way": under_way, "answered": answered, "waiting": waiting}),
+    lambda in_flight, answered, waiting: json.dumps({"in_flight": in_flight, "answered": answered, "waiting": waiting}),
     *(st.lists(st.floats()), st.lists(st.floats()), st.lists(st.tuples(st.floats(), st.floats()))),
 )
 
@@ -196,7 +196,7 @@ def test_a_state_that_is_none_stops_no_one(now, text):
     for later in range(20):
         calls = Calls.loads(calls.dumps())
         calls.acquire(now + later, 10, now + later, background=False)
-    assert calls.under_way[-1] == now + 19
+    assert calls.in_flight[-1] == now + 19
 
 
 def run(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -247,7 +247,7 @@ while True: limits.record_response("candle", limits.acquire("candle"), "sec=9999
         time.sleep(0.05)
         counting.kill()
     file = Path(os.environ["UPBIT_LIMITS_DIR"], Limits(url)._name("calls of candle"))
-    assert set(json.loads(file.read_text().partition("\n")[0])) == {"under_way", "answered", "waiting"}
+    assert set(json.loads(file.read_text().partition("\n")[0])) == {"in_flight", "answered", "waiting"}
 
 
 def test_a_block_that_one_process_met_stops_another(url):
@@ -325,4 +325,4 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, url, monkeypatc
     assert not list(elsewhere.iterdir())
     assert trap == "file" or not list(folder.iterdir())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "Calls to the exchange are counted for this process alone: " in caplog.text
+    assert "Calls to the exchange are counted for this process only: " in caplog.text
