@@ -31,7 +31,7 @@ test-celery: install-dev ## runs on workers, for real, and a worker killed; need
 
 lint: install-dev lint-page ## style and types; and that tests and workers run on the versions that users get
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@for lock in requirements-dev.lock deploy/celery/requirements.lock; do \
+	@for lock in requirements-dev.lock deploy/*/requirements.lock; do \
 	  grep -oE '^[^ ]+==[^ ]+' requirements.lock | while read -r pin; do \
 	    grep -qF "$$pin " $$lock || echo "$$lock is without $$pin of requirements.lock; run: make lock"; \
 	  done; done | { ! grep .; }
@@ -106,6 +106,7 @@ COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-
 lock: install-dev ## renew the lock files from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra build -o requirements.lock
 	@$(COMPILE) pyproject.toml --extra build --extra celery -c requirements.lock -o deploy/celery/requirements.lock
+	@$(COMPILE) pyproject.toml --extra build --extra kubernetes -c requirements.lock -o deploy/kubernetes/requirements.lock
 	@$(COMPILE) pyproject.toml --extra build --extra dev --extra celery -c requirements.lock -o requirements-dev.lock
 	@$(COMPILE) --group clients -o requirements-clients.lock
 

@@ -10,7 +10,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from dagster import DagsterInstance
 
+from upbit_assets.dagster_clock import RunCoordinator
 from upbit_assets.settings import PROJECT
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
@@ -97,7 +99,8 @@ CHART: dict[str, Any] = {
                 "queuedRunCoordinator": {
                     **names("maxConcurrentRuns dequeueIntervalSeconds dequeueNumWorkers dequeueUseThreads"),
                     "tagConcurrencyLimits": [names("key value limit")],
-                }
+                },
+                "customRunCoordinator": names("module class config"),
             },
         },
         "runMonitoring": names(
@@ -225,6 +228,19 @@ def test_every_password_is_a_secret_of_its_own_login():
     assert VALUES["global"]["postgresqlSecretName"]
 
 
+def test_who_loads_the_instance_has_an_image_that_knows_its_parts():
+    """The run coordinator is this project's, and the launcher dagster-k8s'; the code's image has no need of that."""
+    images = {name: f"{component['image']['repository']}" for name, component in {**DAGSTER, "code": CODE}.items()}
+    assert images.pop("code") == "registry.example.internal/upbit-assets"
+    assert set(images.values()) == {"registry.example.internal/upbit-assets-kubernetes"}
+    assert (FOLDER / "Dockerfile").read_text().splitlines()[1] == "FROM upbit-assets"
+    locked = (FOLDER / "requirements.lock").read_text()
+    assert "\ndagster-k8s==" in locked
+    for line in (PROJECT / "requirements.lock").read_text().splitlines():
+        if "==" in line:
+            assert line.partition(";")[0].strip(" \\") in locked, "the same versions as in the code's image"
+
+
 def test_network_policies_know_every_pod_by_its_role():
     roles = {
         found["spec"]["template"]["metadata"]["labels"][ROLE]
@@ -253,10 +269,17 @@ def test_network_policies_know_every_pod_by_its_role():
 def test_the_instance_is_that_of_dagster_yaml():
     ours = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     daemon = DAGSTER["dagsterDaemon"]
-    queue, monitoring = daemon["runCoordinator"]["config"]["queuedRunCoordinator"], daemon["runMonitoring"]
-    assert queue["maxConcurrentRuns"] == ours["concurrency"]["runs"]["max_concurrent_runs"]
-    assert queue["tagConcurrencyLimits"] == ours["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert queue["dequeueIntervalSeconds"] == ours["run_coordinator"]["config"]["dequeue_interval_seconds"]
+    coordinator, monitoring = daemon["runCoordinator"], daemon["runMonitoring"]
+    assert coordinator["type"] == "CustomRunCoordinator"
+    limits = ours["concurrency"]["runs"]
+    config = {**ours["run_coordinator"]["config"], **limits}
+    theirs = coordinator["config"]["customRunCoordinator"]
+    assert theirs == {**ours["run_coordinator"], "config": config}
+    with DagsterInstance.local_temp(overrides={"run_coordinator": theirs}) as instance:
+        assert isinstance(instance.run_coordinator, RunCoordinator)
+        queue = instance.run_coordinator.get_run_queue_config()
+        assert queue.max_concurrent_runs == limits["max_concurrent_runs"]
+        assert queue.tag_concurrency_limits == limits["tag_concurrency_limits"]
     assert monitoring["enabled"] is ours["run_monitoring"]["enabled"] is True
     assert monitoring["pollIntervalSeconds"] == ours["run_monitoring"]["poll_interval_seconds"]
     kept = VALUES["retention"]["sensor"]["purgeAfterDays"]
