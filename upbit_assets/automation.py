@@ -31,7 +31,7 @@ from dagster import (
 )
 
 from upbit_assets.assets import selection
-from upbit_assets.assets.coverage import REPORTING_DELAY, days_written_since, gaps, requested_market_days
+from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, days_written_since, gaps, requested_market_days
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
 from upbit_assets.checks import FRESHNESS
@@ -134,6 +134,8 @@ def collect_today(context: ScheduleEvaluationContext, database: Database) -> Run
     now = datetime.now(UTC)
     if not markets_are_chosen(database, [feed for feed in FEEDS if feed.axis is days], now):
         return SkipReason("There is no turnover ranking yet to choose the markets by.")
+    if days.at(now - SETTLED - MINUTE) != days.at(now):
+        return SkipReason("The day has only begun: nothing of it is settled yet.")
     today = days.key_of(days.at(now).start)
     # more than one would wait for one another, in the places of the minutes' runs
     if unfinished(context.instance, job_name=collect_days.name, tags={PARTITION: today}):

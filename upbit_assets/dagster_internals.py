@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import DagsterInstance
+from dagster import DagsterInstance, OutputContext
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
@@ -30,6 +30,7 @@ __all__ = [
     "WorkerStatus",  # the answer's kinds
     "dagster_tables",
     "instance_of",
+    "materialize_only",
     "prune",
     "share",
 ]
@@ -38,6 +39,11 @@ __all__ = [
 def instance_of(part: MayHaveInstanceWeakref[DagsterInstance]) -> DagsterInstance:
     """The instance of a launcher or coordinator, which has no public name for whoever derives from it."""
     return part._instance
+
+
+def materialize_only(context: OutputContext, partitions: Iterable[str]) -> None:
+    """Have an output materialize these of its partitions; Dagster takes all of a run's range to be there after it."""
+    context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(list(partitions))
 
 
 # How storages ask what tables and columns their database has, which they do before most statements.

@@ -6,6 +6,7 @@ from dagster import Definitions, in_process_executor, load_assets_from_modules
 
 from upbit_assets import automation, checks, day_checks, retention
 from upbit_assets.assets import bronze, gold, silver
+from upbit_assets.collected import CollectedIOManager
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import metadata
@@ -14,7 +15,7 @@ from upbit_assets.settings import check
 check()
 
 
-class MarketDataIOManager(retention.RetainingIOManager):
+class MarketDataIOManager(CollectedIOManager):
     """Assets in the tables of the data dictionary."""
 
     tables = metadata

@@ -152,7 +152,8 @@ def test_to_dagster_no_check_has_partitions():
     assert [key for key in graph.asset_check_keys if graph.get(key).partitions_def] == []
 
 
-def test_the_checks_of_an_asset_are_one_step(market_url: str):
+def test_the_checks_of_an_asset_are_one_step(database: Database):
+    put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC")})
     with DagsterInstance.ephemeral() as instance:
         result = materialize("silver_ticker", first=PAST, instance=instance)
         assert result.success

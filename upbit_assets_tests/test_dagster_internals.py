@@ -11,7 +11,15 @@ import dagster_postgres
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
-from dagster import AssetKey, DagsterInstance, QueuedRunCoordinator, RunsFilter
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DailyPartitionsDefinition,
+    PartitionKeyRange,
+    QueuedRunCoordinator,
+    RunsFilter,
+    build_output_context,
+)
 
 import upbit_assets
 from upbit_assets import dagster_internals
@@ -135,3 +143,11 @@ def names_defined_by(node: ast.AST) -> Iterator[str]:
 
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
+
+
+def test_an_output_is_of_the_partitions_that_it_is_told():
+    partitions = DailyPartitionsDefinition("2026-01-01")
+    keys = PartitionKeyRange("2026-01-01", "2026-01-03")
+    context = build_output_context(asset_partitions_def=partitions, asset_partition_key_range=keys)
+    dagster_internals.materialize_only(context, ["2026-01-02"])
+    assert context.asset_partition_keys == ["2026-01-02"]

@@ -276,12 +276,18 @@ class TestCollectToday:
         instance.report_run_failed(run)
         assert isinstance(self.tick(instance), RunRequest)
 
-    @pytest.mark.parametrize("second", [0, 1])
-    def test_at_nine_in_seoul_today_is_the_new_day(self, daemon: GapCloser, instance: DagsterInstance, second: int):
+    @pytest.mark.parametrize("second", [0, 1, 69, 70])
+    def test_after_nine_in_seoul_today_is_the_new_day_once_there_is_something_of_it(
+        self, daemon: GapCloser, instance: DagsterInstance, second: int
+    ):
         Clock.moment = TODAY + DAY + timedelta(seconds=second)
         asked = self.tick(instance)
-        assert isinstance(asked, RunRequest)
-        assert asked.partition_key == days.key_of(TODAY + DAY)
+        if second < 70:
+            assert isinstance(asked, SkipReason)
+            assert "The day has only begun" in str(asked.skip_message)
+        else:
+            assert isinstance(asked, RunRequest)
+            assert asked.partition_key == days.key_of(TODAY + DAY)
 
     def test_without_a_ranking_it_waits_for_one(
         self, daemon: GapCloser, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch

@@ -300,7 +300,7 @@ def sound_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
 
 
 @on_real_database
-@given(st.lists(st.tuples(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-ETH"]), sound_books()), max_size=9))
+@given(st.lists(st.tuples(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-ETH"]), sound_books()), min_size=1, max_size=9))
 def test_gold_is_what_its_definition_says(market_url: str, database: Database, books):
     ask(market_url, "DELETE FROM bronze.orderbook_raw")
     build(database, *((market, *sides) for market, sides in books))
