@@ -34,7 +34,7 @@ from upbit_assets.assets import selection
 from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, days_written_since, gaps, requested_market_days
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
-from upbit_assets.checks import FRESHNESS
+from upbit_assets.checks import FRESHNESS, LISTED
 from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, Feed, GoldTable
 from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
@@ -183,13 +183,14 @@ make_table_partitions_daily = ScheduleDefinition(
 @sensor(
     minimum_interval_seconds=300,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Asks every five minutes whether data still come in, also while nothing runs",
+    description="Asks every five minutes whether data still come in, and of all named markets, also while nothing runs",
 )
 def check_freshness(context: SensorEvaluationContext, database: Database) -> SensorResult:
-    """Checks whether the newest figures are fresh, without a run: this is not worth a process."""
+    """Checks whether the newest figures are fresh and the named markets listed, without a run: not worth a process."""
     with database.connect() as connection:
-        evaluation = evaluate_present(MARKET_STATS.asset, FRESHNESS, connection, context.instance)
-    return SensorResult(asset_events=[evaluation], skip_reason=evaluation.description)
+        fresh = evaluate_present(MARKET_STATS.asset, FRESHNESS, connection, context.instance)
+        listed = evaluate_present("bronze_ticker_raw", LISTED, connection, context.instance)
+    return SensorResult(asset_events=[fresh, listed], skip_reason=fresh.description)
 
 
 @dataclass(frozen=True)

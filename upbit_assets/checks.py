@@ -9,28 +9,32 @@ import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets import feeds
+from upbit_assets.assets import named, snapshots
 from upbit_assets.assets.refine import Refinement
+from upbit_assets.assets.selection import candles, orderbooks, trades
 from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import in_window
 
 FRESH = timedelta(minutes=5)
-MOST_NAMED = 10
 
 
 @window_check(AssetCheckSeverity.WARN)
 def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -> Results:
-    """The markets that have tickers in a window are those of the market list collected in it."""
+    """The markets that have tickers in a window are those of the market list collected in it, and each of its snapshots
+    has them all."""
     tickers, listed = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.bronze_market_raw, span)
+    at_times = by_window(connection, sa.intersect(listed, in_some_snapshots(tables.bronze_ticker_raw, span)))
     without_ticker = by_window(connection, sa.except_(listed, tickers))
     unlisted = by_window(connection, sa.except_(tickers, listed))
     have_list = by_window(connection, listed.distinct())
     return {
         start: Result(
-            start in have_list and not without_ticker[start] and not unlisted[start],
+            start in have_list and not without_ticker[start] and not at_times[start] and not unlisted[start],
             {
                 "listed without a ticker": named(without_ticker[start]),
+                "without a ticker in some snapshots": named(at_times[start]),
                 "ticker without a listing": named(unlisted[start]),
             }
             if start in have_list
@@ -39,6 +43,33 @@ def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -
         )
         for start in windows.starts_in(span)
     }
+
+
+def in_some_snapshots(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
+    """The markets that are in some of a window's snapshots, and not in all of them."""
+    start = windows.floor(table.c.ingested_at).label("window")
+    snapshots = sa.func.count(table.c.ingested_at.distinct()).label("snapshots")
+    rows = sa.select(start, snapshots).where(in_window(table, span))
+    whole, each = rows.group_by(start).subquery(), rows.add_columns(table.c.market).group_by(start, table.c.market)
+    own = each.subquery()
+    return (
+        sa.select(own.c.window, own.c.market)
+        .join(whole, own.c.window == whole.c.window)
+        .where(own.c.snapshots < whole.c.snapshots)
+    )
+
+
+def named_markets_are_listed(connection: sa.Connection) -> Result:
+    """The markets that settings name are on the newest market list; of others nothing is collected."""
+    listed = snapshots.listed_markets(connection)
+    if not listed:
+        return Result(True, note="There is no market list yet.")
+    chosen = ((each.setting.name, each.setting.value) for each in (orderbooks, candles, trades))
+    unlisted = {name: set(codes) - listed for name, codes in chosen if isinstance(codes, tuple)}
+    return Result(not any(unlisted.values()), {name: named(codes) for name, codes in unlisted.items() if codes})
+
+
+LISTED = PresentCheck(named_markets_are_listed, AssetCheckSeverity.WARN)
 
 
 def accounted_for(refinement: Refinement) -> WindowCheck:
@@ -133,12 +164,6 @@ def by_window(connection: sa.Connection, markets: sa.Executable) -> defaultdict[
     return found
 
 
-def named(markets: list[str]) -> str:
-    """The markets in words, the first few of many; shown in a check's metadata."""
-    more = len(markets) - MOST_NAMED
-    return ", ".join(sorted(markets)[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def newest_window_is_fresh(connection: sa.Connection) -> Result:
     """The newest figures are at most five minutes old; asked every five minutes, even when nothing runs."""
     at = tables.gold_market_stats.c.ingested_at
@@ -156,7 +181,7 @@ def newest_window_is_fresh(connection: sa.Connection) -> Result:
 FRESHNESS = PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN)
 
 all_checks: list[AssetChecksDefinition] = [
-    checks_of("bronze_ticker_raw", windows, markets_match_the_market_list),
+    checks_of("bronze_ticker_raw", windows, markets_match_the_market_list, LISTED),
     checks_of("silver_ticker", windows, accounted_for(feeds.TICKER.refinement), no_price_is_missing),
     checks_of(
         "gold_market_stats",

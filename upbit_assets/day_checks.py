@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets import feeds
+from upbit_assets.assets import named
 from upbit_assets.check_results import Result, Results, checks_of, window_check
-from upbit_assets.checks import accounted_for, by_window, named, ranked
+from upbit_assets.checks import accounted_for, by_window, ranked
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import in_window

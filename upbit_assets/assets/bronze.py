@@ -19,7 +19,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, stored_in
 from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.settings import SettingError
-from upbit_assets.upbit import Reply, UpbitClient, UpbitError
+from upbit_assets.upbit import UpbitClient, UpbitError
 
 
 def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
@@ -40,9 +40,10 @@ def bronze_ticker_raw(context: AssetExecutionContext, exchange: Exchange, databa
             listed = windows.with_rows(connection, tables.bronze_market_raw, [window.start])
         return {} if listed else market_list(context, client, window)
 
-    return snapshots.collect(
-        context, exchange, database, tables.bronze_ticker_raw, UpbitClient.tickers, beside=once_a_window
-    )
+    def prepare(connection: sa.Connection) -> snapshots.Tickers:
+        return snapshots.Tickers(UpbitClient.tickers, snapshots.active_markets(connection))
+
+    return snapshots.collect(context, exchange, database, tables.bronze_ticker_raw, prepare, beside=once_a_window)
 
 
 def market_list(context: AssetExecutionContext, client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
@@ -62,15 +63,14 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
     history: the window now open gets one more snapshot, a past one keeps what it has.
     """
 
-    def books(client: UpbitClient) -> Reply:
+    def prepare(connection: sa.Connection) -> snapshots.Orderbooks:
         try:
-            with database.connect() as connection:
-                chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
+            chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
         except (selection.NoRankingError, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
-        return client.orderbook([market for _, market in chosen])
+        return snapshots.Orderbooks([market for _, market in chosen], snapshots.listed_markets(connection))
 
-    return snapshots.collect(context, exchange, database, tables.bronze_orderbook_raw, books)
+    return snapshots.collect(context, exchange, database, tables.bronze_orderbook_raw, prepare)
 
 
 CANDLES = PagedHistory(

@@ -207,7 +207,7 @@ def no_such_market(gap: Gap, error: StatusError) -> Page:
     Raises:
         StatusError: it is something else.
     """
-    if (error.status, error.name) != (404, 404):  # a gateway's own 404 has another name
+    if not error.unknown_market:
         raise error
     return Page(gap, None, [], gap.start, gap.start, problem=str(error))
 

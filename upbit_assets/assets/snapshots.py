@@ -1,21 +1,45 @@
 """What collecting tickers and order books has in common: they are as they are now, and have no past."""
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
 
+from upbit_assets.assets import named
+from upbit_assets.assets.pages import EPOCH, MILLISECOND, fields
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import WINDOW, windows
-from upbit_assets.postgres import origin
+from upbit_assets.partitions import SEOUL, WINDOW, windows
+from upbit_assets.postgres import origin, tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt
-from upbit_assets.upbit import Reply, UpbitClient, UpbitError
+from upbit_assets.upbit import Reply, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
 
-Ask = Callable[[UpbitClient], Reply]
 Beside = Callable[[UpbitClient, TimeWindow], dict[sa.Table, Records]]
+MOST_CALLS = 50  # to find out which of some codes are unknown
+OUTDATED = timedelta(seconds=30)
+
+
+class Request(Protocol):
+    """What is asked of the exchange for a snapshot."""
+
+    @property
+    def unknown(self) -> AbstractSet[str]:
+        """Codes that were asked for and that the exchange doesn't know."""
+        ...
+
+    def replies(self, client: UpbitClient) -> Sequence[Reply]:
+        """The snapshot, of as few replies as it takes."""
+        ...
+
+    def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
+        """What is not as it should be and may be better in another answer: {what: of which markets, or when}."""
+        ...
 
 
 def collect(
@@ -23,7 +47,7 @@ def collect(
     exchange: Exchange,
     database: Database,
     table: sa.Table,
-    ask: Ask,
+    prepare: Callable[[sa.Connection], Request],
     beside: Beside = lambda _client, _window: {},
 ) -> Load | None:
     """One more snapshot into the window now open, with what is stored beside it; nothing into a past one.
@@ -40,8 +64,11 @@ def collect(
         context.add_output_metadata({"collected": "nothing: the window is over, its raw rows stay as they are"})
         return None
     open_window = TimeWindow(span.end - WINDOW, span.end)
+    with database.connect() as connection:
+        request = prepare(connection)
     with no_retry_on_interrupt(), exchange.client() as client:
-        reply = snapshot(client, ask, open_window)
+        replies = snapshot(context, client, request, open_window)
+        reply = replies[-1]
         claim_origin(database, reply)
         warn_of_clock(context, reply)
         context.add_output_metadata(
@@ -50,31 +77,151 @@ def collect(
                 "simulated": reply.simulated,
                 "collected at": MetadataValue.timestamp(reply.received_at),
                 "exchange answered in seconds": round(reply.seconds, 3),
+                **request.flaws(replies),
             }
         )
-        return Load({table: as_records(reply), **beside(client, open_window)})
+        if request.unknown:
+            context.add_output_metadata({"unknown to the exchange": named(request.unknown)})
+            context.log.warning(f"The exchange doesn't know {named(request.unknown)}; the others are collected.")
+        return Load({table: as_records(*replies), **beside(client, open_window)})
 
 
-def snapshot(client: UpbitClient, ask: Ask, window: TimeWindow) -> Reply:
+def snapshot(
+    context: AssetExecutionContext, client: UpbitClient, request: Request, window: TimeWindow
+) -> Sequence[Reply]:
+    """What the exchange answers in time, asked once more where that may be better; of two flawed answers, both."""
     try:
-        reply = ask(client)
+        replies = request.replies(client)
     except UpbitError as error:  # the client has already tried again where that could help
         raise Failure(str(error), allow_retries=False) from error
-    if reply.received_at >= window.end:
+    if flaws := request.flaws(replies):
+        context.log.warning(f"{in_one_line(flaws)}. The exchange is asked once more.")
+        try:
+            again = request.replies(client)
+        except UpbitError as error:
+            context.log.warning(f"That failed, so the first answer stays: {error}")
+        else:
+            replies = [*replies, *again] if request.flaws(again) else again
+            if flaws := request.flaws(replies):
+                context.log.warning(f"After two answers: {in_one_line(flaws)}.")
+    in_time = [reply for reply in replies if reply.received_at < window.end]
+    if not in_time:
         raise Failure(
             f"The window {windows.key_of(window.start)} closed before the exchange's answer was in; its last moments "
             "are not collected. The next window is collected by its own run.",
             allow_retries=False,
         )
-    return reply
+    return in_time
 
 
-def as_records(reply: Reply) -> Records:
+def in_one_line(flaws: Mapping[str, str]) -> str:
+    return "; ".join(f"{what}: {which}" for what, which in flaws.items())
+
+
+@dataclass(frozen=True)
+class OneCall:
+    """What one call answers; `expected` are the markets that must be in it."""
+
+    ask: Callable[[UpbitClient], Reply]
+    expected: AbstractSet[str] = frozenset()
+    unknown: AbstractSet[str] = frozenset()
+
+    def replies(self, client: UpbitClient) -> Sequence[Reply]:
+        return [self.ask(client)]
+
+    def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
+        return missing(self.expected, replies)
+
+
+class Tickers(OneCall):
+    """All tickers at once."""
+
+    def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
+        return {**super().flaws(replies), **outdated(replies)}
+
+
+@dataclass
+class Orderbooks:
+    """The order books of some markets; `listed`: those that the exchange's market list had last.
+
+    One code that the exchange doesn't know has it refuse all of them. `unknown` are those found so far.
+    """
+
+    markets: Sequence[str]
+    listed: AbstractSet[str]
+    unknown: set[str] = field(default_factory=set)
+
+    def replies(self, client: UpbitClient) -> Sequence[Reply]:
+        """The books of all markets that the exchange knows.
+
+        Raises:
+            UpbitError: it knows none of them, or it is something else.
+        """
+        parts = [[market for market in self.markets if market not in self.unknown]]
+        replies, failure, calls = list[Reply](), None, 0
+        while parts and (calls := calls + 1) <= MOST_CALLS:
+            part = parts.pop()
+            try:
+                replies.append(client.orderbook(part))
+            except UpbitError as error:
+                failure = error
+                if not (isinstance(error, StatusError) and error.unknown_market):
+                    break
+                if len(part) == 1:
+                    self.unknown.update(part)
+                else:
+                    parts += self.split(part)
+        if failure and not replies:
+            raise failure
+        return replies
+
+    def split(self, markets: list[str]) -> tuple[list[str], list[str]]:
+        """In two, where one code is unknown: the unlisted ones and the others, or else the halves."""
+        unlisted = [market for market in markets if market not in self.listed]
+        if 0 < len(unlisted) < len(markets):
+            return unlisted, [market for market in markets if market in self.listed]
+        return markets[: len(markets) // 2], markets[len(markets) // 2 :]
+
+    def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
+        return missing(set(self.markets) - self.unknown, replies)
+
+
+def missing(expected: AbstractSet[str], replies: Sequence[Reply]) -> dict[str, str]:
+    there = {row.market for reply in replies for row in reply.rows}
+    return {"not in the answer": named(expected - there)} if expected - there else {}
+
+
+def outdated(replies: Sequence[Reply]) -> dict[str, str]:
+    """Of all the exchange's markets some are traded every second; an answer without those is of an earlier moment."""
+    reply = replies[-1]
+    stamps = (fields(row, "timestamp")[0] for row in reply.rows)
+    newest = max((int(stamp) for stamp in stamps if re.fullmatch(r"\d{1,14}", stamp)), default=None)
+    if newest is None or reply.received_at - (at := EPOCH + newest * MILLISECOND) <= OUTDATED:
+        return {}
+    return {"the newest ticker is of": f"{at.astimezone(SEOUL):%Y-%m-%d %H:%M:%S %Z}"}
+
+
+def as_records(*replies: Reply) -> Records:
     return Records(
         ("market", "raw_data", "ingested_at"),
-        reply.rows,
-        lambda row: (storable_market(row.market), row, reply.received_at),
+        [(row, reply.received_at) for reply in replies for row in reply.rows],
+        lambda each: (storable_market(each[0].market), *each),
     )
+
+
+def listed_markets(connection: sa.Connection) -> set[str]:
+    """Those of the newest market list that was collected; none where there is no list."""
+    listing = tables.bronze_market_raw.c
+    newest = connection.scalar(sa.select(listing.ingested_at).order_by(listing.ingested_at.desc()).limit(1))
+    return set(connection.scalars(sa.select(listing.market).where(listing.ingested_at == newest)))
+
+
+def active_markets(connection: sa.Connection) -> set[str]:
+    """Those that had a ticker within the last ten minutes, and have not left the market list since."""
+    rows = tables.bronze_ticker_raw.c
+    recent = rows.ingested_at > datetime.now(UTC) - WINDOW
+    active = set(connection.scalars(sa.select(rows.market).where(recent).distinct()))
+    return active & (listed_markets(connection) or active)
 
 
 def storable_market(market: str) -> str:

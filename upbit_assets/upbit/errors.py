@@ -83,6 +83,7 @@ class StatusError(UpbitError):
         super().__init__(url, status, name, message)
         self.url, self.status, self.name, self.message = url, status, name, message
         self.retryable = status == 429 or status >= 500
+        self.unknown_market = (status, name) == (404, 404)  # a gateway's own 404 has another name
 
     def __str__(self) -> str:
         name = f", {self.name}" if self.name not in ("", self.status) else ""

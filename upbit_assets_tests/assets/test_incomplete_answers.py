@@ -1,0 +1,157 @@
+"""An answer that lacks something is asked for once more; what is still missing is told, and costs nothing else."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from dagster import ExecuteInProcessResult
+
+from upbit_assets.assets import snapshots
+from upbit_assets.postgres.resource import Database
+from upbit_assets.sandbox.server import Handle
+from upbit_assets_tests.pipeline import CHAIN, ask, checks, evaluate, materialize, metadata_of, now, put_bronze, ticker
+
+UNKNOWN, MISSING, OLD = "unknown to the exchange", "not in the answer", "the newest ticker is of"
+NAMED = ["KRW-BTC", "KRW-ETH", "KRW-USDT"]
+ON_THE_LIST = ("bronze_ticker_raw", "named_markets_are_listed")
+A_MOMENT_AGO = timedelta(seconds=1)
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def collected(*assets: str) -> ExecuteInProcessResult:
+    result = materialize(*assets, first=now())
+    assert result.success
+    return result
+
+
+def tickers() -> tuple[ExecuteInProcessResult, Mapping[str, Any]]:
+    result = collected("bronze_ticker_raw")
+    return result, metadata_of(result, "bronze_ticker_raw")
+
+
+def books() -> Mapping[str, Any]:
+    return metadata_of(collected("bronze_orderbook_raw"), "bronze_orderbook_raw")
+
+
+def snapshots_of(url: str, table: str) -> list[int]:
+    """How many rows each snapshot has."""
+    counts = ask(url, f"SELECT count(*) FROM bronze.{table}_raw GROUP BY ingested_at ORDER BY ingested_at")
+    return [count for (count,) in counts]
+
+
+def calls(exchange: Handle) -> int:
+    return exchange.faults.show()[0]["seen"]
+
+
+class TestTickers:
+    def test_of_a_short_answer_and_a_whole_one_the_whole_one_is_kept(self, market_url: str, exchange: Handle):
+        tickers()
+        exchange.faults.add("ticker/all", "short", times=1)
+        result, shown = tickers()
+        assert snapshots_of(market_url, "ticker") == [30, 30]
+        assert MISSING not in shown
+        assert checks(result)["markets_match_the_market_list"].passed
+
+    def test_what_is_missing_twice_is_told_and_the_rest_is_kept(self, market_url: str, exchange: Handle):
+        tickers()
+        exchange.faults.add("ticker/all", "rows", rows=[{"market": "KRW-ETH", "duplicate": -1}])
+        result, shown = tickers()
+        assert (shown[MISSING], calls(exchange)) == ("KRW-ETH", 2)
+        assert snapshots_of(market_url, "ticker") == [30, 29, 29]
+        check = checks(result)["markets_match_the_market_list"]
+        assert not check.passed
+        assert "without a ticker in some snapshots: KRW-ETH" in str(check.metadata)
+
+    def test_two_short_answers_that_lack_different_markets_are_one_whole(self, market_url: str, exchange: Handle):
+        tickers()
+        for skip, market in enumerate(NAMED[:2]):
+            lacks = [{"market": market, "duplicate": -1}]
+            exchange.faults.add("ticker/all", "rows", skip=skip, times=1, rows=lacks)
+        assert MISSING not in tickers()[1]
+        assert snapshots_of(market_url, "ticker") == [30, 29, 29]
+
+    def test_a_second_call_that_fails_does_not_cost_the_first(self, market_url: str, exchange: Handle):
+        tickers()
+        exchange.faults.add("ticker/all", "short", times=1)
+        exchange.faults.add("ticker/all", "status", status=400, skip=1)
+        assert "and 5 more" in tickers()[1][MISSING]
+        assert snapshots_of(market_url, "ticker") == [30, 15]
+
+    @pytest.mark.parametrize("times", [1, None])
+    def test_an_answer_of_an_earlier_moment_is_asked_for_again(
+        self, market_url: str, exchange: Handle, times: int | None
+    ):
+        long_ago = {"market": "*", "set": {"timestamp": "1769662800000"}}
+        exchange.faults.add("ticker/all", "rows", times=times, rows=[long_ago])
+        shown = tickers()[1]
+        assert shown.get(OLD) == (None if times else "2026-01-29 14:00:00 KST")
+        assert snapshots_of(market_url, "ticker") == ([30] if times else [30, 30])
+
+    def test_a_market_that_has_left_the_list_is_not_missed(self, database: Database, exchange: Handle):
+        put_bronze(database, datetime.now(UTC) - A_MOMENT_AGO, {"KRW-GONE": ticker("KRW-GONE")})
+        assert tickers()[1][MISSING] == "KRW-GONE"  # there is no list yet
+        assert MISSING not in tickers()[1]
+
+
+class TestOrderbooks:
+    @pytest.fixture(autouse=True)
+    def _named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", ",".join(NAMED))
+
+    @pytest.mark.parametrize("known_to_the_list", [True, False, None], ids=["still listed", "not listed", "no list"])
+    def test_one_dead_code_costs_no_other(self, market_url: str, exchange: Handle, known_to_the_list: bool | None):
+        if known_to_the_list:
+            tickers()
+        exchange.market.close_market("KRW-ETH", datetime.now(UTC) - A_MOMENT_AGO)
+        if known_to_the_list is False:
+            tickers()
+        shown = books()
+        assert shown[UNKNOWN] == "KRW-ETH"
+        assert MISSING not in shown
+        assert ask(market_url, "SELECT market FROM bronze.orderbook_raw ORDER BY 1") == [("KRW-BTC",), ("KRW-USDT",)]
+
+    def test_a_named_code_that_is_not_on_the_list_fails_its_check(self, market_url: str, exchange: Handle):
+        assert evaluate(*ON_THE_LIST).passed
+        tickers()
+        assert evaluate(*ON_THE_LIST).passed
+        exchange.market.close_market("KRW-ETH", datetime.now(UTC) - A_MOMENT_AGO)
+        ask(market_url, "DELETE FROM bronze.market_raw")  # so that the next run collects it
+        tickers()
+        check = evaluate(*ON_THE_LIST)
+        assert not check.passed
+        assert check.metadata["UPBIT_ORDERBOOK_MARKETS"].value == "KRW-ETH"
+
+    def test_the_ranking_of_before_a_delisting_costs_that_market_alone(
+        self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "top30")
+        collected(*CHAIN)
+        exchange.market.close_market("KRW-ETH", datetime.now(UTC) - A_MOMENT_AGO)
+        assert books()[UNKNOWN] == "KRW-ETH"
+        assert sum(snapshots_of(market_url, "orderbook")) == 29
+
+    def test_it_fails_where_the_exchange_knows_none(self, market_url: str, exchange: Handle):
+        for market in NAMED:
+            exchange.market.close_market(market, datetime.now(UTC) - A_MOMENT_AGO)
+        assert not materialize("bronze_orderbook_raw", first=now()).success
+
+    def test_it_does_not_ask_without_end(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(snapshots, "MOST_CALLS", 4)
+        exchange.faults.add("orderbook", "status", status=404)
+        assert not materialize("bronze_orderbook_raw", first=now()).success
+        assert calls(exchange) == 4
+
+    def test_a_gateways_404_is_not_taken_for_an_unknown_code(self, exchange: Handle):
+        body = '{"error": {"name": "not_found", "message": "no Route matched with those values"}}'
+        exchange.faults.add("orderbook", "status", status=404, body=body)
+        assert not materialize("bronze_orderbook_raw", first=now()).success
+        assert calls(exchange) == 1
+
+    def test_a_book_that_is_missing_from_one_answer_is_asked_for_again(self, market_url: str, exchange: Handle):
+        exchange.faults.add("orderbook", "rows", times=1, rows=[{"market": "KRW-ETH", "duplicate": -1}])
+        assert MISSING not in books()
+        assert snapshots_of(market_url, "orderbook") == [3]
+        exchange.faults.add("orderbook", "rows", rows=[{"market": "KRW-ETH", "duplicate": -1}])
+        assert books()[MISSING] == "KRW-ETH"
