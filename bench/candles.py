@@ -6,7 +6,7 @@ from itertools import islice
 
 from bench.measure import Contender, Result, interleaved
 from bench.stage import MarketData, Stage, output_of
-from upbit_assets.assets.bronze import CANDLES, bronze_candle_raw
+from upbit_assets.assets.bronze import CANDLES
 from upbit_assets.assets.coverage import Gap
 from upbit_assets.assets.gold import gold_market_daily
 from upbit_assets.assets.history import as_records, note
@@ -15,7 +15,6 @@ from upbit_assets.assets.silver import silver_candle
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import Load
-from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.sandbox.server import running
 from upbit_assets.upbit import UpbitClient
 
@@ -39,7 +38,7 @@ def candle_day(stage: Stage) -> list[Result]:
 
         def ours() -> float:
             before = data.busy()
-            data.write(bronze_candle_raw, window, Loads(load(page) for page in pages), days)
+            data.append(CANDLES.raw, window, map(load, pages), days)
             silver = output_of(silver_candle, window, tables.bronze_candle_raw)
             data.write(silver_candle, window, silver, days)
             gold = output_of(gold_market_daily, window, tables.silver_candle, tables.silver_trade)

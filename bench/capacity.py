@@ -17,7 +17,6 @@ from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_t
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import Load, Records
-from upbit_assets.postgres_io.io_manager import Loads, alone
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market, instruments
 
@@ -110,7 +109,7 @@ def measured(data: MarketData, kind: Kind, scale: float) -> tuple[dict[sa.Table,
     )
     pages = pages_of(kind, window, {market for market, *_ in rows}) if kind.axis is days else {}
     load = Load({kind.raw: records, **pages})
-    once = data.write(kind.bronze, window, Loads(alone(load)) if day else load, kind.axis)
+    once = data.write(kind.bronze, window, load, kind.axis)
     data.run(f"ANALYZE {kind.raw.fullname}")
     again = data.write(kind.silver, window, output_of(kind.silver, window, kind.raw), kind.axis)
     asset, table, sources = kind.gold

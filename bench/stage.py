@@ -1,8 +1,9 @@
 """A PostgreSQL of its own with fresh databases, and the data that the rows are measured on."""
 
+import logging
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,8 +21,7 @@ from upbit_assets.definitions import MarketDataIOManager
 from upbit_assets.partitions import SEOUL, WINDOW, Axis, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database, engine_for
-from upbit_assets.postgres_io import Load, Rows, in_window
-from upbit_assets.postgres_io.io_manager import Loads
+from upbit_assets.postgres_io import Load, Rows, in_window, writer
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.market import Market
 
@@ -30,6 +30,7 @@ MINUTE = timedelta(minutes=1)
 # yesterday in Seoul: a whole day whose windows Dagster lets be materialized
 DAY = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
 numbers = count()
+log = logging.getLogger("bench")
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ class MarketData:
     def partitions(self, first: datetime, last: datetime) -> None:
         self.run("SELECT bronze.make_partitions(%(first)s, %(last)s)", first=first, last=last)
 
-    def write(
-        self, asset: AssetsDefinition, window: TimeWindow, rows: "Loads | Load | Rows", axis: Axis = windows
-    ) -> float:
+    def write(self, asset: AssetsDefinition, window: TimeWindow, rows: "Load | Rows", axis: Axis = windows) -> float:
         """What the IO manager does with an asset's output; returns the seconds that it says the database took."""
         self.use()
         context = build_output_context(
@@ -116,6 +115,14 @@ class MarketData:
         MarketDataIOManager(database=Database()).handle_output(context, rows)
         seconds: Any = context.get_logged_metadata()["seconds"]
         return float(seconds.value)
+
+    def append(self, table: sa.Table, window: TimeWindow, loads: Iterable[Load], axis: Axis) -> None:
+        """What an asset does that stores as it goes."""
+        self.use()
+        keys = [axis.key_of(start) for start in axis.starts_in(window)]
+        with Database().connect() as connection, writer(connection, table, keys, window, log) as out:
+            for load in loads:
+                out.append(load)
 
     def fill_bronze(self, first: datetime, snapshots: int, *, bad: bool = False) -> None:
         """A snapshot a minute of the offline exchange's tickers, with other prices each.

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, Config, Failure, TimeWindow, asset
+from dagster import AssetExecutionContext, Config, Failure, MaterializeResult, TimeWindow, asset
 from pydantic import Field
 
 from upbit_assets.assets import common_asset_args, selection, snapshots
@@ -17,7 +17,6 @@ from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, stored_in
-from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
@@ -109,7 +108,7 @@ class CollectConfig(Config):
 @asset(**bronze(days, "candle", tables.bronze_candle_raw))
 def bronze_candle_raw(
     context: AssetExecutionContext, config: CollectConfig, exchange: Exchange, database: Database
-) -> Loads:
+) -> MaterializeResult:
     """One row per market and minute in which something was traded: the candle (분봉) as the exchange sent it.
 
     By the exchange's day, which begins at 09:00 KST, of the markets that UPBIT_CANDLE_MARKETS says (unset: the 10
@@ -122,7 +121,7 @@ def bronze_candle_raw(
 @asset(**bronze(days, "trade", tables.bronze_trade_raw))
 def bronze_trade_raw(
     context: AssetExecutionContext, config: CollectConfig, exchange: Exchange, database: Database
-) -> Loads:
+) -> MaterializeResult:
     """One row per trade (체결) as the exchange sent it, by the exchange's day, which begins at 09:00 KST.
 
     Of the markets that UPBIT_TRADE_MARKETS says (unset: the 10 largest turnovers of the day). The exchange tells the

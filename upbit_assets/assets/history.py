@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,7 @@ from itertools import groupby, islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, Failure, TimeWindow
+from dagster import AssetExecutionContext, Failure, MaterializeResult, TimeWindow
 from psycopg.types.range import Range
 
 from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
@@ -38,8 +39,7 @@ from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres_io import Load, Metadata, Records
-from upbit_assets.postgres_io.io_manager import Loads
+from upbit_assets.postgres_io import Load, Metadata, Records, Writer, asset_writer
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
@@ -52,7 +52,6 @@ ROUNDING = Decimal("1e-9")  # the exchange rounds what it has added up to about 
 ENOUGH = 3  # so often a day is asked for to no avail, then it stays as it is
 
 T = TypeVar("T")
-Loading = Generator[Load, None, None]
 
 
 @dataclass(frozen=True)
@@ -81,41 +80,54 @@ class PagedHistory:
 
     def collect(
         self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, full_refresh: bool = False
-    ) -> Loads:
-        """All that the days lack, or `full_refresh` all of the days; what that is, is asked when they are locked."""
-        progress = Progress(context)
-        return Loads(
-            self.loads(progress, context.partition_time_window, exchange, database, full_refresh), progress.metadata
-        )
+    ) -> MaterializeResult:
+        """Collect all that the days lack, or `full_refresh` all of the days; what that is, is asked under their lock.
 
-    def loads(
-        self, progress: "Progress", span: TimeWindow, exchange: Exchange, database: Database, full_refresh: bool
-    ) -> Loading:
-        with database.connect() as connection:
+        Raises:
+            Failure: there is nothing to collect by, or the exchange didn't give all of it; what it gave stays.
+        """
+        progress, span = Progress(context), context.partition_time_window
+        with (
+            database.connect() as locking,
+            asset_writer(context, locking, self.raw) as out,
+            database.connect() as connection,
+        ):
             progress.begin(missing := self.missing(connection, span, full_refresh))
-            if not missing:
-                return
-            claimed, stuck = False, list[NoProgressError]()
-            make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
-            with exchange.client(background=span.end <= datetime.now(UTC)) as client:
-                try:
-                    of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
-                    for page in interleave_concurrently(
-                        (self.pages_of(client, each, stuck) for each in of_each), AT_ONCE
-                    ):
-                        if page.reply and not claimed:
-                            claim_origin(database, page.reply)
-                            warn_of_clock(progress.context, page.reply)
-                            claimed = True
-                        if page.proved is not None:
-                            page = self.held_against_the_day(connection, client, page)
-                        new = new_rows(connection, self.raw, page)
-                        yield Load({self.raw: as_records(page, new), self.page: note(page)})
-                        progress.add(page, len(new))
-                except UpbitError as error:  # the client has already tried again where that could help
-                    raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
-            if stuck:
-                raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
+            if missing:
+                make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
+                with exchange.client(background=span.end <= datetime.now(UTC)) as client:
+                    self.fill(missing, client, database, connection, out, progress)
+        return MaterializeResult(metadata={**progress.metadata(), **out.metadata()})
+
+    def fill(
+        self,
+        missing: Sequence[Gap],
+        client: UpbitClient,
+        database: Database,
+        connection: sa.Connection,
+        out: Writer,
+        progress: "Progress",
+    ) -> None:
+        """Ask for the gaps page by page, and store each page with its note before the next."""
+        claimed, stuck = False, list[NoProgressError]()
+        of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
+        each_pages = (self.pages_of(client, gaps, stuck) for gaps in of_each)
+        try:
+            with closing(interleave_concurrently(each_pages, AT_ONCE)) as pages:
+                for page in pages:
+                    if page.reply and not claimed:
+                        claim_origin(database, page.reply)
+                        warn_of_clock(progress.context, page.reply)
+                        claimed = True
+                    if page.proved is not None:
+                        page = self.held_against_the_day(connection, client, page)
+                    new = new_rows(connection, self.raw, page)
+                    out.append(Load({self.raw: as_records(page, new), self.page: note(page)}))
+                    progress.add(page, len(new))
+        except UpbitError as error:  # the client has already tried again where that could help
+            raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
+        if stuck:
+            raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
     def pages_of(self, client: UpbitClient, gaps: Sequence[Gap], stuck: list[NoProgressError]) -> Iterator[Page]:
         """The pages of a market's day as far as they lead, and a look at the day as a whole if that is due.
@@ -297,7 +309,7 @@ class Progress:
         }
 
 
-def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> Iterator[T]:
+def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> Generator[T, None, None]:
     """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread.
 
     What one of them raises is raised when the items are given that were under way.

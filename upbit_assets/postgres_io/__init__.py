@@ -5,7 +5,7 @@ can be copied into another one, which is why it imports its own parts relatively
 """
 
 from .copy import REFUSALS, Records, copy_records, storable
-from .io_manager import PostgresIOManager, no_retry_on_interrupt, stored_in, time_window
+from .io_manager import PostgresIOManager, asset_writer, no_retry_on_interrupt, stored_in, time_window
 from .locks import lock_key, locked
 from .writer import WRITE_CHANNEL, Load, Metadata, Rows, Write, Writer, in_window, insert, stage, writer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Rows",
     "Write",
     "Writer",
+    "asset_writer",
     "copy_records",
     "in_window",
     "insert",

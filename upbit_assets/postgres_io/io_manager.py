@@ -11,13 +11,13 @@ one, and runs on the same window queue up, whoever started them.
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from dagster import (
+    AssetExecutionContext,
     ConfigurableIOManager,
     DagsterExecutionInterruptedError,
     DagsterInvariantViolationError,
@@ -32,25 +32,7 @@ from dagster import (
 )
 from sqlalchemy.dialects import postgresql
 
-from .writer import Load, Metadata, Rows, Write, in_window, write_notification, writer
-
-
-@dataclass(frozen=True)
-class Loads:
-    """Loads written as they come, each in a transaction of its own: what is written stays, whatever comes after.
-
-    Args:
-        each: the loads; nothing of it is evaluated before the windows are locked, and it is closed before they are
-            let go.
-        metadata: for the materialization, asked for at the end.
-    """
-
-    each: Generator[Load, None, None]
-    metadata: Callable[[], Metadata] = dict
-
-
-def alone(load: Load) -> Generator[Load, None, None]:
-    yield load
+from .writer import Load, Rows, Write, Writer, in_window, write_notification, writer
 
 
 def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
@@ -85,7 +67,7 @@ class PostgresIOManager(ConfigurableIOManager):
     def connect(self) -> AbstractContextManager[sa.Connection]:
         """A connection of the driver psycopg, on which nothing has begun."""
 
-    def handle_output(self, context: OutputContext, obj: "Loads | Load | Rows | None") -> None:
+    def handle_output(self, context: OutputContext, obj: "Load | Rows | None") -> None:
         """Write what the asset returned; `None` means that the asset has nothing to write.
 
         Raises:
@@ -99,21 +81,15 @@ class PostgresIOManager(ConfigurableIOManager):
         table, write = self.table_of(context), self.write_of(context)
         if write == "replace" and window is None:
             raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
-        if isinstance(obj, Loads) and write == "replace":
-            raise DagsterInvariantViolationError(f"{table.fullname}: loads one after the other can only be appended")
-        loads = obj if isinstance(obj, Loads) else Loads(alone(obj if isinstance(obj, Load) else Load({table: obj})))
-        tell = None if isinstance(obj, Loads) else write_notification(table, window)
         windows = context.asset_partition_keys if context.has_asset_partitions else None
-        described: dict[str, Any] = {}
+        load = obj if isinstance(obj, Load) else Load({table: obj})
         with (
             no_retry_on_interrupt(),
             self.connect() as connection,
-            writer(connection, table, windows, window, context.log) as writing,
-            closing(loads.each) as each,
+            writer(connection, table, windows, window, context.log) as out,
         ):
-            for load in each:
-                described |= writing.write(load, write, tell)
-        context.add_output_metadata({**described, **loads.metadata(), **writing.metadata(windows)})
+            described = out.write(load, write, write_notification(table, window))
+        context.add_output_metadata({**described, **out.metadata()})
 
     def load_input(self, context: InputContext) -> Any:
         """The upstream asset's partitions, as the input's annotation says."""
@@ -149,6 +125,23 @@ class PostgresIOManager(ConfigurableIOManager):
 
 
 @contextmanager
+def asset_writer(context: AssetExecutionContext, connection: sa.Connection, table: sa.Table) -> Iterator[Writer]:
+    """For an asset that stores what it collects as it goes, while nobody else writes the windows of its run.
+
+    It returns `MaterializeResult(metadata=out.metadata())`, and the IO manager has nothing to do.
+
+    Raises:
+        Failure: the range of partitions runs backwards.
+    """
+    windows, window = None, None
+    if context.has_partition_key or context.has_partition_key_range:
+        window = forward(context.partition_time_window)
+        windows = context.partition_keys
+    with no_retry_on_interrupt(), writer(connection, table, windows, window, context.log) as out:
+        yield out
+
+
+@contextmanager
 def no_retry_on_interrupt() -> Iterator[None]:
     """Lets a run be stopped: Dagster would try a step again that was interrupted, as it has a retry policy.
 
@@ -175,6 +168,10 @@ def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
     except Exception:  # of a kind without public name where there is no window; to list a year's keys takes a second
         if context.asset_partition_keys:
             raise
+    return forward(window)
+
+
+def forward(window: TimeWindow | None) -> TimeWindow:
     if window is None or window.end <= window.start:
         raise Failure(
             "There is no window in that range: it names its first window, then its last.", allow_retries=False

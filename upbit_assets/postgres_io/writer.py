@@ -88,12 +88,14 @@ class Writer:
 
     Args:
         connection: the session that holds the locks.
-        window: the span of the windows, of which every row must be; None: the table as a whole.
+        windows: their partition keys; None: the table as a whole.
+        window: their span, of which every row must be.
         counts: how many rows each table got so far.
         seconds: that this took.
     """
 
     connection: sa.Connection
+    windows: Sequence[str] | None
     window: TimeWindow | None
     counts: Counter[sa.Table]
     seconds: float = 0.0
@@ -133,11 +135,11 @@ class Writer:
                 connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, tell)))
         return counts, described
 
-    def metadata(self, windows: Sequence[str] | None) -> Metadata:
-        """For the materialization of these windows; of a single one, Dagster knows the number of rows as well."""
+    def metadata(self) -> Metadata:
+        """For the materialization: what was written; of a single window, Dagster knows the number of rows as well."""
         table = next(iter(self.counts))
         return {
-            **({"dagster/partition_row_count": self.counts[table]} if windows and len(windows) == 1 else {}),
+            **({"dagster/partition_row_count": self.counts[table]} if self.windows and len(self.windows) == 1 else {}),
             **{f"rows in {target.fullname}": count for target, count in self.counts.items()},
             "seconds": MetadataValue.float(round(self.seconds, 3)),
             "rows per second": round(self.counts.total() / max(self.seconds, 0.001)),
@@ -162,7 +164,7 @@ def writer(
     with locked(connection, *locks(table, windows)) as locking:
         if (waited := time.perf_counter() - started) > 1:
             log.info(f"Waited {waited:.1f} s for another run that wrote the same windows.")
-        writing = Writer(locking, window, Counter({table: 0}))
+        writing = Writer(locking, windows, window, Counter({table: 0}))
         yield writing
     for target, count in writing.counts.items():
         log.info(f"{target.fullname}: {count:,} rows written")

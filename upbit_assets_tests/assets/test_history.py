@@ -343,7 +343,7 @@ class TestBadPages:
         assert "The exchange has blocked this IP address until 2099-01-02 03:04:05 UTC" in with_block
         assert "100 rows in 2 pages were collected and stay; the next run goes on there." in with_block
         with Counter(exchange) as counter:
-            assert "blocked this address until 2099-01-02" in failed("candle")
+            assert "blocked this IP address until 2099-01-02" in failed("candle")
         assert counter.calls == 0
 
         monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path))  # the block is over
@@ -484,6 +484,15 @@ class TestCoverage:
 
 
 class TestWhatIsGone:
+    @BOTH
+    def test_a_range_that_runs_backwards_is_refused_and_asks_for_nothing(
+        self, database: Database, exchange: Handle, kind: str
+    ):
+        with Counter(exchange) as counter:
+            failure = failed(kind, YESTERDAY, YESTERDAY - DAY)
+        assert "There is no window in that range: it names its first window, then its last." in failure
+        assert counter.calls == 0
+
     def test_trades_older_than_a_week_fail_at_once_and_say_why(self, database: Database, exchange: Handle):
         with Counter(exchange) as counter:
             failure = failed("trade", TODAY - 9 * DAY, YESTERDAY)
@@ -519,7 +528,10 @@ class TestWhatIsGone:
         self, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
     ):
         choose(monkeypatch, "top ten")
-        assert f"UPBIT_{kind.upper()}_MARKETS is 'top ten': it must be topN (as top10), all, or codes" in failed(kind)
+        assert (
+            f"UPBIT_{kind.upper()}_MARKETS is 'top ten': it must be topN (like top10), all, or market codes"
+            in failed(kind)
+        )
 
 
 def collect_for_ever(url: str, exchange_url: str) -> None:
@@ -574,7 +586,7 @@ class TestSideBySide:
         items = interleave_concurrently(iterators(), 3)
         next(items)
         assert len(begun) <= 4
-        items.close()  # type: ignore[attr-defined]
+        items.close()
 
     @pytest.mark.parametrize("end", ["stops", "raises", "an iterator raises"])
     def test_nothing_goes_on_when_it_ends_early(self, end: str):

@@ -17,6 +17,7 @@ from dagster import (
     BackfillPolicy,
     DagsterExecutionInterruptedError,
     ExecuteInProcessResult,
+    MaterializeResult,
     RetryPolicy,
     TableSchema,
     asset,
@@ -26,9 +27,8 @@ from hypothesis import strategies as st
 
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres.resource import Database, DatabaseError
-from upbit_assets.postgres_io import Load, Records, lock_key, locks, stage, stored_in
+from upbit_assets.postgres_io import Load, Records, asset_writer, lock_key, locks, stage, stored_in
 from upbit_assets.postgres_io.frames import ROWS_A_BLOCK
-from upbit_assets.postgres_io.io_manager import Loads
 from upbit_assets_tests.pipeline import said
 from upbit_assets_tests.postgres.lab import (
     HOSTILE,
@@ -310,13 +310,20 @@ class TestSeveralTables:
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
 
     @pytest.mark.parametrize(("several", "times"), [(False, 1), (True, 0)])
-    def test_a_write_is_told_once_and_the_many_of_loads_are_not(self, lab_url: str, several: bool, times: int):
-        def rows(_: Any) -> Loads | Load:
+    def test_a_write_is_told_once_and_the_many_of_an_asset_that_writes_as_it_goes_are_not(
+        self, lab_database: Database, lab_url: str, several: bool, times: int
+    ):
+        def rows(context: AssetExecutionContext) -> MaterializeResult | Load:
             each = [
                 Load({figures: frame(1, at=T0 + timedelta(minutes=number)), further: frame(1, 2)})
                 for number in range(3)
             ]
-            return Loads(Load({figures: load.tables[figures]}) for load in each) if several else each[0]
+            if not several:
+                return each[0]
+            with lab_database.connect() as connection, asset_writer(context, connection, figures) as out:
+                for load in each:
+                    out.append(Load({figures: load.tables[figures]}))
+            return MaterializeResult(metadata=out.metadata())
 
         with psycopg.connect(lab_url, autocommit=True) as listening:
             listening.execute("LISTEN asset_written")
@@ -671,6 +678,23 @@ class TestAccidents:
         assert "Stopped: by hand" in refused(result)
         assert not [event for event in result.all_events if event.is_step_up_for_retry]
         heals()
+
+    @pytest.mark.parametrize("how", [KeyboardInterrupt, DagsterExecutionInterruptedError])
+    def test_nor_is_one_that_writes_as_it_goes_which_keeps_what_it_has(
+        self, lab_database: Database, lab_url: str, how: type[BaseException]
+    ):
+        def rows(context: AssetExecutionContext) -> None:
+            with lab_database.connect() as connection, asset_writer(context, connection, figures) as out:
+                out.append(Load({figures: frame(7, at=T0 + timedelta(minutes=1))}))
+                assert advisory_locks(lab_url) != []
+                raise how
+
+        result = materialize(returning(rows, write="append", retry_policy=RetryPolicy(max_retries=1)))
+
+        assert "Stopped: by hand" in refused(result)
+        assert not [event for event in result.all_events if event.is_step_up_for_retry]
+        assert prices(lab_database) == [1, 2, 7]
+        assert advisory_locks(lab_url) == []
 
 
 class TestNoDatabase:
