@@ -1,1 +1,1 @@
-"""The market board: a page, and a small read-only API, over gold and silver."""
+"""The market board: a page and a read-only API over gold and silver."""

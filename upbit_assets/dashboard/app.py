@@ -32,13 +32,13 @@ from upbit_assets.postgres.resource import READER_ROLE, engine_for
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-MOST_QUERIES = 4  # at a time; who comes later waits
-# the style is the one that lightweight-charts brings for TradingView's mark
-MARK_STYLE = "sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY="
+MAX_QUERIES = 4  # concurrent; further ones wait
+# the inline style that lightweight-charts adds for TradingView's logo
+LOGO_STYLE = "sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY="
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        f"style-src 'self' '{MARK_STYLE}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"style-src 'self' '{LOGO_STYLE}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -49,9 +49,9 @@ log = logging.getLogger(__name__)
 
 
 class TrustedHosts:
-    """Answers only requests whose Host is one of the board's names, and puts security headers on each response.
+    """Accepts only requests to one of the board's host names, and adds security headers to each response.
 
-    A foreign page whose name was made to point here (DNS rebinding) sends that name as its Host.
+    Checking the Host header prevents DNS rebinding: the attacker's page sends its own host name.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -75,19 +75,19 @@ class TrustedHosts:
 
 
 def host_of(scope: Scope) -> str:
-    """The Host header without its port."""
+    """The Host header without the port."""
     host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
     name, _, port = host.rpartition(":")
     return name if name and port.isdigit() else host
 
 
 def cache_control(path: str) -> str:
-    """Libraries carry their version in their path; all else is asked for again, which an ETag makes cheap."""
+    """Libraries have their version in the path; everything else is revalidated by its ETag."""
     return "public, max-age=31536000, immutable" if path.startswith("/static/vendor/") else "no-cache"
 
 
 async def unknown_host(scope: Scope, receive: Receive, send: Send) -> None:
-    advice = "The board is not known by this name. Call it by the address it printed, or start it with --allow-host."
+    advice = "The board doesn't accept this host name. Use the address it printed, or start it with --allow-host."
     await error_response(421, advice)(scope, receive, send)
 
 
@@ -95,20 +95,18 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
     return JSONResponse({"error": {"status": status, "message": message}}, status, headers)
 
 
-async def request_error(_: Request, reason: Exception) -> Response:
-    assert isinstance(reason, RequestError)  # noqa: S101 - Starlette's types can't say so
-    return error_response(reason.status, reason.message)
+async def request_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestError)  # noqa: S101 - Starlette's types can't say so
+    return error_response(exc.status, exc.message)
 
 
-async def http_error(_: Request, reason: Exception) -> Response:
-    assert isinstance(reason, HTTPException)  # noqa: S101
-    return error_response(
-        reason.status_code, f"{reason.detail}; the API is described at /api", dict(reason.headers or {})
-    )
+async def http_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)  # noqa: S101
+    return error_response(exc.status_code, f"{exc.detail}; the API is described at /api", dict(exc.headers or {}))
 
 
-async def database_error(_: Request, reason: Exception) -> Response:
-    cause = getattr(reason, "orig", reason)
+async def database_error(_: Request, exc: Exception) -> Response:
+    cause = getattr(exc, "orig", exc)
     log.warning("%s: %s", type(cause).__name__, str(cause).strip())
     return error_response(503, advice_on(cause), {"Retry-After": "5"})
 
@@ -116,24 +114,24 @@ async def database_error(_: Request, reason: Exception) -> Response:
 def advice_on(cause: BaseException | None) -> str:
     match cause:
         case psycopg.errors.QueryCanceled():
-            return "That took too long. Ask for a shorter time."
+            return "The query took too long. Request a shorter period."
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.InvalidSchemaName():
-            return "The tables are not there, or not up to date. Run: upbit-assets migrate"
+            return "The schema is missing or out of date. Run: upbit-assets migrate"
         case psycopg.errors.InsufficientPrivilege() | psycopg.errors.InvalidParameterValue():
-            return f"The database does not let the board read. Its login must be a member of {READER_ROLE}."
+            return f"The board's login lacks the privilege to read. It must be a member of {READER_ROLE}."
         case psycopg.OperationalError():
-            return "The database does not answer."
-    return "The database refused the question."
+            return "The database is not reachable."
+    return "The database rejected the query."
 
 
 def json_default(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in the API")
+    raise TypeError(f"{type(value).__name__} is not supported in the API")
 
 
 class Board:
-    """What the routes share: the database, the cached responses, and the pages that listen."""
+    """State shared by the routes: the database, the cached responses, and the open event streams."""
 
     def __init__(self, url: str) -> None:
         self.engine = engine_for(url, READER_ROLE)
@@ -142,7 +140,7 @@ class Board:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self.queries = anyio.CapacityLimiter(MOST_QUERIES)
+        self.queries = anyio.CapacityLimiter(MAX_QUERIES)
         listening = asyncio.create_task(self.announcer.run())
         yield
         listening.cancel()
@@ -155,7 +153,7 @@ class Board:
 
             async def make() -> Body:
                 return await anyio.to_thread.run_sync(
-                    self.answer, endpoint, request.url.path, values, query, limiter=self.queries
+                    self.run_query, endpoint, request.url.path, values, query, limiter=self.queries
                 )
 
             key = (request.url.path, frozenset(query.items()))
@@ -163,13 +161,13 @@ class Board:
 
         return Route(endpoint.path, reply)
 
-    def answer(self, endpoint: Endpoint, path: str, values: dict[str, Any], query: dict[str, str]) -> Body:
+    def run_query(self, endpoint: Endpoint, path: str, values: dict[str, Any], query: dict[str, str]) -> Body:
         with self.engine.connect() as connection:
-            found = endpoint.answer(connection.execution_options(isolation_level="AUTOCOMMIT"), values)
+            content = endpoint.answer(connection.execution_options(isolation_level="AUTOCOMMIT"), values)
         if endpoint.has_rows:
-            found["next"] = next_page(path, query, found["next"])
-        body = Body(json.dumps(found, default=json_default, ensure_ascii=False).encode())
-        _ = body.compressed  # here, where it holds up nobody
+            content["next"] = next_page(path, query, content["next"])
+        body = Body(json.dumps(content, default=json_default, ensure_ascii=False).encode())
+        _ = body.compressed  # compress in this thread instead of the event loop
         return body
 
     async def events(self, _: Request) -> Response:
@@ -186,18 +184,18 @@ def cacheable(request: Request, body: Body) -> Response:
 
 
 def create_app(url: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
-    """The board over the market database at `url`, for those who call it by one of the names in `hosts`."""
-    board, described = Board(url), document()
+    """The board over the market database at `url`, accepting the host names in `hosts`."""
+    board, api_document = Board(url), document()
 
     def static_route(make: Callable[[], Response]) -> Callable[[Request], Response]:
         return lambda _: make()
 
-    page = HTMLResponse(as_html(described))
+    page = HTMLResponse(as_html(api_document))
     return Starlette(
         routes=[
             Route("/", static_route(lambda: FileResponse(STATIC / "index.html"))),
             Route("/api", static_route(lambda: page)),
-            Route("/openapi.json", static_route(lambda: JSONResponse(described))),
+            Route("/openapi.json", static_route(lambda: JSONResponse(api_document))),
             Route("/api/events", board.events),
             *map(board.route, ENDPOINTS),
             Mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), compresslevel=6)),

@@ -1,4 +1,4 @@
-"""Responses cached until something new is written."""
+"""Responses cached until the next write."""
 
 import asyncio
 import gzip
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 MAX_RESPONSES = 256
-MAX_AGE_SECONDS = 5.0  # how long a write without a notification may go unseen
+MAX_AGE_SECONDS = 5.0  # limits how long a write without a notification goes unnoticed
 
 
 class Body:
@@ -27,12 +27,12 @@ class Body:
 
 @dataclass
 class ResponseCache:
-    """Each response is made once for all who ask meanwhile: a thousand pages read the database once."""
+    """Concurrent requests share one response: a thousand open pages cost one database query."""
 
     responses: OrderedDict[Hashable, tuple[float, asyncio.Future[Body]]] = field(default_factory=OrderedDict)
 
     async def get(self, key: Hashable, make: Callable[[], Awaitable[Body]]) -> Body:
-        """The response cached under `key`, else a new one; a failure goes to all who wait, and isn't cached."""
+        """The response cached under `key`, or a new one. A failure is raised to all waiting requests and not cached."""
         expires, response = self.responses.get(key, (0.0, None))
         if response is None or time.monotonic() >= expires:
             response = asyncio.ensure_future(make())
@@ -48,5 +48,5 @@ class ResponseCache:
             raise
 
     def clear(self) -> None:
-        """A response being made goes to those who wait for it, and to nobody who asks from now on."""
+        """Forget all responses. One in progress still goes to the requests waiting for it, but to no later ones."""
         self.responses.clear()

@@ -1,6 +1,6 @@
-"""The API's endpoints: parameters, fields, and the SQL behind them.
+"""The API's endpoints: parameters, fields and SQL.
 
-Decimals leave the database as text, digit for digit, and stay text.
+Decimals are returned as text with all their digits.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ from upbit_assets.settings import settings
 
 Values = Mapping[str, Any]
 DAY = timedelta(days=1)
-STALE_AFTER = timedelta(minutes=3)  # data come every minute
+STALE_AFTER = timedelta(minutes=3)  # data is collected every minute
 stats, book, candle, daily = (
     tables.gold_market_stats,
     tables.silver_orderbook,
@@ -45,8 +45,8 @@ class Endpoint:
     """A path of the API.
 
     Args:
-        answer: the JSON of a request, from its parameters' values.
-        fields: the columns of the answer, or of its rows where it has `rows`.
+        answer: returns the JSON content for the parameters' values.
+        fields: the columns of the response, or of its rows if it has `rows`.
     """
 
     path: str
@@ -57,17 +57,17 @@ class Endpoint:
     has_rows: bool = True
 
 
-def fields_of(table: sa.Table, *left_out: str) -> tuple[sa.Column[Any], ...]:
-    return tuple(column for column in table.columns if column.name not in {"id", "written_in", *left_out})
+def fields_of(table: sa.Table, *excluded: str) -> tuple[sa.Column[Any], ...]:
+    return tuple(column for column in table.columns if column.name not in {"id", "written_in", *excluded})
 
 
 def field(comment: str, name: str, kind: Any = sa.Text) -> sa.Column[Any]:
-    """A field that is no table's column."""
+    """A field that isn't a table's column."""
     return sa.Column(name, kind, comment=comment)
 
 
 def exact(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """The column as the API gives it: a decimal as text, which PostgreSQL writes in full and without an exponent."""
+    """The column as returned by the API: decimals as text, which PostgreSQL writes in full without an exponent."""
     match column.type:
         case sa.Integer() | sa.BigInteger():
             return column
@@ -95,16 +95,16 @@ newest = (
 
 
 def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
-    found = newest.subquery("newest")
+    latest = newest.subquery("newest")
     collected = (
         sa.select(sa.func.max(stats.c.ingested_at))
-        .where(stats.c.ingested_at >= found.c.window_start, stats.c.ingested_at < found.c.window_start + WINDOW)
+        .where(stats.c.ingested_at >= latest.c.window_start, stats.c.ingested_at < latest.c.window_start + WINDOW)
         .scalar_subquery()
     )
-    one = connection.execute(sa.select(found, collected.label("collected_at"))).mappings().one_or_none()
+    row = connection.execute(sa.select(latest, collected.label("collected_at"))).mappings().one_or_none()
     return {
         "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
-        **(one or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
+        **(row or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
         "stale_after": int(STALE_AFTER.total_seconds()),
         "dagster": settings.UPBIT_DAGSTER_URL,
     }
@@ -123,23 +123,23 @@ def markets(connection: sa.Connection, values: Values) -> dict[str, Any]:
     )
     rows = fetch(connection, wanted.where(stats.c.quote_currency == values["quote"]) if values["quote"] else wanted)
     if values["window"] and not rows:
-        raise RequestError(404, f"There are no figures of {windows.key_of(start)} that were asked for.")
-    further = {"window": windows.key_of(start), "offset": values["offset"] + values["limit"]}
-    return page_of(rows[: values["limit"]], further if len(rows) > values["limit"] else None)
+        raise RequestError(404, f"There are no such figures for {windows.key_of(start)}.")
+    next_parameters = {"window": windows.key_of(start), "offset": values["offset"] + values["limit"]}
+    return page_of(rows[: values["limit"]], next_parameters if len(rows) > values["limit"] else None)
 
 
-def page_of(rows: list[dict[str, Any]], further: Values | None) -> dict[str, Any]:
-    """Rows, with the parameters that differ in the request for those that follow."""
-    return {"rows": rows, "next": further}
+def page_of(rows: list[dict[str, Any]], next_parameters: Values | None) -> dict[str, Any]:
+    """Rows, and the parameters that change in the request for the next page."""
+    return {"rows": rows, "next": next_parameters}
 
 
 def series(connection: sa.Connection, values: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
-    """A market's rows, of which there may be none; but not of a market that there isn't."""
+    """A market's rows, possibly none. Raises RequestError if the market doesn't exist."""
     rows = fetch(connection, wanted)
-    # one that is named by its code has candles though the exchange may tell no ticker of it
+    # candles too, because a market configured by its code may have candles but no ticker
     known = sa.or_(*(sa.exists().where(table.c.market == values["market"]) for table in (stats, daily, candle)))
     if not rows and not connection.scalar(sa.select(known)):
-        raise RequestError(404, f"There is no market {values['market']} here.")
+        raise RequestError(404, f"There is no data for the market {values['market']}.")
     return page_of(rows, next_span(span, values) if span else None)
 
 
@@ -158,7 +158,7 @@ def windows_of_market(connection: sa.Connection, values: Values) -> dict[str, An
 
 
 def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
-    """Candles of any unit, made of those of a minute."""
+    """Candles of any unit, aggregated from one-minute candles."""
     unit = values["unit"]
     span = page(values, unit, DAY)
     start = sa.func.date_bin(unit, candle.c.started_at, datetime(2000, 1, 1, tzinfo=UTC)).label("started_at")
@@ -195,7 +195,7 @@ def days(connection: sa.Connection, values: Values) -> dict[str, Any]:
 
 
 def orderbook(connection: sa.Connection, values: Values) -> dict[str, Any]:
-    """The newest book, and the newest spread, which may be of an earlier one."""
+    """The newest book, and the newest spread, which may be from an earlier book."""
     levels, spread = (
         sa.select(*as_text(fields))
         .where(table.c.market == values["market"], table.c.ingested_at > datetime.now(UTC) - DAY)
@@ -213,18 +213,18 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
     silver, gold = tables.silver_ticker_build, tables.gold_market_stats_build
     kind = sa.DateTime(timezone=True)
     start = sa.func.generate_series(span.start, span.end - WINDOW, WINDOW, type_=kind)
-    each = start.table_valued(sa.column("start", kind)).alias("each").render_derived()
+    window = start.table_valued(sa.column("start", kind)).alias("each_window").render_derived()
     wanted = (
         sa.select(
-            each.c.start.label("window_start"),
+            window.c.start.label("window_start"),
             *as_text(fields_of(silver, "window_start", "computed_at")),
             gold.c.gold_rows,
             gold.c.computed_at,
         )
-        .select_from(each)
-        .outerjoin(silver, silver.c.window_start == each.c.start)
-        .outerjoin(gold, gold.c.window_start == each.c.start)
-        .order_by(each.c.start)
+        .select_from(window)
+        .outerjoin(silver, silver.c.window_start == window.c.start)
+        .outerjoin(gold, gold.c.window_start == window.c.start)
+        .order_by(window.c.start)
     )
     rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, wanted)]
     return page_of(rows, next_span(span, values))
@@ -242,73 +242,73 @@ SORTS = {
 }
 QUOTES = {"KRW": "KRW", "BTC": "BTC", "USDT": "USDT"}
 SINCE, UNTIL = (
-    instant("from", "The first moment; in Seoul where it names no zone"),
-    instant("to", "The moment before which the last one begins; by default now"),
+    instant("from", "The start of the period; Seoul time unless it has a UTC offset"),
+    instant("to", "The end of the period (exclusive); by default now"),
 )
-LIMIT = number("limit", "The most rows, or steps of time, in one answer", 1, MOST_ROWS, MOST_ROWS)
+LIMIT = number("limit", "The most rows, or time steps, in one response", 1, MOST_ROWS, MOST_ROWS)
 
 ENDPOINTS = (
     Endpoint(
         "/api/status",
-        "How new the data are, and whether they are simulated",
+        "The age of the data, and whether it is simulated",
         status,
         (
-            field("Whether the data are the offline exchange's; null while there are none", "simulated", sa.Boolean),
+            field("Whether the data is the offline exchange's; null if there is none", "simulated", sa.Boolean),
             field("Start of the newest window that has figures", "window_start", tables.Moment),
-            field("When these were computed", "computed_at", tables.Moment),
-            field("When the newest of its data were collected", "collected_at", tables.Moment),
-            field("Seconds after which data are stale", "stale_after", sa.Integer),
-            field("Where the Dagster UI is", "dagster"),
+            field("When those figures were computed", "computed_at", tables.Moment),
+            field("When the newest of its data was collected", "collected_at", tables.Moment),
+            field("Seconds after which the data is stale", "stale_after", sa.Integer),
+            field("The URL of the Dagster UI", "dagster"),
         ),
         has_rows=False,
     ),
     Endpoint(
         "/api/markets",
-        "Every market's figures in one ten-minute window, by default the newest",
+        "The figures of all markets in one ten-minute window, by default the newest",
         markets,
         MARKET_FIELDS,
         (
             Parameter("window", "The window's key", {"type": "string", "examples": ["2026-01-29-14:00"]}, window_key),
             Parameter("quote", "Only markets of a quote currency", {"enum": list(QUOTES)}, one_of(QUOTES)),
-            choice("sort", "What comes first", SORTS, "turnover"),
+            choice("sort", "The order of the rows", SORTS, "turnover"),
             LIMIT,
-            number("offset", "How many rows to skip", 0, 1_000_000, 0),
+            number("offset", "The number of rows to skip", 0, 1_000_000, 0),
         ),
     ),
     Endpoint(
         "/api/markets/{market}/windows",
-        "A market's figures window by window, oldest first; by default of the last day",
+        "A market's figures by window, oldest first; by default for the last day",
         windows_of_market,
         MARKET_FIELDS,
         (market, SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
         "/api/markets/{market}/candles",
-        "A market's candles, oldest first; by default of the last day. A time without trades has none",
+        "A market's candles, oldest first; by default for the last day. Periods without trades have no candle",
         candles,
         fields_of(candle, "market", "last_traded_at", "ingested_at", "computed_at"),
         (market, choice("unit", "Minutes; a day begins at 09:00 KST", UNITS, "1"), SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
         "/api/markets/{market}/orderbook",
-        "A market's newest order book, if there is one of the last day, and the newest window's spread and depths",
+        "A market's newest order book of the last day, and the newest window's spread and depths",
         orderbook,
         BOOK_FIELDS + SPREAD_FIELDS,
         (market,),
     ),
     Endpoint(
         "/api/markets/{market}/days",
-        "A market's figures by the exchange's day (from 09:00 KST), oldest first; by default of the last 30 days",
+        "A market's figures by the exchange's day (from 09:00 KST), oldest first; by default for the last 30 days",
         days,
         fields_of(daily),
         (market, SINCE, UNTIL, LIMIT),
     ),
     Endpoint(
         "/api/coverage",
-        "What was collected of each ten-minute window, those of which nothing was included; by default of the last day",
+        "What was collected in each ten-minute window, including empty ones; by default for the last day",
         coverage,
         (
-            field("The window's key: the partition in Dagster", "window"),
+            field("The window's key, which is its partition in Dagster", "window"),
             field("Start of the window", "window_start", tables.Moment),
             *fields_of(tables.silver_ticker_build, "window_start", "computed_at"),
             *fields_of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),
@@ -318,9 +318,11 @@ ENDPOINTS = (
 )
 
 
-def next_page(path: str, query: Mapping[str, str], further: Values | None) -> str | None:
-    """The address of the rows that follow."""
-    if not further:
+def next_page(path: str, query: Mapping[str, str], next_parameters: Values | None) -> str | None:
+    """The path of the next page of rows."""
+    if not next_parameters:
         return None
-    texts = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in further.items()}
+    texts = {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in next_parameters.items()
+    }
     return f"{path}?{urlencode({**query, **texts})}"

@@ -1,4 +1,4 @@
-"""What was just written, told to every open page over one database connection."""
+"""Notifications of writes, forwarded to every open page over one database connection."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from upbit_assets.postgres.resource import READER_ROLE
 CHANNEL = "asset_written"
 FIRST_RETRY, LAST_RETRY = 0.25, 10.0  # seconds
 HEARTBEAT = 15.0
-MOST_WAITING = 100  # events for a page that reads none; it is let go, and begins anew when it comes back
-# so that a connection whose other end is gone without a word is noticed within a minute
+MAX_QUEUED = 100  # events for a page that doesn't read; it is disconnected, and reconnects by itself
+# keepalives: a dead connection is detected within a minute
 SESSION: dict[str, str | int] = {
     "application_name": "upbit_assets board",
     "connect_timeout": 10,
@@ -32,20 +32,20 @@ def event(name: str, data: object) -> str:
 
 
 class Announcer:
-    """Listens in the database, and passes on what it hears.
+    """Listens for the database's notifications and forwards them to the open pages.
 
     Args:
-        url: the database's.
-        changed: called when something was written, or may have been while nobody listened.
+        url: of the database.
+        on_change: called after a write, or when writes may have been missed.
     """
 
-    def __init__(self, url: str, changed: Callable[[], None]) -> None:
-        self.url, self.changed = url, changed
+    def __init__(self, url: str, on_change: Callable[[], None]) -> None:
+        self.url, self.on_change = url, on_change
         self.listening = False
         self.pages: set[asyncio.Queue[str]] = set()
 
     async def run(self) -> None:
-        """Listen for ever; where the database goes away, come back when it does."""
+        """Listen forever, reconnecting when the connection is lost."""
         delay = FIRST_RETRY
         while True:
             with contextlib.suppress(psycopg.Error):
@@ -54,24 +54,24 @@ class Announcer:
                     await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(READER_ROLE)))
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
                     delay = FIRST_RETRY
-                    self.turn(listening=True)
-                    async for heard in connection.notifies():
-                        self.changed()
-                        self.tell(event(CHANNEL, written(heard.payload)))
-            self.turn(listening=False)
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - no secret, only to spread
+                    self.set_listening(listening=True)
+                    async for notification in connection.notifies():
+                        self.on_change()
+                        self.broadcast(event(CHANNEL, parse_payload(notification.payload)))
+            self.set_listening(listening=False)
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             delay = min(2 * delay, LAST_RETRY)
 
-    def turn(self, *, listening: bool) -> None:
+    def set_listening(self, *, listening: bool) -> None:
         if self.listening != listening:
             self.listening = listening
-            self.changed()
-            self.tell(self.state())
+            self.on_change()
+            self.broadcast(self.state())
 
     def state(self) -> str:
         return event("database", {"up": self.listening})
 
-    def tell(self, text: str) -> None:
+    def broadcast(self, text: str) -> None:
         for page in list(self.pages):
             try:
                 page.put_nowait(text)
@@ -80,7 +80,7 @@ class Announcer:
 
     @contextmanager
     def page(self) -> Iterator[asyncio.Queue[str]]:
-        queue: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING)
+        queue: asyncio.Queue[str] = asyncio.Queue(MAX_QUEUED)
         self.pages.add(queue)
         try:
             yield queue
@@ -88,19 +88,19 @@ class Announcer:
             self.pages.discard(queue)
 
     async def stream(self) -> AsyncIterator[str]:
-        """Server-sent events: first whether the database is there, then what is written as it is written."""
+        """Server-sent events: the state of the database first, then writes as they happen."""
         with self.page() as queue:
             yield self.state()
             while queue in self.pages:
                 try:
                     text = await asyncio.wait_for(queue.get(), HEARTBEAT)
                 except TimeoutError:
-                    text = ": still here\n\n"
+                    text = ": heartbeat\n\n"
                 yield text
 
 
-def written(payload: str) -> dict[str, str]:
-    """Which table was written, and of what time; empty where a foreign notification says nothing of it."""
+def parse_payload(payload: str) -> dict[str, str]:
+    """The table and the period written; empty for a notification in another format."""
     with contextlib.suppress(ValueError, AttributeError, RecursionError):
         return {name: str(value) for name, value in json.loads(payload).items() if name in ("table", "start", "end")}
     return {}

@@ -1,4 +1,4 @@
-"""The API described: for machines as OpenAPI, for people as a page. All of it follows from the endpoints."""
+"""The API's documentation, as OpenAPI and as a page, generated from the endpoints."""
 
 from html import escape
 from importlib.metadata import version
@@ -11,13 +11,13 @@ from upbit_assets.dashboard.live import CHANNEL
 from upbit_assets.dashboard.parameters import Parameter
 
 ABOUT = (
-    "Read-only. Decimals are strings, digit for digit as the database has them; times carry their zone. An answer is "
-    "kept until something is written, at the most for five seconds, and carries an ETag. An error says in its message "
-    "what to do. The figures are the windows' and days' of the tables gold.* and silver.*."
+    "Read-only. Decimals are strings with all the digits in the database; times have a UTC offset. Responses are "
+    "cached until the next write, for at most five seconds, and have an ETag. Error messages say what to do. The "
+    "figures are those of the tables gold.* and silver.*, by window or day."
 )
 EVENTS = (
-    'Server-sent events. `database` says whether the database is there ({"up": true}), at first and when it changes; '
-    f"`{CHANNEL}` says, right after a commit, which table of silver or gold was written and for what time "
+    'Server-sent events. `database` is the state of the database ({"up": true}), sent first and whenever it changes; '
+    f"`{CHANNEL}` is sent after each commit, with the silver or gold table written and the period "
     '({"table": "gold.market_stats", "start": "…", "end": "…"}).'
 )
 Json = dict[str, Any]
@@ -36,16 +36,16 @@ def document() -> Json:
 
 def operation(endpoint: Endpoint) -> Json:
     failures = {
-        "400": "A parameter is not what it must be",
-        **({"404": "There is no such thing"} if endpoint.parameters else {}),
-        "503": "The database does not answer",
+        "400": "A parameter is invalid",
+        **({"404": "Not found"} if endpoint.parameters else {}),
+        "503": "The database is not reachable",
     }
     return {
         "summary": endpoint.about,
         "parameters": [described(parameter) for parameter in endpoint.parameters],
         "responses": {
-            "200": {"description": "The answer", "content": json_of(answer_schema(endpoint))},
-            "304": {"description": "Still the one whose ETag was sent in If-None-Match"},
+            "200": {"description": "Success", "content": json_of(response_schema(endpoint))},
+            "304": {"description": "Not modified since the ETag sent in If-None-Match"},
             **{
                 status: {"description": text, "content": json_of({"$ref": "#/components/schemas/Error"})}
                 for status, text in failures.items()
@@ -68,14 +68,14 @@ def json_of(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-def an_object(properties: Json) -> Json:
+def object_schema(properties: Json) -> Json:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def answer_schema(endpoint: Endpoint) -> Json:
-    row = an_object({column.name: schema_of(column) for column in endpoint.fields})
-    following = {"type": ["string", "null"], "description": "Where the rows that follow are"}
-    return an_object({"rows": {"type": "array", "items": row}, "next": following}) if endpoint.has_rows else row
+def response_schema(endpoint: Endpoint) -> Json:
+    row = object_schema({column.name: schema_of(column) for column in endpoint.fields})
+    following = {"type": ["string", "null"], "description": "The path of the next page of rows; null on the last page"}
+    return object_schema({"rows": {"type": "array", "items": row}, "next": following}) if endpoint.has_rows else row
 
 
 def schema_of(column: sa.Column[Any]) -> Json:
@@ -96,25 +96,25 @@ def schema_of(column: sa.Column[Any]) -> Json:
     return kind | {"description": column.comment or ""}
 
 
-ERROR = an_object({"error": an_object({"status": {"type": "integer"}, "message": {"type": "string"}})})
+ERROR = object_schema({"error": object_schema({"status": {"type": "integer"}, "message": {"type": "string"}})})
 
 
-def as_html(described: Json) -> str:
-    sections = "".join(section(path, one["get"]) for path, one in described["paths"].items())
-    info = described["info"]
+def as_html(document: Json) -> str:
+    sections = "".join(section(path, operations["get"]) for path, operations in document["paths"].items())
+    info = document["info"]
     return PAGE.format(title=escape(info["title"]), about=escape(info["description"]), sections=sections)
 
 
 def section(path: str, operation: Json) -> str:
     parameters = "".join(
-        line(one["name"], choices(one["schema"]), one["description"]) for one in operation.get("parameters", ())
+        line(item["name"], choices(item["schema"]), item["description"]) for item in operation.get("parameters", ())
     )
     content = operation["responses"]["200"]["content"].get("application/json")
     fields = ""
     if content:
         schema = content["schema"]["properties"]
-        for name, one in schema.get("rows", {}).get("items", {"properties": schema})["properties"].items():
-            fields += line(name, one.get("format") or kind_of(one), one["description"])
+        for name, item in schema.get("rows", {}).get("items", {"properties": schema})["properties"].items():
+            fields += line(name, item.get("format") or kind_of(item), item["description"])
     example = path.replace("{market}", "KRW-BTC")
     return (
         f'<section><h2><a href="{escape(example)}"><code>GET {escape(path)}</code></a></h2>'

@@ -1,4 +1,4 @@
-"""The API's parameters: parsing and validation of whatever comes from outside."""
+"""The API's parameters: parsing and validation."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d
 
 
 class RequestError(Exception):
-    """The request can't be answered; the message tells its sender why."""
+    """An invalid request; the message is for its sender."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -26,12 +26,12 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of the API. `read` makes its value of the text, or raises ValueError that says what it must be."""
+    """A parameter of the API. `parse` converts the text, or raises ValueError with what it must be."""
 
     name: str
     about: str
     schema: Mapping[str, Any]
-    read: Callable[[str], Any]
+    parse: Callable[[str], Any]
     default: Any = None
     in_path: bool = False
 
@@ -40,21 +40,21 @@ def parse(parameters: Iterable[Parameter], path: Mapping[str, str], query: Query
     """The values of a request's parameters.
 
     Raises:
-        RequestError: one is unknown, given twice, or not what it must be.
+        RequestError: one is unknown, duplicated or invalid.
     """
     known = {parameter.name: parameter for parameter in parameters}
     given = [*path.items(), *query.multi_items()]
     values = {parameter.name: parameter.default for parameter in known.values()}
-    for place, (name, text) in enumerate(given):
+    for index, (name, text) in enumerate(given):
         if name not in known:
             names = ", ".join(known) or "none"
-            raise RequestError(400, f"There is no parameter {shortened(name)!r} here; there are: {names}.")
-        if name in dict(given[:place]):
-            raise RequestError(400, f"{name} is given twice.")
+            raise RequestError(400, f"Unknown parameter {shortened(name)!r}; the parameters are: {names}.")
+        if name in dict(given[:index]):
+            raise RequestError(400, f"{name} must not be repeated.")
         try:
-            values[name] = known[name].read(text)
-        except (ValueError, OverflowError) as problem:
-            raise RequestError(400, f"{name} must be {problem}, not {shortened(text)!r}.") from None
+            values[name] = known[name].parse(text)
+        except (ValueError, OverflowError) as error:
+            raise RequestError(400, f"{name} must be {error}, not {shortened(text)!r}.") from None
     return values
 
 
@@ -64,28 +64,28 @@ def shortened(text: str) -> str:
 
 def market_code(text: str) -> str:
     if not MARKET.fullmatch(text):
-        raise ValueError("a market's code as KRW-BTC")
+        raise ValueError("a market code like KRW-BTC")
     return text
 
 
 def moment(text: str) -> datetime:
-    """An ISO 8601 date or time, in Seoul where it names no zone."""
-    wanted = "a date or time as 2026-01-29 or 2026-01-29T14:00:00Z, from 2017 to 2099 (a + in it is written %2B)"
+    """An ISO 8601 date or time, in Seoul time unless it has a UTC offset."""
+    wanted = "a date or time like 2026-01-29 or 2026-01-29T14:00:00Z, from 2017 to 2099 (encode a + as %2B)"
     if not MOMENT.fullmatch(text):
         raise ValueError(wanted)
     try:
-        read = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(wanted) from None
-    read = read if read.tzinfo else read.replace(tzinfo=SEOUL)
-    if not EARLIEST <= read < LATEST:
+    parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=SEOUL)
+    if not EARLIEST <= parsed < LATEST:
         raise ValueError(wanted)
-    return read.astimezone(SEOUL)
+    return parsed.astimezone(SEOUL)
 
 
 def window_key(text: str) -> datetime:
     """The start of the window with this partition key."""
-    wanted = "a window's key as 2026-01-29-14:00"
+    wanted = "a window's key like 2026-01-29-14:00"
     try:
         start = windows.start_of(text)
     except ValueError:
@@ -95,22 +95,22 @@ def window_key(text: str) -> datetime:
     return start
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-            raise ValueError(f"a whole number from {least} to {most:,}")
+def integer_between(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum:,}")
         return int(text)
 
-    return read
+    return parse
 
 
 def one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+    def parse(text: str) -> Any:
         if text not in choices:
             raise ValueError(f"one of {', '.join(choices)}")
         return choices[text]
 
-    return read
+    return parse
 
 
 def choice(name: str, about: str, choices: Mapping[str, Any], default: str) -> Parameter:
@@ -118,9 +118,9 @@ def choice(name: str, about: str, choices: Mapping[str, Any], default: str) -> P
     return Parameter(name, about, schema, one_of(choices), choices[default])
 
 
-def number(name: str, about: str, least: int, most: int, default: int) -> Parameter:
-    schema = {"type": "integer", "minimum": least, "maximum": most, "default": default}
-    return Parameter(name, about, schema, whole_number(least, most), default)
+def number(name: str, about: str, minimum: int, maximum: int, default: int) -> Parameter:
+    schema = {"type": "integer", "minimum": minimum, "maximum": maximum, "default": default}
+    return Parameter(name, about, schema, integer_between(minimum, maximum), default)
 
 
 def instant(name: str, about: str) -> Parameter:
@@ -134,17 +134,17 @@ market = Parameter(
 
 @dataclass(frozen=True)
 class Page:
-    """The steps of time that begin in `[start, end)`; further ones begin at `next`, if there are any."""
+    """The time steps that start in `[start, end)`; the next page starts at `next`, None on the last page."""
 
     start: datetime
     end: datetime
     next: datetime | None
 
 
-def page(values: Mapping[str, Any], step: timedelta, usual: timedelta) -> Page:
-    """At most `limit` steps from `from` to `to`; by default the `usual` time until now."""
+def page(values: Mapping[str, Any], step: timedelta, default_span: timedelta) -> Page:
+    """At most `limit` steps between `from` and `to`; by default the last `default_span`."""
     to = values["to"] or datetime.now(SEOUL)
-    since = values["from"] or to - usual
+    since = values["from"] or to - default_span
     if since >= to:
         raise RequestError(400, "from must be before to.")
     start, stop = at_or_after(since, step), at_or_after(to, step)
@@ -153,6 +153,6 @@ def page(values: Mapping[str, Any], step: timedelta, usual: timedelta) -> Page:
 
 
 def at_or_after(moment: datetime, step: timedelta) -> datetime:
-    """The first start of a step at this moment or later; steps are counted from midnight UTC, 09:00 in Seoul."""
+    """The first step start at or after this time; steps are aligned to midnight UTC, 09:00 in Seoul."""
     origin = datetime(2000, 1, 1, tzinfo=UTC)
     return (origin - (origin - moment) // step * step).astimezone(SEOUL)

@@ -1,4 +1,4 @@
-"""Runs the market board: as a process of its own, or beside a test in a thread."""
+"""Runs the market board, as a process or in a thread for tests."""
 
 import contextlib
 import resource
@@ -24,7 +24,7 @@ def server(url: str, hosts: Sequence[str]) -> uvicorn.Server:
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=1,  # the open pages' streams never end by themselves
+            timeout_graceful_shutdown=1,  # the event streams of open pages never end
         )
     )
 
@@ -32,9 +32,9 @@ def server(url: str, hosts: Sequence[str]) -> uvicorn.Server:
 def serve(
     url: str, host: str, port: int, hosts: Sequence[str] = (), *, ready: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve the board over the market database at `url` until a signal comes.
+    """Serve the board over the market database at `url` until SIGINT or SIGTERM.
 
-    `ready` is called once it listens. Raises OSError, with a message that says so, when it can't.
+    `ready` is called once it listens. Raises OSError with a clear message if it can't listen.
     """
     allow_open_files()
     with listening(NAME, host, port) as listener, contextlib.suppress(KeyboardInterrupt):
@@ -43,7 +43,7 @@ def serve(
 
 
 def allow_open_files() -> None:
-    """Every open page is one, and the usual limit is 1,024."""
+    """Raise the limit of open files, usually 1,024, as every open page needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -52,7 +52,7 @@ def allow_open_files() -> None:
 
 @contextlib.contextmanager
 def running(url: str) -> Iterator[str]:
-    """The board in a thread of this process, on a free port, gone with the context; its address."""
+    """Run the board in a thread on a free port, for the duration of the context; yields its URL."""
     board = server(url, LOOPBACK)
     listener = listening(NAME, "127.0.0.1", 0)
     thread = threading.Thread(target=board.run, args=([listener],), name="board", daemon=True)

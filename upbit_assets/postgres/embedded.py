@@ -1,7 +1,7 @@
-"""The PostgreSQL that comes as a wheel, for a machine on which nothing else is installed.
+"""An embedded PostgreSQL from a wheel, for machines without one installed.
 
-Whoever comes first starts it under a file lock; everyone else attaches. Nobody's exit stops it but `stop`.
-It listens on a Unix socket that only its own user may enter, so it needs no port and no password.
+The first process starts it under a file lock, later ones attach to it. It runs until `stop`, whichever process exits.
+It listens on a Unix socket that only its own user can access, so it needs neither a port nor a password.
 """
 
 import fcntl
@@ -23,27 +23,27 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
-DATABASES = {"dagster": "UTC", "upbit": "Asia/Seoul"}  # and their zones: Dagster reads its own times as UTC
+DATABASES = {"dagster": "UTC", "upbit": "Asia/Seoul"}  # with their time zones; Dagster requires UTC
 SUPERUSER = "postgres"
-MOST_TRIES = 60  # a quarter of a second apart
-MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, and PostgreSQL adds /.s.PGSQL.5432.lock
-PORT = "5432"  # names the socket, nothing else
+START_ATTEMPTS = 60  # 0.25 s apart
+MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, including PostgreSQL's /.s.PGSQL.5432.lock
+PORT = "5432"  # only part of the socket's name
 SETTINGS = {
     "listen_addresses": "",
     "port": PORT,
     "unix_socket_permissions": "0700",
     "log_timezone": "Asia/Seoul",
     "max_connections": "200",
-    "max_locks_per_transaction": "256",  # a query over a year of daily partitions locks each, with its indexes
+    "max_locks_per_transaction": "256",  # a query over a year locks each daily partition and its indexes
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "logging_collector": "off",
 }
-# what its programs would take from the machine, and initdb write down for good
+# otherwise initdb would make the machine's locale and time zone permanent
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 
 
-# Runs that were dated in the zone of the session, the machine's in earlier versions, in UTC
+# Earlier versions stored run timestamps in the machine's time zone; convert them to UTC
 REDATE_RUNS = """
 DO $$ BEGIN
   IF current_setting('timezone') <> 'UTC' AND to_regclass('runs') IS NOT NULL THEN
@@ -83,7 +83,7 @@ class EmbeddedPostgres:
 
     @property
     def socket(self) -> Path:
-        # a comma would make two folders of it
+        # PostgreSQL splits the setting at commas
         if len(os.fsencode(self.data)) <= MAX_SOCKET_PATH and "," not in str(self.data):
             return self.data
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
@@ -100,12 +100,12 @@ class EmbeddedPostgres:
         return True
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> bool:
-        """Start the server unless it runs, with its databases; True if it was this call that started it.
+        """Start the server, with its databases, unless it is running; returns whether this call started it.
 
-        `prepare` runs right after a start, before anyone else who waits for the server goes on.
+        `prepare` runs after a start, before other processes that wait for the server continue.
 
         Raises:
-            EmbeddedPostgresError: it could not be started; the last lines of its log are in the message.
+            EmbeddedPostgresError: it could not be started; the message has the end of its log.
         """
         forget_other_servers()
         if self._ready() and self.answers():
@@ -118,14 +118,14 @@ class EmbeddedPostgres:
                 self._launch()
             elif self._ready():
                 return False
-            # also where the one who started it was killed before it came to this
+            # also if the process that started it was killed before this point
             self.create_databases()
             prepare()
             self._ready_for.write_text(self._prepared())
             return started
 
     def stop(self) -> bool:
-        """Stop the server; True if it was running."""
+        """Stop the server; returns whether it was running."""
         if not self.data.exists():
             return False
         with self._lock():
@@ -139,11 +139,11 @@ class EmbeddedPostgres:
         return self.folder / "ready"
 
     def _ready(self) -> bool:
-        """Whether the databases were prepared since the server was last started, in the way of this version."""
+        """Whether this version has prepared the databases since the server's last start."""
         return self._ready_for.exists() and self._ready_for.read_text() == self._prepared()
 
     def _prepared(self) -> str:
-        """What stands in `ready` then: the server's process and when it began, as it says itself, and the zones."""
+        """The expected content of `ready`: the postmaster's pid and start time, and the time zones."""
         process = self._postmaster.read_text().splitlines()[0:3:2] if self._postmaster.exists() else []
         return " ".join([*process, *(f"{name}={zone}" for name, zone in DATABASES.items())])
 
@@ -155,39 +155,39 @@ class EmbeddedPostgres:
         settings = SETTINGS | {"unix_socket_directories": str(self.socket)}
         options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
         killed = self._postmaster.exists()
-        self._forget_pid_used_again()
-        for patience in reversed(range(MOST_TRIES)):
+        self._remove_stale_pid_files()
+        for attempts_left in reversed(range(START_ATTEMPTS)):
             try:
                 self._run("pg_ctl", "start", "-D", self.data.name, "-l", self.log.name, "-w", "-t", "60", "-o", options)
             except EmbeddedPostgresError:
                 if self.answers():
                     return
-                # a killed server's processes need a moment to end, and a killed starter's server to be up
-                if not (killed and patience):
+                # a killed server's children need a moment to exit, and a server whose starter was killed to come up
+                if not (killed and attempts_left):
                     raise
                 time.sleep(0.25)
             else:
                 return
 
-    def _forget_pid_used_again(self) -> None:
-        """Remove the notes of a server that was killed, where another program has its process number now.
+    def _remove_stale_pid_files(self) -> None:
+        """Remove the pid files of a killed server if another program now has its pid.
 
-        PostgreSQL would take that one for a server on this folder, if its user is the same. A server that does live is
-        noticed without them too, by its shared memory.
+        If that program runs as the same user, PostgreSQL would mistake it for a running server. A server that is
+        running is detected even without these files, by its shared memory.
         """
-        for note in (self._postmaster, self.socket / f".s.PGSQL.{PORT}.lock"):
+        for pid_file in (self._postmaster, self.socket / f".s.PGSQL.{PORT}.lock"):
             with suppress(OSError, ValueError, psutil.Error):
-                process = psutil.Process(int(note.read_text().split()[0]))
+                process = psutil.Process(int(pid_file.read_text().split()[0]))
                 if process.status() == psutil.STATUS_ZOMBIE or Path(process.cwd()) != self.data:
-                    note.unlink()
+                    pid_file.unlink()
 
     def _initialize(self) -> None:
         if self.data.exists():
             return
-        # renamed into place when whole, so that a killed initdb leaves nothing half made behind; under a name of its
-        # own, as one whose starter was killed may still be at work
-        for left_behind in self.folder.glob("data.new*"):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        # renamed when complete, so that a killed initdb leaves no partial data folder; the name is unique because the
+        # initdb of a killed starter may still be running
+        for leftover in self.folder.glob("data.new*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix="data.new", dir=self.folder))
         self.log.touch(mode=0o600)
         if os.geteuid() == 0:
@@ -207,16 +207,16 @@ class EmbeddedPostgres:
         self.socket.mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() == 0 and not self.socket.is_symlink():
             os.chown(self.socket, owner, -1)
-        found = self.socket.lstat()
-        if found.st_uid != owner or found.st_mode & 0o077 or self.socket.is_symlink():
-            raise EmbeddedPostgresError(f"{self.socket} belongs to somebody else; remove it and try again.")
+        status = self.socket.lstat()
+        if status.st_uid != owner or status.st_mode & 0o077 or self.socket.is_symlink():
+            raise EmbeddedPostgresError(f"{self.socket} belongs to another user; remove it and try again.")
 
     def create_databases(self) -> None:
-        """Make the databases that are missing, and set the zone of all."""
+        """Create the missing databases, and set the time zone of each."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            there = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            existing = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
             for name in DATABASES:
-                if name not in there:
+                if name not in existing:
                     connection.execute(f"CREATE DATABASE {name}")
         for name, zone in DATABASES.items():
             with psycopg.connect(self.url(name)) as connection:
@@ -225,8 +225,8 @@ class EmbeddedPostgres:
                     connection.execute(REDATE_RUNS)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        # output goes to a file: the server inherits it, and would hold a pipe open for ever; names are relative to the
-        # folder, as pg_ctl gives them to a shell
+        # output goes to a file, because the server inherits it and would keep a pipe open; file names are relative,
+        # because pg_ctl passes them to a shell
         with tempfile.TemporaryFile() as output:
             command = [*as_ordinary_user(), self.binaries / program, *arguments]
             done = subprocess.run(
@@ -238,11 +238,11 @@ class EmbeddedPostgres:
                 check=False,
             )
             output.seek(0)
-            said = output.read().decode(errors="replace").strip()
+            printed = output.read().decode(errors="replace").strip()
         if done.returncode:
             log = self.log.read_text(errors="replace").splitlines()[-8:] if self.log.exists() else []
             raise EmbeddedPostgresError(
-                f"{program} of the embedded PostgreSQL failed in {self.folder}:\n{said}\n" + "\n".join(log)
+                f"{program} of the embedded PostgreSQL failed in {self.folder}:\n{printed}\n" + "\n".join(log)
             )
 
     @contextmanager
@@ -254,9 +254,9 @@ class EmbeddedPostgres:
 
 
 def forget_other_servers() -> None:
-    """Take libpq's variables out of this process's environment: where another server is, and how sessions are there.
+    """Remove libpq's variables (host, session options) from the environment: they are meant for another server.
 
-    What proves who one is may stay, as no password is asked for here.
+    Credentials (PGPASS*, PGSSL*) stay; the embedded server doesn't ask for any.
     """
     for name in list(os.environ):
         if name.startswith("PG") and not name.startswith(("PGPASS", "PGSSL")):
@@ -265,7 +265,7 @@ def forget_other_servers() -> None:
 
 @functools.cache
 def ordinary_user() -> pwd.struct_passwd:
-    """Who runs the server where we are root, as whom PostgreSQL refuses to run."""
+    """The user that runs the server if we are root, which PostgreSQL doesn't accept."""
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)
@@ -275,9 +275,9 @@ def ordinary_user() -> pwd.struct_passwd:
 
 
 def as_ordinary_user() -> Sequence[str]:
-    """The words before a server command: none, or where we are root those that drop to an ordinary user.
+    """The prefix of a server command that drops root's privileges; empty if we aren't root.
 
-    The one capability kept lets it reach its files when the project lies under /root; the data are its own.
+    Keeps one capability, to reach its files if the project is under /root.
     """
     if os.geteuid() != 0:
         return ()

@@ -1,4 +1,4 @@
-"""The schema's way to its newest version."""
+"""Migration of the schema, and partitions made ahead."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,9 @@ YEAR = timedelta(days=365)
 
 
 def migrate(url: str) -> None:
-    """Bring the database at `url` to the newest schema, all of it or nothing, and make partitions ahead.
+    """Migrate the database at `url` to the newest schema in one transaction, and make partitions ahead.
 
-    The login must be the tables' owner, and on the first run be allowed to create roles.
+    The login must own the tables and, on the first run, be allowed to create roles.
     """
     engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -44,14 +44,14 @@ def set_comments(connection: sa.Connection) -> None:
 
 
 def make_partitions_ahead(connection: sa.Connection) -> int:
-    """Partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
+    """Make the partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
     now = datetime.now(UTC)
     wanted = sa.func.bronze.make_partitions(now - timedelta(days=1), now + DAYS_AHEAD)
     return connection.execute(sa.select(wanted)).scalar_one()
 
 
 def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
-    """Partitions of some tables for `first` to `last`, of a table's year at a time: a transaction holds their locks."""
+    """Make the partitions of some tables from `first` to `last`, a year at a time to limit the number of locks."""
     make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
     for table in of:
         start = first

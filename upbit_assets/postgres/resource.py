@@ -1,4 +1,4 @@
-"""Where the market data live, and connections to it."""
+"""The URLs of the databases, and connections to the market database."""
 
 import functools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ READER_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "
 
 
 class DatabaseError(RuntimeError):
-    """The database refused or is gone; the message says what happened and what to do."""
+    """A database error; the message says what happened and what to do."""
 
 
 def embedded() -> EmbeddedPostgres:
@@ -27,19 +27,19 @@ def embedded() -> EmbeddedPostgres:
 
 
 def embedded_url(name: str) -> str:
-    """A database of the embedded server, which is started if it isn't running."""
+    """The URL of a database on the embedded server, which is started if necessary."""
     server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))
     return server.url(name)
 
 
 def market_url() -> str:
-    """The market data's database: UPBIT_POSTGRES_URL, else embedded."""
+    """The market database: UPBIT_POSTGRES_URL, else embedded."""
     return settings.UPBIT_POSTGRES_URL or embedded_url("upbit")
 
 
 def reader_url() -> str:
-    """The same for those who only read: UPBIT_READER_URL, else as the pipeline."""
+    """The market database for readers: UPBIT_READER_URL, else the same as the pipeline's."""
     return settings.UPBIT_READER_URL or market_url()
 
 
@@ -50,7 +50,7 @@ def instance_url() -> str:
 
 @functools.cache
 def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
-    """An engine that works with the role's rights, whatever rights the login has; the reader's only reads."""
+    """An engine whose sessions use the role's privileges instead of the login's; the reader's are read-only."""
     engine = sa.create_engine(
         sqlalchemy_url(url),
         pool_pre_ping=True,
@@ -69,7 +69,7 @@ def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
 
 
 class Database(ConfigurableResource):
-    """The market data in PostgreSQL, reached with the pipeline's rights."""
+    """The market database, with the pipeline's role."""
 
     @property
     def engine(self) -> sa.Engine:
@@ -77,10 +77,10 @@ class Database(ConfigurableResource):
 
     @contextmanager
     def connect(self, isolation_level: Any = "AUTOCOMMIT") -> Iterator[sa.Connection]:
-        """A connection whose errors are in plain words.
+        """A connection that raises errors with advice.
 
         Raises:
-            DatabaseError: PostgreSQL is gone, full, not migrated, or refused.
+            DatabaseError: PostgreSQL is down, full, not migrated, or rejected a statement.
         """
         engine = self.engine
         try:
@@ -88,34 +88,34 @@ class Database(ConfigurableResource):
                 yield connection.execution_options(isolation_level=isolation_level)
         except sa.exc.DBAPIError as error:
             raise DatabaseError(explain(error.orig, engine.url)) from error
-        except psycopg.Error as error:  # COPY goes past SQLAlchemy
+        except psycopg.Error as error:  # from COPY, which bypasses SQLAlchemy
             raise DatabaseError(explain(error, engine.url)) from error
 
 
 def explain(error: BaseException | None, url: sa.URL) -> str:
-    """What a database error means to the person who reads it in the run's log."""
-    said = str(error).strip()
-    where = url.render_as_string(hide_password=True)
+    """A database error with advice for the reader of the run's log."""
+    message = str(error).strip()
+    address = url.render_as_string(hide_password=True)
     match error:
         case (
             psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedObject() | psycopg.errors.InvalidParameterValue()
         ):
-            advice = "The schema is not there, or not up to date. Run: upbit-assets migrate"
+            advice = "The schema is missing or out of date. Run: upbit-assets migrate"
         case psycopg.errors.DiskFull():
             advice = "The database's disk is full. Free some space, then run this again."
         case psycopg.errors.InsufficientPrivilege():
             advice = (
-                "The database refuses this to the pipeline: bronze may only be added to. If that is not it, the "
-                "schema is not up to date. Run: upbit-assets migrate"
+                "The pipeline's role lacks the privilege for this: bronze is append-only. If this is something else, "
+                "the schema is out of date. Run: upbit-assets migrate"
             )
         case (
             psycopg.errors.LockNotAvailable()
             | psycopg.errors.DeadlockDetected()
             | psycopg.errors.SerializationFailure()
         ):
-            advice = "Another session is writing there. Run this again."
+            advice = "Another session holds a conflicting lock. Run this again."
         case psycopg.OperationalError():
-            advice = "PostgreSQL does not answer, or went away. Start it, then run this again."
+            advice = "PostgreSQL is not reachable, or the connection was lost. Start it, then run this again."
         case _:
-            advice = "PostgreSQL refused the statement."
-    return f"{advice} Nothing was written by it. ({where}: {said})"
+            advice = "PostgreSQL rejected the statement."
+    return f"{advice} The transaction was rolled back. ({address}: {message})"

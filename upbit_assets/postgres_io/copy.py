@@ -1,4 +1,4 @@
-"""Rows from Python into a table through COPY, in the transaction of the connection at hand."""
+"""COPY of rows from Python into a table, in the connection's transaction."""
 
 import functools
 import json
@@ -14,19 +14,19 @@ from psycopg.pq import Format
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
-# how jsonb refuses a text: not JSON, not storable, nested too deeply
+# the errors of jsonb: invalid JSON, not storable, nested too deeply
 REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 @dataclass(frozen=True)
 class Records:
-    """Rows as tuples. The value of a JSONB column is a document's text, which is stored without being parsed here.
+    """Rows as tuples. The value of a JSONB column is the document's text, which is not parsed here.
 
-    A text that jsonb refuses (NaN, \\u0000, a number without bounds) is stored as a JSON string of that text, so
-    that it neither gets lost nor sinks the rows around it.
+    A text that jsonb rejects (NaN, \\u0000, a huge number) is stored as a JSON string of that text, so that it is not
+    lost and doesn't fail the other rows.
 
     Args:
-        form: makes a tuple of each of the rows, while the server takes in those before it.
+        form: converts a row to a tuple; called while the server reads the rows before it.
     """
 
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Records:
 
 
 class Document(Dumper):
-    """A document's text in jsonb's binary form: a version, and the text."""
+    """Dumps a document's text in jsonb's binary format: a version byte and the text."""
 
     oid = psycopg.adapters.types["jsonb"].oid
     format = Format.BINARY
@@ -51,7 +51,7 @@ def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -
     """Binary COPY; returns the number of rows.
 
     Raises:
-        REFUSALS: jsonb refuses a document, and the transaction is lost; `storable` records go through in another.
+        REFUSALS: jsonb rejected a document, and the transaction is aborted; retry with `storable` records.
     """
     with cursor(connection) as writer:
         writer.adapters.register_dumper(str, Document)
@@ -64,13 +64,13 @@ def copy_records(connection: sa.Connection, table: sa.Table, records: Records) -
 
 @functools.cache
 def types_of(table: sa.Table, columns: tuple[str, ...]) -> list[str]:
-    """Their types' names, without a length."""
+    """The columns' type names, without lengths."""
     names = (table.c[name].type.compile(postgresql.dialect()) for name in columns)
     return [name.partition("(")[0].lower() for name in names]
 
 
 def storable(connection: sa.Connection, table: sa.Table, records: Records) -> Records:
-    """The records with each document that jsonb refuses as a JSON string of its text."""
+    """The records, with documents that jsonb rejects replaced by a JSON string of their text."""
     documents = [isinstance(table.c[name].type, JSONB) for name in records.columns]
     rows = [
         tuple(
@@ -89,15 +89,15 @@ def storable_text(connection: sa.Connection, text: str) -> str:
     except sa.exc.DBAPIError as error:
         if not isinstance(error.orig, REFUSALS):
             raise
-        # a character that PostgreSQL's text can't hold is spelled as JSON spells it
+        # PostgreSQL's text can't hold NUL, so it is escaped as in JSON
         return json.dumps(text.replace("\0", r"\u0000"))
     return text
 
 
 def known(table: sa.Table, columns: Iterable[str]) -> list[str]:
     columns = list(columns)
-    if strange := [name for name in columns if name not in table.c]:
-        raise ValueError(f"{table.fullname} has no column {', '.join(strange)}; it has {', '.join(table.c.keys())}")
+    if unknown := [name for name in columns if name not in table.c]:
+        raise ValueError(f"{table.fullname} has no column {', '.join(unknown)}; it has {', '.join(table.c.keys())}")
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Frames into a table through COPY. Apart, as pandas takes longer to load than most runs take."""
+"""COPY of data frames into a table. A separate module, because pandas takes longer to import than most runs take."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -14,11 +14,11 @@ from .copy import copy_statement, cursor, known
 
 join = pyarrow.compute.binary_join_element_wise
 
-ROWS_A_BLOCK = 8_192  # small enough that the server soon has work
+ROWS_A_BLOCK = 8_192  # small, so that the server starts early
 
 
 class BinaryFloatsError(ValueError):
-    """They are not the numbers that people wrote."""
+    """Binary floats for an exact column: they are not the decimals that were written."""
 
     def __init__(self, column: sa.Column[Any]) -> None:
         super().__init__(
@@ -27,16 +27,16 @@ class BinaryFloatsError(ValueError):
 
 
 def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) -> int:
-    """COPY of blocks of text made by Arrow; returns the number of rows.
+    """COPY in text format, made by Arrow in blocks; returns the number of rows.
 
     Raises:
-        ValueError: a column that the table hasn't, or binary floats for an exact column.
+        ValueError: the table has no such column, or binary floats for an exact column.
     """
     columns = [table.c[name] for name in known(table, [str(name) for name in frame.columns])]
     if frame.empty:
-        return 0  # its columns are floats whatever they would hold, or there are none
+        return 0  # the columns of an empty frame may be missing or have the wrong type
     with cursor(connection) as writer:
-        # sent by a thread of its own, so that the server is at work while the next block is made
+        # sent in a thread, so that the server works while the next block is made
         sender = QueuedLibpqWriter(writer)
         with writer.copy(copy_statement(table, [column.name for column in columns], "TEXT"), writer=sender) as copy:
             for block in text_blocks(frame, columns):
@@ -45,19 +45,19 @@ def copy_frame(connection: sa.Connection, table: sa.Table, frame: pd.DataFrame) 
 
 
 def text_blocks(frame: pd.DataFrame, columns: Sequence[sa.Column[Any]]) -> Iterator[pa.Buffer]:
-    """The frame as COPY's text, a block of rows at a time, so that memory does not grow with the frame.
+    """The frame in COPY's text format, in blocks of rows to bound memory.
 
-    No value is quoted, which makes it smaller than CSV, and faster for both sides.
+    Unlike CSV it needs no quotes, which makes it smaller, and faster on both sides.
     """
     for start in range(0, len(frame), ROWS_A_BLOCK):
         block = frame.iloc[start : start + ROWS_A_BLOCK]
         *fields, last = (field(block[name], column) for name, column in zip(frame.columns, columns, strict=True))
         lines = join(*fields, join(last, "\n", ""), "\t")
-        yield lines.buffers()[2]  # the lines' bytes, one after the other
+        yield lines.buffers()[2]  # the concatenated bytes of the lines
 
 
 def field(series: "pd.Series[Any]", column: sa.Column[Any]) -> pa.Array:
-    """A column as COPY's text has it."""
+    """A column in COPY's text format."""
     return arrow_array(series, column).cast(pa.string()).fill_null(r"\N")
 
 
@@ -68,7 +68,7 @@ def arrow_array(series: "pd.Series[Any]", column: sa.Column[Any]) -> pa.Array:
     if is_exact(column) and series.dtype.kind == "f":
         raise BinaryFloatsError(column)
     array = pa.array(series, from_pandas=True)
-    if isinstance(array, pa.ChunkedArray):  # as of texts that Arrow holds already
+    if isinstance(array, pa.ChunkedArray):  # from Arrow-backed string columns
         array = array.combine_chunks()
     if pa.types.is_timestamp(array.type) and array.type.tz:
         return utc_text(array)
@@ -76,14 +76,14 @@ def arrow_array(series: "pd.Series[Any]", column: sa.Column[Any]) -> pa.Array:
 
 
 def escaped(texts: pa.Array) -> pa.Array:
-    for character, spelt in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
-        texts = pyarrow.compute.replace_substring(texts, character, spelt)
+    for character, escape in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
+        texts = pyarrow.compute.replace_substring(texts, character, escape)
     return texts
 
 
 def decimals(series: "pd.Series[Any]") -> pa.Array | None:
-    """A Decimal's own text is exact at any length, and ten times faster than Arrow's decimals; None where others are
-    among them, or are missing."""
+    """The texts of Decimals, exact at any length and ten times faster than Arrow's decimals; None if there are other
+    or missing values."""
     try:
         array = pa.array(list(map(Decimal.__str__, series.tolist())), pa.string())
     except TypeError:
@@ -103,6 +103,6 @@ def is_exact(column: sa.Column[Any]) -> bool:
 
 
 def utc_text(moments: pa.Array) -> pa.Array:
-    """Without its zone a moment is spelt twenty times faster, as Arrow looks that up for each."""
+    """Timestamps as text in UTC. Without a zone this is 20 times faster: Arrow looks the zone up for each value."""
     naive = moments.cast(pa.timestamp(moments.type.unit))
     return join(naive.cast(pa.string()), "Z", "")

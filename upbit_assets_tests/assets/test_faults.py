@@ -306,7 +306,9 @@ class TestBadDatabase:
             own.stop()
             gone = materialize("silver_ticker", first=PAST)
             assert len([event for event in gone.all_events if event.is_step_up_for_retry]) == 2
-            assert "PostgreSQL does not answer, or went away. Start it, then run this again." in said(gone)
+            assert "PostgreSQL is not reachable, or the connection was lost. Start it, then run this again." in said(
+                gone
+            )
 
             own.start()
             assert len(rows(Database(), tables.silver_ticker)) == 1

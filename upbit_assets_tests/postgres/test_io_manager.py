@@ -227,7 +227,7 @@ class TestRefusing:
     def test_a_violated_constraint_in_plain_words(self):
         reason = self.refusal(frame(2).assign(market=None))
 
-        assert "DatabaseError: PostgreSQL refused the statement. Nothing was written by it." in reason
+        assert "DatabaseError: PostgreSQL rejected the statement. The transaction was rolled back." in reason
         assert 'null value in column "market"' in reason
 
     def test_an_asset_that_does_not_say_how_it_is_written(self):
@@ -628,14 +628,14 @@ class TestAccidents:
                 connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
             waiting.join()
 
-        assert "DatabaseError: PostgreSQL does not answer, or went away" in refused(results[0])
+        assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in refused(results[0])
         assert prices(lab_database) == [3]
 
     def test_a_session_ended_before_its_copy(self, lab_url: str, heals: Callable[[], None]):
         rows = Records(("at", "market", "price"), EndsTheSession(lab_url))
         reason = refused(materialize(returning(lambda _: rows)))
 
-        assert "DatabaseError: PostgreSQL does not answer, or went away" in reason
+        assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in reason
         heals()
 
     def test_a_session_ended_in_the_middle_of_a_copy(self, lab_url: str, heals: Callable[[], None]):
@@ -644,20 +644,20 @@ class TestAccidents:
         rows["price"] = pd.Series([Decimal(1)] * ROWS_A_BLOCK + [EndsTheSession(lab_url)], dtype=object)
         reason = refused(materialize(returning(lambda _: rows)))
 
-        assert "DatabaseError: PostgreSQL does not answer, or went away" in reason
+        assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in reason
         heals()
 
     def test_a_session_ended_after_the_rows_and_before_the_commit(self, lab_url: str, heals: Callable[[], None]):
         reason = refused(materialize(returning(lambda _: held(frame(5), lambda: end_backends(lab_url, busy=True)))))
 
-        assert "DatabaseError: PostgreSQL does not answer, or went away" in reason
+        assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in reason
         heals()
 
     def test_a_session_ended_between_two_tables(self, lab_url: str, heals: Callable[[], None]):
         rows = Records(("at", "market", "price"), EndsTheSession(lab_url))
         reason = refused(materialize(returning(lambda _: Load({figures: frame(5), further: rows}))))
 
-        assert "DatabaseError: PostgreSQL does not answer, or went away" in reason
+        assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in reason
         heals()
 
     def test_an_asset_that_is_interrupted_lets_go_of_its_lock(self, lab_url: str, heals: Callable[[], None]):
@@ -704,7 +704,10 @@ class TestNoDatabase:
         return refused(materialize(returning(lambda _: frame(1))))
 
     def test_an_unreachable_server_says_what_to_do(self, reason: str):
-        assert "DatabaseError: PostgreSQL does not answer, or went away. Start it, then run this again." in reason
+        assert (
+            "DatabaseError: PostgreSQL is not reachable, or the connection was lost. Start it, then run this again."
+            in reason
+        )
 
     def test_an_error_shows_where_and_never_the_password(self, reason: str):
         assert "me:***@127.0.0.1:1/upbit" in reason

@@ -85,7 +85,7 @@ class TestDatabase:
             time.sleep(3)
             assert run.collector.writer.spill.size() > 0
             assert len(run.collector.writer.pending) < 1000
-            assert "PostgreSQL does not answer" in str(run.collector.status().problem)
+            assert "PostgreSQL is not reachable" in str(run.collector.status().problem)
             own.start()
             until(lambda: run.collector.writer.problem is None)
             until(lambda: run.collector.writer.spill.size() == 0)
