@@ -151,7 +151,7 @@ def test_a_stopped_database_looks_deliberate_and_comes_back(
         expect(page.locator("#notice")).to_contain_text("데이터베이스가 응답하지 않습니다")
         assert page.locator("#top10").inner_text() == before, "the last figures stay"
         newcomer = troubled_visitor.open(language="en-US")
-        expect(newcomer.locator("#empty-title")).to_have_text("The database does not answer")
+        expect(newcomer.locator("#empty-title")).to_have_text("The database is not reachable")
         expect(newcomer.locator("#figures")).to_be_hidden()
         assert_accessible(newcomer)
     finally:

@@ -1,5 +1,5 @@
-// Where the figures come from: the JSON API, and the stream of events that says what was just written.
-// A figure is a decimal in a string, null where there is none; times are ISO 8601 with Seoul's zone.
+// Data access: the JSON API and the stream of write events.
+// Figures are decimal strings or null; times are ISO 8601 in Seoul time.
 
 /**
  * @typedef {object} Status
@@ -61,12 +61,12 @@
  * @property {number | null} gold_rows
  */
 
-let skew = 0; // the server's clock less ours, ms
+let skew = 0; // server time minus local time, ms
 
 export const serverNow = () => Date.now() + skew;
 
 export class Failure extends Error {
-  /** @param {number} status of the reply; 0: there was none @param {string} message */
+  /** @param {number} status HTTP status; 0 if there was no response @param {string} message */
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -74,7 +74,7 @@ export class Failure extends Error {
 }
 
 /**
- * The JSON at a path of the API; a Failure says what the server said.
+ * Fetches JSON from the API. Throws a Failure with the server's message.
  * @param {string} path @param {Record<string, string>} query
  */
 export async function get(path, query = {}) {
@@ -91,7 +91,7 @@ export async function get(path, query = {}) {
   return answer;
 }
 
-/** All the rows of a path of the API, page after page. @param {string} path @param {Record<string, string>} query */
+/** Fetches all pages of rows. @param {string} path @param {Record<string, string>} query */
 export async function getAll(path, query = {}) {
   /** @type {any[]} */
   const rows = [];
@@ -104,8 +104,8 @@ export async function getAll(path, query = {}) {
 }
 
 /**
- * Tells of what is written. A browser opens six streams to a server at most, so a page that nobody sees lets go of
- * its own, and begins anew when it is seen again.
+ * Listens for writes. Browsers allow at most six streams per server, so a hidden page closes its stream and reopens it
+ * when it becomes visible.
  * @param {{ connected(): void, lost(): void, database(up: boolean): void, written(write: { table: string }): void }} handlers
  */
 export function listen({ connected, lost, database, written }) {

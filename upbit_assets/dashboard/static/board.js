@@ -1,4 +1,4 @@
-// The board: reads what the API has, keeps it in the state, and draws what changed.
+// The board: loads data from the API into the state and draws what changed.
 
 import { Failure, get, getAll, listen, serverNow } from "./api.js";
 import { drawControls, listenToControls } from "./controls.js";
@@ -13,7 +13,7 @@ import { applyTranslations } from "./translations.js";
 
 /** @import { Book, Market } from "./api.js" */
 
-/** Drawn once the larger library is here, which the rest doesn't wait for. */
+/** Drawn once the larger library has loaded; the rest doesn't wait for it. */
 const graphs = {
   /** @type {{ draw(markets: Market[], chosen: string | null, language: string): void } | null} */
   heatMap: null,
@@ -21,7 +21,7 @@ const graphs = {
   depth: null,
 };
 
-// --- reading
+// --- loading
 
 /** @type {Record<string, () => Promise<void>>} */
 const parts = {
@@ -56,7 +56,7 @@ const parts = {
   },
 };
 
-/** Which parts of the page show what is in a table. @type {Record<string, string[]>} */
+/** Parts of the page by the table they show. @type {Record<string, string[]>} */
 const PARTS_OF_TABLE = {
   "gold.market_stats": ["markets", "coverage", "candles"],
   "silver.ticker": ["coverage"],
@@ -69,7 +69,7 @@ const PARTS_OF_TABLE = {
 const waiting = new Set();
 let reading = false;
 
-/** Reads the named parts anew; what is asked for meanwhile is read right after. @param {string[]} names */
+/** Reloads the named parts; requests made meanwhile are served right after. @param {string[]} names */
 async function refresh(...names) {
   names.forEach((name) => waiting.add(name));
   if (reading) return;
@@ -78,7 +78,7 @@ async function refresh(...names) {
     while (waiting.size) {
       const now = [...waiting];
       waiting.clear();
-      // first the markets: they say which one is chosen
+      // markets first, as they determine the chosen one
       if (now.includes("markets")) await parts.markets();
       await Promise.all(now.filter((name) => name !== "markets").map((name) => parts[name]()));
     }
@@ -96,7 +96,7 @@ async function refresh(...names) {
 
 const refreshAll = () => refresh(...Object.keys(parts));
 
-// --- choosing
+// --- choosing a market
 
 /** @param {string} market */
 function choose(market, { quietly = false } = {}) {
@@ -144,7 +144,7 @@ function drawAll() {
   drawStatus();
 }
 
-// --- beginning
+// --- start-up
 
 readAddress();
 headLists();

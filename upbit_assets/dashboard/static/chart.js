@@ -1,4 +1,4 @@
-// Candles, volume and VWAP of one market. The chart draws numbers; every figure that is read comes from its string.
+// Candles, volume and VWAP of one market. Numbers are only drawn; every figure shown as text comes from its string.
 
 import * as lightweight from "/static/vendor/lightweight-charts-5.2.1/lightweight-charts.standalone.production.mjs";
 import { full, grouped, places } from "./figures.js";
@@ -8,7 +8,7 @@ import { colour } from "./settings.js";
 /** @import { Point } from "./state.js" */
 /** @typedef {{ time: number, open?: number, high?: number, low?: number, close?: number }} Bar */
 
-const SEOUL = 9 * 3600; // the chart knows no zones: its clock is set to Seoul's
+const SEOUL = 9 * 3600; // the chart doesn't support time zones, so times are shifted to Seoul time
 /** @param {string} iso */
 export const timeOf = (iso) => Date.parse(iso) / 1000 + SEOUL;
 /** @param {string} name */
@@ -62,13 +62,13 @@ export function candleChart(place, { hovered }) {
   }
 
   /**
-   * Draws candles, or where there are none the line of prices.
+   * Draws candles, or the line of prices if there are none.
    * @param {object} shown
    * @param {Candle[]} shown.rows
    * @param {Point[]} shown.prices
    * @param {Point[]} shown.vwaps
-   * @param {number} shown.step a candle's length in seconds: a time without trades stays blank
-   * @param {boolean} shown.fit whether all of it is to be seen
+   * @param {number} shown.step a candle's length in seconds; periods without trades stay blank
+   * @param {boolean} shown.fit whether to zoom to all of it
    */
   function draw({ rows, prices, vwaps, step, fit }) {
     const drawn = rows.length
@@ -116,7 +116,7 @@ function candle(row) {
   };
 }
 
-/** The candles, with a blank at each step that has none. @param {Bar[]} rows @param {number} step */
+/** The candles, with blanks for steps without one. @param {Bar[]} rows @param {number} step */
 export function spaced(rows, step) {
   /** @type {Bar[]} */
   const all = [];

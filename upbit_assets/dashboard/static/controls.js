@@ -1,4 +1,4 @@
-// What people set and search: language, theme, colours, the chart's span, a market.
+// Controls: language, theme, colours, the chart's span, and the market search.
 
 import { byId, choosable, element, inputById, tableBody } from "./page.js";
 import { SPANS, colours, language, readAddress, state, theme, translation, writeAddress } from "./state.js";
@@ -75,7 +75,7 @@ function listenToSearch(choose) {
     event.preventDefault();
     find();
   });
-  // a name taken from the list of suggestions
+  // a name picked from the suggestions
   input.addEventListener(
     "input",
     (event) => event instanceof InputEvent && event.inputType === "insertReplacementText" && find(),

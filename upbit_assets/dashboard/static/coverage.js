@@ -1,18 +1,18 @@
-// What was collected and what wasn't, window by window.
+// Coverage by window: what was collected and what is missing.
 
 import { byId, element, minuteOf, tableById } from "./page.js";
 
 /** @import { CoverageRow } from "./api.js" */
 /** @typedef {"whole" | "part" | "none" | "open"} CoverageStatus */
 
-const A_WINDOW = 10; // minutes, and snapshots in it
-const ENOUGH = 9; // a stack that starts within a window may miss one
+const WINDOW_MINUTES = 10; // with one snapshot each
+const MIN_SNAPSHOTS = 9; // one may be missing, e.g. when the stack starts within a window
 
-/** Whole, part, none or, while it is being collected, open. @param {CoverageRow} row @param {number} now @returns {CoverageStatus} */
+/** "open" is a window still being collected. @param {CoverageRow} row @param {number} now @returns {CoverageStatus} */
 export function coverageStatus(row, now) {
-  if (now - Date.parse(row.window_start) < A_WINDOW * 60_000) return "open";
+  if (now - Date.parse(row.window_start) < WINDOW_MINUTES * 60_000) return "open";
   if (!row.gold_rows) return row.bronze_rows ? "part" : "none";
-  return (row.bronze_rows ?? 0) >= ENOUGH * row.gold_rows ? "whole" : "part";
+  return (row.bronze_rows ?? 0) >= MIN_SNAPSHOTS * row.gold_rows ? "whole" : "part";
 }
 
 /** @param {CoverageRow} row @param {CoverageStatus} status @param {Record<string, any>} words */
@@ -25,7 +25,7 @@ export function describe(row, status, words) {
 }
 
 /**
- * Hours across, ten minutes down; each window a link to itself in the Dagster UI.
+ * A grid of hours by ten minutes; each cell links to its window in the Dagster UI.
  * @param {CoverageRow[]} rows @param {{ dagster: string, words: Record<string, any>, now: number }} page
  */
 export function drawCoverage(rows, { dagster, words, now }) {
@@ -83,7 +83,7 @@ export function drawCoverage(rows, { dagster, words, now }) {
   );
 }
 
-/** One stop for the tab key; the arrows go on from there. */
+/** The grid is one tab stop; arrow keys move inside it. */
 export function enableArrowKeys() {
   byId("windows").addEventListener("keydown", (event) => {
     const link = /** @type {HTMLElement} */ (event.target),

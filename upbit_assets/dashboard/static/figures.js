@@ -1,5 +1,5 @@
-// Exact figures: decimals are strings from the database to the reader, and never become binary floats on the way.
-// Numbers are made of them only to place pixels.
+// Exact figures: decimals stay strings from the database to the screen and never become binary floats. They are
+// converted to numbers only to position pixels.
 
 const DECIMAL = /^(-?)(\d+)(?:\.(\d+))?$/;
 /** @type {Record<string, [number, string][]>} */
@@ -41,7 +41,7 @@ export function shifted(text, power) {
     : spelled(negative, digits * 10n ** BigInt(power - scale), 0);
 }
 
-/** `text` to so many places, half away from zero. @param {string} text @param {number} places */
+/** `text` rounded to `places` decimals, half away from zero. @param {string} text @param {number} places */
 export function rounded(text, places) {
   const { negative, digits, scale } = parts(text);
   if (scale <= places) return spelled(negative, digits * 10n ** BigInt(places - scale), places);
@@ -49,26 +49,26 @@ export function rounded(text, places) {
   return spelled(negative, (digits + unit / 2n) / unit, places);
 }
 
-/** In full, with thousands, without the zeros at its end that say nothing. @param {string} text */
+/** In full, with thousands separators and without trailing zeros. @param {string} text */
 export function full(text) {
   const [whole, fraction = ""] = text.split(".");
   const kept = fraction.replace(/0+$/, "");
   return grouped(whole) + (kept && "." + kept);
 }
 
-/** With thousands, all its places kept. @param {string} text */
+/** With thousands separators; keeps all decimals. @param {string} text */
 export function grouped(text) {
   const [whole, fraction] = text.split(".");
   return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (fraction === undefined ? "" : "." + fraction);
 }
 
-/** A rate as a percentage with its sign. @param {string} rate */
+/** A rate as a signed percentage. @param {string} rate */
 export function percent(rate, { places = 2, sign = true } = {}) {
   const text = rounded(shifted(rate, 2), places);
   return (sign && direction(text) > 0 ? "+" : "") + grouped(text).replace("-", "−") + "%";
 }
 
-/** An amount as people write it: 1.23조, 4,567억; 1.23T, 456.7B. @param {string} text @param {string} language */
+/** An abbreviated amount: 1.23조, 4,567억; 1.23T, 456.7B. @param {string} text @param {string} language */
 export function amount(text, language) {
   for (const [power, name] of UNITS[language]) {
     const inUnits = shifted(text, -power);
@@ -78,7 +78,7 @@ export function amount(text, language) {
   return brief(text);
 }
 
-/** With thousands and about four digits: what is read at a glance. @param {string} text */
+/** Short form: thousands separators and about four digits. @param {string} text */
 export function brief(text) {
   const [whole, fraction = ""] = text.replace("-", "").split(".");
   if (whole !== "0") return full(rounded(text, Math.max(0, 4 - whole.length)));
@@ -91,7 +91,7 @@ export function direction(text) {
   return digits === 0n ? 0 : negative ? -1 : 1;
 }
 
-/** The sum of some decimals. @param {string[]} texts */
+/** The exact sum of decimals. @param {string[]} texts */
 export function sum(texts) {
   const all = texts.map(parts);
   const scale = Math.max(0, ...all.map((one) => one.scale));

@@ -1,19 +1,19 @@
-// The heat map of turnover and the depth of the order book.
+// The turnover heat map and the order book depth chart.
 
 import * as echarts from "/static/vendor/echarts-6.1.0/echarts.esm.min.mjs";
 import { amount, brief, full, percent } from "./figures.js";
 import { colour } from "./settings.js";
 
 /** @import { Book, Market } from "./api.js" */
-/** What the libraries hand back of a drawn item. @typedef {{ data: { market?: string, name: string, exact?: Market, side: number } }} Item */
+/** A drawn item as passed to the libraries' callbacks. @typedef {{ data: { market?: string, name: string, exact?: Market, side: number } }} Item */
 
 const MOST_MARKETS = 70;
-const DEEPEST = 0.04; // the change that has the full colour, as the scale on the page says
+const FULL_COLOUR = 0.04; // the change with full colour; the page's legend says the same
 const NAMED = 50,
-  TOLD = 72; // pixels of side from which a box has room for a name, and for its change
+  CHANGE_SIDE = 72; // minimal side of a box in pixels to show the name, and the change as well
 
 /**
- * A graph in a place, drawn anew with what it last showed when the place has another size.
+ * A graph in an element; redraws its last content when the element is resized.
  * @template {unknown[]} T
  * @param {HTMLElement} place @param {(...shown: T) => object} options
  */
@@ -37,7 +37,7 @@ const look = () => ({
   textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
 });
 
-// not HTML, which would bring styles of its own that the page's policy forbids
+// not HTML, whose inline styles the Content-Security-Policy forbids
 const tooltip = () => ({
   renderMode: "richText",
   backgroundColor: colour("label"),
@@ -45,9 +45,9 @@ const tooltip = () => ({
   textStyle: { color: colour("ontop"), fontSize: 12 },
 });
 
-/** Between even and the direction's colour, as far as the rate goes. @param {number} rate */
+/** Interpolated between neutral and the direction's colour by the rate. @param {number} rate */
 function heat(rate) {
-  const deep = Math.min(1, Math.abs(rate) / DEEPEST);
+  const deep = Math.min(1, Math.abs(rate) / FULL_COLOUR);
   const [even, full] = [colour("heat-even"), colour(rate < 0 ? "heat-down" : "heat-up")].map((rgb) =>
     (rgb.match(/\d+/g) ?? []).map(Number),
   );
@@ -99,7 +99,7 @@ export function heatMap(place, choose) {
               formatter: (/** @type {Item} */ { data: { name, exact, side } }) =>
                 !exact || side < NAMED
                   ? ""
-                  : side < TOLD
+                  : side < CHANGE_SIDE
                     ? `{small|${name}}`
                     : `{name|${name}}\n${percent(exact.change_rate)}`,
               rich: {
@@ -122,7 +122,7 @@ export function heatMap(place, choose) {
   return { draw };
 }
 
-/** [price, cumulative size] from the best outwards: sums for pixels only. @param {string[]} prices @param {string[]} sizes */
+/** [price, cumulative size] from the best price outwards; inexact sums, for drawing only. @param {string[]} prices @param {string[]} sizes */
 function cumulative(prices, sizes) {
   let total = 0;
   return prices.map((price, place) => [Number(price), (total += Number(sizes[place]))]);

@@ -50,7 +50,7 @@ function facts(one) {
 /** @param {string} market @param {string} span */
 export async function readCandles(market, span) {
   const [minutes, unit] = SPANS[span];
-  // to the minute, so that all pages that ask at a time ask the same, which is read once
+  // rounded to the minute, so that all pages send the same request, which the server caches
   const to = new Date(Math.ceil(serverNow() / 60_000) * 60_000),
     from = new Date(to.getTime() - minutes * 60_000);
   const query = { from: from.toISOString(), to: to.toISOString() };

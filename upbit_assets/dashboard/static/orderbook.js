@@ -7,7 +7,7 @@ import { language, state, translation } from "./state.js";
 /** @import { Book } from "./api.js" */
 
 const LEVELS = 8;
-/** As the columns are named, and of the middle price. @type {["01" | "05" | "1", string][]} */
+/** Column name suffix, and the distance as a fraction of the mid price. @type {["01" | "05" | "1", string][]} */
 const DEPTHS = [
   ["01", "0.001"],
   ["05", "0.005"],
@@ -57,7 +57,7 @@ function depthRow(book, name, within) {
   const depth = (/** @type {"bid" | "ask"} */ side) => {
     const [text, reach] = [book[`${side}_depth_${name}`], book[`${side}_reach`]];
     if (text === null) return figure(null);
-    const beyond = reach !== null && direction(sum([within, `-${reach}`])) > 0; // further than the levels shown go
+    const beyond = reach !== null && direction(sum([within, `-${reach}`])) > 0; // beyond the levels shown
     const money = book.quote_currency === "KRW" ? amount(text, language.get()) : brief(text);
     return figure(text, `${beyond ? "≥ " : ""}${money}`);
   };

@@ -1,4 +1,4 @@
-// Small pieces of the page.
+// DOM helpers.
 
 import { amount, brief, direction, full, percent } from "./figures.js";
 
@@ -18,13 +18,13 @@ export function byId(id) {
 export const inputById = (id) => /** @type {HTMLInputElement} */ (byId(id));
 /** @param {string} id */
 export const tableById = (id) => /** @type {HTMLTableElement} */ (byId(id));
-/** The body of the list of markets in a panel. @param {string} id */
+/** The table body of a panel's list of markets. @param {string} id */
 export const tableBody = (id) => /** @type {HTMLTableElement} */ (byId(id).querySelector("table")).tBodies[0];
 
-/** 14:03:12, in Seoul. @param {string} iso */
+/** 14:03:12, Seoul time. @param {string} iso */
 export const timeOf = (iso) => clock.format(new Date(iso));
 
-/** 2026-01-29 14:00, in Seoul: the API's times carry its zone already. @param {string} iso */
+/** 2026-01-29 14:00, Seoul time, as in the API. @param {string} iso */
 export const minuteOf = (iso) => iso.slice(0, 16).replace("T", " ");
 
 /**
@@ -40,7 +40,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** A figure as people read it, with the exact one behind it. @param {string | null} exact */
+/** A formatted figure, with the exact one as its title. @param {string | null} exact */
 export function figure(exact, shown = "") {
   if (exact === null) return element("span", { class: "no" }, "–");
   return element("data", { value: exact, title: shown === exact ? null : exact }, shown);
@@ -49,7 +49,7 @@ export function figure(exact, shown = "") {
 /** @type {Record<string, [string, string]>} */
 const DIRECTIONS = { 1: ["up", "▲"], "-1": ["down", "▼"], 0: ["even", ""] };
 
-/** A change in colour and with a mark, so that it needs no colour. @param {string | null} rate */
+/** A change with a colour and a symbol, so that it is readable without colour. @param {string | null} rate */
 export function change(rate) {
   if (rate === null) return figure(rate);
   const [name, mark] = DIRECTIONS[direction(rate)];
@@ -64,7 +64,7 @@ export const price = (exact) => figure(exact, full(exact));
 /** @param {string} exact */
 export const quantity = (exact) => figure(exact, brief(exact));
 
-/** The heads of the lists of markets, which differ in their last column. */
+/** The headers of the lists of markets, which differ in the last column. */
 export function headLists() {
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll(".list"))) {
     const columns = ["rank", "market", "price", "change", table.dataset.last];
@@ -83,15 +83,15 @@ export function headLists() {
 }
 
 /**
- * A list of markets, of which one can be chosen: by its row, by its button, and by the arrow keys from one to the next.
+ * A list of markets to choose from by clicking a row, by its button, or by the arrow keys.
  * @template {Market} M
  * @param {HTMLTableSectionElement} body
  * @param {M[]} rows
  * @param {object} shown
  * @param {string | null} shown.chosen
  * @param {(one: M) => number} shown.rank
- * @param {(one: M) => Node} shown.last what the last column shows
- * @param {(one: M) => number} shown.share the length of its bar (0 to 1)
+ * @param {(one: M) => Node} shown.last content of the last column
+ * @param {(one: M) => number} shown.share length of the bar (0 to 1)
  */
 export function marketRows(body, rows, { chosen, last, rank, share }) {
   const there = new Map([...body.rows].map((row) => [row.dataset.market, row]));
@@ -124,7 +124,7 @@ export function marketRows(body, rows, { chosen, last, rank, share }) {
   if (kept && body.contains(kept)) kept.querySelector("button")?.focus();
 }
 
-/** Only its sign is of use: two prices' texts compared without floats. @param {string} a @param {string} b */
+/** Compares two prices without floats, for sorting; only the sign is meaningful. @param {string} a @param {string} b */
 function difference(a, b) {
   const scale = Math.max(...[a, b].map((text) => (text.split(".")[1] ?? "").length));
   const whole = (/** @type {string} */ text) =>

@@ -1,4 +1,4 @@
-// The lists of markets by turnover and by volatility.
+// The rankings by turnover and by volatility.
 
 import { percent } from "./figures.js";
 import { byId, element, figure, marketRows, minuteOf, tableBody, won } from "./page.js";
@@ -31,7 +31,7 @@ export function drawRankings() {
 }
 
 /**
- * Whether it has a place in the volatility ranking that says something: while no price has moved, all are first.
+ * Whether its rank by volatility is meaningful: while no price has moved, all markets are first.
  * @param {Market} one @returns {one is Market & { volatility: string, rank_volatility: number }}
  */
 export function hasMoved(one) {
@@ -44,7 +44,7 @@ function byVolatility(a, b) {
 }
 
 /**
- * How long the bar is: pixels, not a figure.
+ * The length of the bar; inexact, for drawing only.
  * @param {Market[]} markets @param {"turnover_krw" | "volatility"} name
  */
 function share(markets, name) {

@@ -1,11 +1,11 @@
-// What a person chose, kept in this browser.
+// User settings, stored in the browser.
 
 /** @param {string} name */
 const stored = (name) => {
   try {
     return localStorage.getItem(name);
   } catch {
-    return null; // a browser that keeps nothing
+    return null; // storage is disabled
   }
 };
 
@@ -22,7 +22,7 @@ export function setting(name, choices, byDefault) {
       try {
         localStorage.setItem(name, value);
       } catch {
-        // it is still so until the page closes
+        // not stored, but in effect until the page closes
       }
       return value;
     },
@@ -32,7 +32,7 @@ export function setting(name, choices, byDefault) {
 const probe = document.body.appendChild(document.createElement("i"));
 probe.hidden = true;
 
-/** A colour of the style sheet, as the theme has it now. @param {string} name */
+/** A colour of the style sheet in the current theme. @param {string} name */
 export function colour(name) {
   probe.style.color = `var(--${name})`;
   return getComputedStyle(probe).color;

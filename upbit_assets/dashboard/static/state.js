@@ -1,4 +1,4 @@
-// What the page shows and what a person chose: one state, drawn whenever it changes.
+// The page's state: the loaded data and the user's choices. Redrawn on change.
 
 import { setting } from "./settings.js";
 import { languages, translations } from "./translations.js";
@@ -7,7 +7,7 @@ import { languages, translations } from "./translations.js";
 /** @typedef {{ time: number, price: string | null }} Point */
 /** @typedef {{ market: string, span: string, rows: Candle[], step: number, prices: Point[], vwaps: Point[] }} Candles */
 
-/** Each span's minutes, and those of a candle in it. @type {Record<string, [number, number]>} */
+/** Minutes of each span, and of its candles. @type {Record<string, [number, number]>} */
 export const SPANS = { "1h": [60, 1], "6h": [360, 1], "1d": [1440, 5], "1w": [10080, 60], "1m": [43200, 240] };
 export const CODE = /^[A-Z0-9]{2,10}-[A-Z0-9]{1,19}$/;
 

@@ -1,4 +1,4 @@
-// How the page stands: live, stale, down, lost, empty or loading; and says so plainly.
+// The page's status: live, stale, down, lost, empty or loading.
 
 import { serverNow } from "./api.js";
 import { byId, minuteOf, timeOf } from "./page.js";

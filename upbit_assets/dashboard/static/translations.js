@@ -1,4 +1,4 @@
-// The page's words in both languages.
+// The page's texts in both languages.
 
 /** @typedef {(...parts: any[]) => string} Phrase */
 /** @type {Record<string, Record<string, string | Phrase>>} */
@@ -86,13 +86,13 @@ const WORDS = {
     live: "실시간",
     window: (text) => `${text} 구간`,
     stale: (age, at) => `수집이 멈췄습니다. 보이는 값은 ${age} 전(${at} KST)에 수집된 것입니다.`,
-    down: "데이터베이스가 응답하지 않습니다. 돌아오면 저절로 이어집니다.",
+    down: "데이터베이스가 응답하지 않습니다. 복구되면 자동으로 다시 연결됩니다.",
     lost: "보드 서버와 연결이 끊겼습니다. 다시 연결하고 있습니다.",
     kept: (at) => ` 보이는 값은 ${at} KST에 수집된 것입니다.`,
     emptyTitle: "아직 수집된 데이터가 없습니다",
-    emptyText: "첫 수집이 끝나면 이 화면이 저절로 채워집니다. 수집이 켜져 있는지는 Dagster에서 볼 수 있습니다.",
+    emptyText: "첫 수집이 끝나면 이 화면이 자동으로 채워집니다. 수집이 켜져 있는지는 Dagster에서 볼 수 있습니다.",
     downTitle: "데이터베이스가 응답하지 않습니다",
-    downText: "PostgreSQL이 돌아오면 이 화면이 저절로 채워집니다.",
+    downText: "PostgreSQL이 복구되면 이 화면이 자동으로 채워집니다.",
     recovered: "다시 실시간입니다.",
   },
   en: {
@@ -101,7 +101,7 @@ const WORDS = {
     find: "Find a market",
     findHint: "Find a market  /",
     simulated: "Simulated",
-    simulatedAbout: "Made by the offline exchange: no figure here is real.",
+    simulatedAbout: "Data of the offline exchange: no figure here is real.",
     top10: "Turnover top 10",
     rank: "#",
     market: "Market",
@@ -113,7 +113,7 @@ const WORDS = {
     inWindow: "high to low of the 10 minutes' snapshots",
     unmoved: "No price has moved in this window yet: the next snapshot brings the ranking.",
     heat: "Turnover map",
-    heatCaption: "Area is turnover, colour is change. The same is there as a table.",
+    heatCaption: "Area shows turnover, colour shows change. Also available as a table.",
     asTable: "As a table",
     book: "Order book",
     size: "Size",
@@ -121,15 +121,15 @@ const WORDS = {
     bids: "Bids",
     asks: "Asks",
     within: "From mid",
-    noBook: "No order book of this market was collected within a day.",
+    noBook: "No order book of this market was collected in the last 24 hours.",
     depth: "Cumulative size",
     coverage: "Collection",
     lastDay: "last 24 hours, by 10 minutes",
     coverageHint: "A cell opens its window in Dagster.",
     whole: "collected",
-    part: "in part",
+    part: "partial",
     none: "missing",
-    open: "filling",
+    open: "in progress",
     snapshots: " snapshots",
     rejected: " rows rejected",
     rows: " rows",
@@ -148,18 +148,18 @@ const WORDS = {
     high: "H",
     low: "L",
     closing: "C",
-    line: "There are no candles of this time: the last price of each ten-minute window instead.",
-    nothing: "Nothing was collected of this time.",
+    line: "No candles for this period; showing the last price of each ten-minute window instead.",
+    nothing: "Nothing was collected in this period.",
     turnover24: "Turnover 24h",
     volume24: "Volume 24h",
     rankTurnover: "Turnover rank",
     low10: "Low 10 min",
     high10: "High 10 min",
     vwap10: "VWAP 10 min",
-    change24: "Against 24h ago",
+    change24: "vs 24h ago",
     ranked: (rank, of) => `${rank} of ${of}`,
-    noRate: "no rate to KRW",
-    kst: "All times are Korean (KST)",
+    noRate: "no KRW rate",
+    kst: "All times are KST",
     api: "API",
     dagster: "Dagster",
     switchLanguage: "한국어",
@@ -178,13 +178,13 @@ const WORDS = {
     live: "Live",
     window: (text) => `window ${text}`,
     stale: (age, at) => `Collection has stopped. These figures were collected ${age} ago, at ${at} KST.`,
-    down: "The database does not answer. This page goes on by itself when it is back.",
-    lost: "The board's server can't be reached. Trying again.",
+    down: "The database is not reachable. This page resumes automatically.",
+    lost: "The board's server is not reachable. Retrying.",
     kept: (at) => ` These figures were collected at ${at} KST.`,
     emptyTitle: "Nothing has been collected yet",
-    emptyText: "This page fills by itself when the first collection is done. Dagster shows whether collecting is on.",
-    downTitle: "The database does not answer",
-    downText: "This page fills by itself when PostgreSQL is back.",
+    emptyText: "This page fills automatically after the first collection. Dagster shows whether the schedule is on.",
+    downTitle: "The database is not reachable",
+    downText: "This page fills automatically when PostgreSQL is back.",
     recovered: "Live again.",
   },
 };
@@ -193,7 +193,7 @@ export const languages = Object.keys(WORDS);
 /** @param {string} language @returns {Record<string, any>} */
 export const translations = (language) => WORDS[language];
 
-/** Puts the language's words wherever the page names one. @param {string} language */
+/** Sets the texts of all elements with data-word. @param {string} language */
 export function applyTranslations(language) {
   document.documentElement.lang = language;
   for (const place of document.querySelectorAll("[data-word]")) {
