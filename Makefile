@@ -11,25 +11,25 @@ PAGE := upbit_assets/dashboard
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: install ## everything, against the offline exchange: nothing else to install, no network
+demo: install ## run everything against the offline exchange; needs no network
 	@exec $(BIN)/upbit-assets demo
 
-up: install ## everything, against the real exchange
+up: install ## run everything against the real exchange
 	@exec $(BIN)/upbit-assets up
 
-down: install ## stop an embedded database that plain Dagster commands started
+down: install ## stop an embedded database left running by plain Dagster commands
 	@$(BIN)/upbit-assets down
 
-test: install-dev install-clients ## the whole test suite, on a real PostgreSQL that it starts itself
+test: install-dev install-clients ## run the whole test suite, on a PostgreSQL that it starts itself
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-compose: install-dev ## docker compose, for real: every service brought up, killed and healed; needs Docker
+test-compose: install-dev ## start, kill and recover every service of docker compose; needs Docker
 	@$(BIN)/python -m pytest upbit_assets_tests/compose.py --numprocesses=0 --timeout=1200 $(ARGS)
 
-test-celery: install-dev ## runs on workers, for real, and a worker killed; needs redis-server
+test-celery: install-dev ## test runs on Celery workers, with one killed; needs redis-server
 	@$(BIN)/python -m pytest upbit_assets_tests/scaling/workers.py --numprocesses=0 --timeout=600 $(ARGS)
 
-lint: install-dev lint-page ## style and types; and that tests and workers run on the versions that users get
+lint: install-dev lint-page ## check style, types, and that all lock files agree with requirements.lock
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@for lock in requirements-dev.lock deploy/*/requirements.lock; do \
 	  grep -oE '^[^ ]+==[^ ]+' requirements.lock | while read -r pin; do \
@@ -37,44 +37,44 @@ lint: install-dev lint-page ## style and types; and that tests and workers run o
 	  done; done | { ! grep .; }
 	@! grep -n '://' *.lock deploy/*/*.lock || { echo "A lock file names a server."; exit 1; }
 
-lint-page: $(PAGE)/node_modules/.installed ## the same of the board's JavaScript alone
+lint-page: $(PAGE)/node_modules/.installed ## check the board's JavaScript only
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) run --silent check
 
-bench: install-dev ## measure what people wait for, and write docs/bench.md
+bench: install-dev ## run the benchmarks and write docs/bench.md
 	@$(BIN)/python -m bench
 
-screenshots: install-dev ## the board's pictures in docs/images, of simulated data
+screenshots: install-dev ## take the board's screenshots in docs/images, with simulated data
 	@$(BIN)/python -m upbit_assets_tests.dashboard.screenshots
 
-vendor: ## fetch the board's chart libraries again, and check them
+vendor: ## download the board's chart libraries again and verify them
 	@upbit_assets/dashboard/vendor.sh
 
-# what follows needs Docker, and no environment
-secrets: ## docker compose: a random password for each login that has none yet
+# the following need Docker but no .venv
+secrets: ## docker compose: generate a random password for each login that has none yet
 	@sh deploy/secrets.sh secrets
 
 TO = backups/$(shell date +%Y%m%d-%H%M%S)
-backup: ## docker compose: write all databases into a new folder; TO=folder
+backup: ## docker compose: back up all databases into a new folder; TO=folder
 	@VIA="docker compose exec -T postgres" sh deploy/backup.sh $(TO)
 
-restore: ## docker compose: put a backup back in place of what is there; FROM=folder
-	@test -d "$(FROM)" || { echo "Say which: make restore FROM=backups/..."; exit 1; }
+restore: ## docker compose: replace all databases by a backup; FROM=folder
+	@test -d "$(FROM)" || { echo "Name the backup: make restore FROM=backups/..."; exit 1; }
 	@docker compose down
 	@docker compose up -d --wait postgres
 	@docker compose run --rm roles
 	@VIA="docker compose exec -T postgres" sh deploy/restore.sh $(FROM)
 	@docker compose up -d
 
-install: .venv/.runtime ## only the environment: .venv with the locked dependencies
+install: .venv/.runtime ## create .venv with the locked dependencies
 
 install-dev: .venv/.dev
 
 install-clients: .venv-clients/.installed
 
-# pip alone, so that a company's pip.conf and package mirror are obeyed
+# only pip, so that a company's pip.conf and package mirror apply
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set one with: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Making .venv with $$($(PYTHON) --version) ..."
+	@echo "Creating .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
 .venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
@@ -88,27 +88,27 @@ install-clients: .venv-clients/.installed
 	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# the development environment brings Node.js along
+# Node.js comes with the development environment
 $(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json .venv/.dev
-	@echo "Installing what checks the page's JavaScript ..."
+	@echo "Installing the JavaScript linters ..."
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) ci --silent
 	@touch $@
 
-# clients of the exchange, which pin what this project leaves free
+# the exchange's client libraries, in an own environment because their pins conflict with this project's
 .venv-clients/.installed: requirements-clients.lock | .venv/bin/python
-	@echo "Installing the locked clients of the exchange that the tests run ..."
+	@echo "Installing the locked client libraries of the exchange for the tests ..."
 	@$(BIN)/python -m venv .venv-clients
 	@.venv-clients/bin/python -m pip install -q --no-deps --require-hashes -r requirements-clients.lock
 	@touch $@
 
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
   --no-annotate --upgrade
-lock: install-dev ## renew the lock files from pyproject.toml
+lock: install-dev ## update the lock files from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra build -o requirements.lock
 	@$(COMPILE) pyproject.toml --extra build --extra celery -c requirements.lock -o deploy/celery/requirements.lock
 	@$(COMPILE) pyproject.toml --extra build --extra kubernetes -c requirements.lock -o deploy/kubernetes/requirements.lock
 	@$(COMPILE) pyproject.toml --extra build --extra dev --extra celery -c requirements.lock -o requirements-dev.lock
 	@$(COMPILE) --group clients -o requirements-clients.lock
 
-clean: ## remove the environment; the data stays
+clean: ## remove the environment; keeps the data
 	@rm -rf .venv .venv-clients $(PAGE)/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache

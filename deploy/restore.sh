@@ -1,8 +1,7 @@
 #!/bin/sh
-# Puts back what backup.sh wrote, in place of what is there: restore.sh FOLDER. The server has its roles already. $VIA as
-# in backup.sh.
+# Replaces the databases by a backup of backup.sh: restore.sh FOLDER. The roles must exist. $VIA is as in backup.sh.
 set -eu
-for dump in "$1/dagster.dump" "$1/upbit.dump" "$1"/*.dump; do # all are there and readable before any is replaced
+for dump in "$1/dagster.dump" "$1/upbit.dump" "$1"/*.dump; do # check all dumps before replacing anything
   ${VIA:-} pg_restore --list < "$dump" > /dev/null
 done
 for dump in "$1"/*.dump; do

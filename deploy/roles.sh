@@ -1,19 +1,19 @@
 #!/bin/sh
-# Makes the logins and their databases, or brings an existing server in line: safe to repeat, and how a password is
-# changed. Passwords come from the files owner, pipeline, reader, dagster and metabase in $SECRETS; libpq's PG* variables
-# say where the server is and who its superuser is.
+# Creates the logins and databases, or updates those of an existing server, including passwords. Safe to repeat.
+# Passwords are read from the files owner, pipeline, reader, dagster and metabase in $SECRETS. libpq's PG* variables
+# specify the server and its superuser.
 set -eu
 : "${SECRETS:=/run/secrets}"
 for login in owner pipeline reader dagster metabase; do
-  password=$(cat "$SECRETS/$login") || { echo "$SECRETS/$login can't be read: see who may, and try again" >&2; exit 1; }
+  password=$(cat "$SECRETS/$login") || { echo "$SECRETS/$login can't be read: check its permissions, then try again" >&2; exit 1; }
   [ -n "$password" ] || { echo "$SECRETS/$login is missing or empty: write a password into it" >&2; exit 1; }
 done
 export SECRETS
 
-# the passwords are read by psql, so that they are in no process's arguments
+# psql reads the passwords itself, so that they don't appear in process arguments
 exec psql -X -q -v ON_ERROR_STOP=1 -d postgres <<'SQL'
 SET client_min_messages = warning;
-SET log_min_error_statement = panic;  -- a statement that fails here has a password in it
+SET log_min_error_statement = panic;  -- statements here contain passwords
 SET log_min_duration_statement = -1;
 \set owner `cat "$SECRETS/owner"`
 \set pipeline `cat "$SECRETS/pipeline"`
@@ -21,7 +21,7 @@ SET log_min_duration_statement = -1;
 \set dagster `cat "$SECRETS/dagster"`
 \set metabase `cat "$SECRETS/metabase"`
 
--- Rights are the groups': what pipeline and reader may do is in the migrations.
+-- Privileges are granted to the group roles, in the migrations.
 SELECT format('CREATE ROLE %I', name)
 FROM unnest(ARRAY['upbit_pipeline', 'upbit_reader', 'owner', 'pipeline', 'reader', 'dagster', 'metabase']) name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
@@ -32,23 +32,23 @@ ALTER ROLE pipeline LOGIN PASSWORD :'pipeline';
 ALTER ROLE reader LOGIN PASSWORD :'reader';
 ALTER ROLE dagster LOGIN PASSWORD :'dagster';
 ALTER ROLE metabase LOGIN PASSWORD :'metabase';
-GRANT upbit_pipeline, upbit_reader TO owner WITH ADMIN OPTION;  -- as if it had made them, which elsewhere it does
+GRANT upbit_pipeline, upbit_reader TO owner WITH ADMIN OPTION;  -- as if owner had created them, as it does without this script
 GRANT upbit_pipeline TO pipeline;
 GRANT upbit_reader TO reader;
 
--- A person's query must not hold up the collection, nor fill the disk.
+-- A user's query must neither block the collection nor fill the disk.
 ALTER ROLE reader SET default_transaction_read_only = on;
 ALTER ROLE reader SET statement_timeout = '60s';
 ALTER ROLE reader SET temp_file_limit = '2GB';
 
--- Sorted by bytes, which no upgrade of the operating system changes.
+-- The C locale sorts by bytes, which an upgrade of the operating system can't change.
 SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING ''UTF8'' LOCALE ''C''', name)
 FROM unnest(ARRAY['upbit', 'dagster', 'metabase']) name
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
 ALTER DATABASE upbit OWNER TO owner;
 ALTER DATABASE dagster OWNER TO dagster;
 ALTER DATABASE metabase OWNER TO metabase;
-ALTER DATABASE dagster SET timezone = 'UTC';  -- Dagster reads its own times so
+ALTER DATABASE dagster SET timezone = 'UTC';  -- Dagster requires it
 REVOKE ALL ON DATABASE upbit, dagster, metabase FROM PUBLIC;
 GRANT CONNECT ON DATABASE upbit TO pipeline, reader;
 SQL
