@@ -35,7 +35,7 @@ from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, days_written_s
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.check_results import evaluate_present
 from upbit_assets.checks import FRESHNESS, LISTED
-from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, Feed, GoldTable
+from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, TICKER, Feed, GoldTable
 from upbit_assets.partitions import DAY, PARTITION, RANGE_END, RANGE_START, SEOUL, WINDOW, Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
@@ -189,7 +189,7 @@ def check_freshness(context: SensorEvaluationContext, database: Database) -> Sen
     """Checks whether the newest figures are fresh and the named markets listed, without a run: not worth a process."""
     with database.connect() as connection:
         fresh = evaluate_present(MARKET_STATS.asset, FRESHNESS, connection, context.instance)
-        listed = evaluate_present("bronze_ticker_raw", LISTED, connection, context.instance)
+        listed = evaluate_present(TICKER.bronze_asset, LISTED, connection, context.instance)
     return SensorResult(asset_events=[fresh, listed], skip_reason=fresh.description)
 
 
