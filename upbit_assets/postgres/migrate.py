@@ -12,7 +12,6 @@ from upbit_assets.postgres.tables import metadata
 from upbit_assets.postgres.url import sqlalchemy_url
 
 DAYS_AHEAD = timedelta(days=14)
-YEAR = timedelta(days=365)
 
 
 def migrate(url: str) -> None:
@@ -51,11 +50,8 @@ def make_partitions_ahead(connection: sa.Connection) -> int:
 
 
 def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
-    """Make the partitions of some tables from `first` to `last`, a year at a time to limit the number of locks."""
+    """Make the partitions of some tables from `first` to `last`, a hundred a transaction to limit the number of locks."""
     make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
     for table in of:
-        start = first
-        while start <= last:
-            until = min(start + YEAR, last)
-            connection.execute(make, {"name": table.fullname, "first": start, "last": until})
-            start += YEAR
+        while connection.execute(make, {"name": table.fullname, "first": first, "last": last}).scalar_one():
+            pass

@@ -344,6 +344,11 @@ class TestPartitions:
         assert make_partitions(another_owner, AHEAD, AHEAD + 2 * DAY) == 3 * PARTITIONED_BY_DAY + PARTITIONED_BY_MONTH
         assert make_partitions(another_owner, AHEAD, AHEAD + 2 * DAY) == 0
 
+    def test_those_of_long_are_made_in_calls_that_hold_few_locks(self, another_owner: psycopg.Connection[Any]):
+        one = "SELECT bronze.make_partitions('bronze.market_raw', %s, %s)"
+        made = [column(another_owner, one, AHEAD, AHEAD + 249 * DAY) for _ in range(4)]
+        assert made == [[100], [100], [50], [0]]
+
     def test_a_migrated_database_has_them_for_two_weeks(self, another_owner: psycopg.Connection[Any]):
         now = datetime.now(UTC)
         for at in (now - DAY, now, now + DAYS_AHEAD):
