@@ -1,4 +1,4 @@
-"""Measures what people wait for, and writes docs/bench.md: python -m bench [--quick] [NAME ... | capacity]."""
+"""Measures what people wait for, and writes docs/bench.md: python -m bench [--scale N] [NAME ... | capacity | year]."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import board, calls, candles, capacity, copying, history, layers, project, running
+from bench import board, calls, candles, capacity, copying, history, layers, project, running, year
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -34,19 +34,23 @@ ROWS = {
         history.top10,
     )
 }
+ALONE = {"capacity", "year"}
+SMALLEST_YEAR = 0.2  # of which the figures are worth keeping
 HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice([*ROWS, "capacity"]))
-@click.option("--quick", is_flag=True, help="A twentieth of the data.")
-def main(names: tuple[str, ...], quick: bool) -> None:
+@click.argument("names", nargs=-1, type=click.Choice([*ROWS, *ALONE]))
+@click.option("--scale", default=1.0, help="How much of the data: 0.05 is a twentieth.")
+@click.option("--quick", "scale", flag_value=0.05, type=float, help="A twentieth of the data.")
+def main(names: tuple[str, ...], scale: float) -> None:
     """Measure what people wait for; docs/bench.md is written when all of it was measured in full.
 
-    `capacity`, alone, measures how much a day of data is, and writes docs/capacity.md.
+    `capacity`, alone, measures how much a day of data is, and writes docs/capacity.md; `year`, alone, measures what
+    becomes slower in a year, and writes docs/year.md.
     """
-    if "capacity" in names and len(names) > 1:
-        raise click.UsageError("capacity is measured alone")
+    if ALONE & {*names} and len(names) > 1:
+        raise click.UsageError("capacity and year are measured alone")
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="upbit-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "server")
@@ -54,27 +58,34 @@ def main(names: tuple[str, ...], quick: bool) -> None:
         try:
             machine = about(server)
             click.echo(machine)
-            stage = Stage(server, Path(folder), 0.05 if quick else 1)
+            stage = Stage(server, Path(folder), scale)
             if names == ("capacity",):
                 lines = [*capacity.report(stage), "", *running.report(stage)]
                 click.echo("\n".join(lines))
             else:
-                lines = list(measured(stage, names or tuple(ROWS)))
+                rows = year.year(stage) if names == ("year",) else of_rows(stage, names or tuple(ROWS))
+                lines = list(measured(rows))
         finally:
             server.stop()
-    if not quick and names in ((), ("capacity",)):
-        name, report = ("capacity", capacity.TEXT) if names else ("bench", REPORT_TEXT)
-        (DOCS / f"{name}.md").write_text(report.format(machine=machine, table="\n".join(lines)))
+    text = {(): ("bench", REPORT_TEXT), ("capacity",): ("capacity", capacity.TEXT), ("year",): ("year", year.TEXT)}
+    if names in text and scale >= (SMALLEST_YEAR if names == ("year",) else 1):
+        name, report = text[names]
+        report = report.format(machine=machine, scale=scale, table="\n".join(lines))
+        (DOCS / f"{name}.md").write_text(report)
 
 
-def measured(stage: Stage, names: Iterable[str]) -> Iterator[str]:
+def of_rows(stage: Stage, names: Iterable[str]) -> Iterator[Result]:
+    for name in names:
+        yield from ROWS[name](stage)
+
+
+def measured(results: Iterable[Result]) -> Iterator[str]:
     for line in (row(HEAD), row(("---",) * len(HEAD))):
         click.echo(line)
         yield line
-    for name in names:
-        for result in ROWS[name](stage):
-            click.echo(line := row(cells(result)))
-            yield line
+    for result in results:
+        click.echo(line := row(cells(result)))
+        yield line
 
 
 def cells(result: Result) -> tuple[str, ...]:

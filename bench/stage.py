@@ -99,7 +99,8 @@ class MarketData:
         self.run("CHECKPOINT")
 
     def partitions(self, first: datetime, last: datetime) -> None:
-        self.run("SELECT bronze.make_partitions(%(first)s, %(last)s)", first=first, last=last)
+        while self.connection.execute("SELECT bronze.make_partitions(%s, %s)", (first, last)).fetchone() != (0,):
+            pass
 
     def write(self, asset: AssetsDefinition, window: TimeWindow, rows: "Load | Rows", axis: Axis = windows) -> float:
         """What the IO manager does with an asset's output; returns the seconds that it says the database took."""
