@@ -5,7 +5,7 @@ BIN := .venv/bin
 PAGE := upbit_assets/dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-compose test-celery lint lint-page bench screenshots vendor secrets backup restore install \
+.PHONY: help demo up down test test-compose test-celery lint lint-page bench bench-year screenshots vendor secrets backup restore install \
   install-dev install-clients lock clean
 
 help: ## list the commands
@@ -42,6 +42,9 @@ lint-page: $(PAGE)/node_modules/.installed ## check the board's JavaScript only
 
 bench: install-dev ## run the benchmarks and write docs/bench.md
 	@$(BIN)/python -m bench
+
+bench-year: install-dev ## measure what a year of data slows down and write docs/year.md; ARGS="--scale 0.2" takes less time
+	@$(BIN)/python -m bench year $(ARGS)
 
 screenshots: install-dev ## take the board's screenshots in docs/images, with simulated data
 	@$(BIN)/python -m upbit_assets_tests.dashboard.screenshots

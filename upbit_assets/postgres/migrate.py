@@ -50,7 +50,7 @@ def make_partitions_ahead(connection: sa.Connection) -> int:
 
 
 def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
-    """Make the partitions of some tables from `first` to `last`, a hundred a transaction to limit the number of locks."""
+    """Make the partitions of some tables from `first` to `last`, a hundred at a time to limit the number of locks."""
     make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
     for table in of:
         while connection.execute(make, {"name": table.fullname, "first": first, "last": last}).scalar_one():
