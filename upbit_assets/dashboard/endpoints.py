@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from upbit_assets.dashboard.parameters import (
-    MOST_ROWS,
+    MAX_ROWS,
     Page,
     Parameter,
     RequestError,
@@ -82,8 +82,8 @@ def as_text(columns: tuple[sa.Column[Any], ...]) -> list[sa.ColumnElement[Any]]:
     return [exact(column).label(column.name) for column in columns]
 
 
-def fetch(connection: sa.Connection, wanted: sa.Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(wanted).mappings()]
+def fetch(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 newest = (
@@ -114,14 +114,14 @@ def markets(connection: sa.Connection, values: Values) -> dict[str, Any]:
     start = values["window"] or connection.scalar(newest)
     if start is None:
         return page_of([], None)
-    wanted = (
+    query = (
         sa.select(*as_text(MARKET_FIELDS))
         .where(stats.c.window_start == start, stats.c.ingested_at >= start, stats.c.ingested_at < start + WINDOW)
         .order_by(*values["sort"], stats.c.market)
         .limit(values["limit"] + 1)
         .offset(values["offset"])
     )
-    rows = fetch(connection, wanted.where(stats.c.quote_currency == values["quote"]) if values["quote"] else wanted)
+    rows = fetch(connection, query.where(stats.c.quote_currency == values["quote"]) if values["quote"] else query)
     if values["window"] and not rows:
         raise RequestError(404, f"There are no such figures for {windows.key_of(start)}.")
     next_parameters = {"window": windows.key_of(start), "offset": values["offset"] + values["limit"]}
@@ -133,12 +133,12 @@ def page_of(rows: list[dict[str, Any]], next_parameters: Values | None) -> dict[
     return {"rows": rows, "next": next_parameters}
 
 
-def series(connection: sa.Connection, values: Values, wanted: sa.Select[Any], span: Page | None) -> dict[str, Any]:
+def series(connection: sa.Connection, values: Values, query: sa.Select[Any], span: Page | None) -> dict[str, Any]:
     """A market's rows, possibly none. Raises RequestError if the market doesn't exist."""
-    rows = fetch(connection, wanted)
+    rows = fetch(connection, query)
     # candles too, because a market configured by its code may have candles but no ticker
-    known = sa.or_(*(sa.exists().where(table.c.market == values["market"]) for table in (stats, daily, candle)))
-    if not rows and not connection.scalar(sa.select(known)):
+    market_exists = sa.or_(*(sa.exists().where(table.c.market == values["market"]) for table in (stats, daily, candle)))
+    if not rows and not connection.scalar(sa.select(market_exists)):
         raise RequestError(404, f"There is no data for the market {values['market']}.")
     return page_of(rows, next_span(span, values) if span else None)
 
@@ -149,12 +149,12 @@ def next_span(span: Page, values: Values) -> Values | None:
 
 def windows_of_market(connection: sa.Connection, values: Values) -> dict[str, Any]:
     span = page(values, WINDOW, DAY)
-    wanted = (
+    query = (
         sa.select(*as_text(MARKET_FIELDS))
         .where(stats.c.market == values["market"], stats.c.ingested_at >= span.start, stats.c.ingested_at < span.end)
         .order_by(stats.c.ingested_at)
     )
-    return series(connection, values, wanted, span)
+    return series(connection, values, query, span)
 
 
 def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
@@ -175,23 +175,23 @@ def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
         "volume": sa.func.sum(candle.c.volume),
         "turnover": sa.func.sum(candle.c.turnover),
     }
-    wanted = (
+    query = (
         sa.select(start, *(exact(figure).label(name) for name, figure in figures.items()))
         .where(candle.c.market == values["market"], moment >= span.start, moment < span.end)
         .group_by(start)
         .order_by(start)
     )
-    return series(connection, values, wanted, span)
+    return series(connection, values, query, span)
 
 
 def days(connection: sa.Connection, values: Values) -> dict[str, Any]:
     span = page(values, DAY, 30 * DAY)
-    wanted = (
+    query = (
         sa.select(*as_text(fields_of(daily)))
         .where(daily.c.market == values["market"], daily.c.day >= span.start, daily.c.day < span.end)
         .order_by(daily.c.day)
     )
-    return series(connection, values, wanted, span)
+    return series(connection, values, query, span)
 
 
 def orderbook(connection: sa.Connection, values: Values) -> dict[str, Any]:
@@ -204,8 +204,8 @@ def orderbook(connection: sa.Connection, values: Values) -> dict[str, Any]:
         .subquery()
         for table, fields in ((book, BOOK_FIELDS), (tables.gold_orderbook_stats, SPREAD_FIELDS))
     )
-    wanted = sa.select(levels, spread).select_from(levels.outerjoin(spread, sa.true()))
-    return series(connection, values, wanted, None)
+    query = sa.select(levels, spread).select_from(levels.outerjoin(spread, sa.true()))
+    return series(connection, values, query, None)
 
 
 def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
     kind = sa.DateTime(timezone=True)
     start = sa.func.generate_series(span.start, span.end - WINDOW, WINDOW, type_=kind)
     window = start.table_valued(sa.column("start", kind)).alias("each_window").render_derived()
-    wanted = (
+    query = (
         sa.select(
             window.c.start.label("window_start"),
             *as_text(fields_of(silver, "window_start", "computed_at")),
@@ -226,7 +226,7 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
         .outerjoin(gold, gold.c.window_start == window.c.start)
         .order_by(window.c.start)
     )
-    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, wanted)]
+    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, query)]
     return page_of(rows, next_span(span, values))
 
 
@@ -245,7 +245,7 @@ SINCE, UNTIL = (
     instant("from", "The start of the period; Seoul time unless it has a UTC offset"),
     instant("to", "The end of the period (exclusive); by default now"),
 )
-LIMIT = number("limit", "The most rows, or time steps, in one response", 1, MOST_ROWS, MOST_ROWS)
+LIMIT = number("limit", "The most rows, or time steps, in one response", 1, MAX_ROWS, MAX_ROWS)
 
 ENDPOINTS = (
     Endpoint(

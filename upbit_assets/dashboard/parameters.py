@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 from upbit_assets.partitions import SEOUL, windows
 
 EARLIEST, LATEST = datetime(2017, 1, 1, tzinfo=SEOUL), datetime(2100, 1, 1, tzinfo=SEOUL)
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 MARKET = re.compile(r"[A-Z0-9]{2,10}-[A-Z0-9]{1,19}", re.ASCII)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 
@@ -42,17 +42,17 @@ def parse(parameters: Iterable[Parameter], path: Mapping[str, str], query: Query
     Raises:
         RequestError: one is unknown, duplicated or invalid.
     """
-    known = {parameter.name: parameter for parameter in parameters}
+    by_name = {parameter.name: parameter for parameter in parameters}
     given = [*path.items(), *query.multi_items()]
-    values = {parameter.name: parameter.default for parameter in known.values()}
+    values = {parameter.name: parameter.default for parameter in by_name.values()}
     for index, (name, text) in enumerate(given):
-        if name not in known:
-            names = ", ".join(known) or "none"
+        if name not in by_name:
+            names = ", ".join(by_name) or "none"
             raise RequestError(400, f"Unknown parameter {shortened(name)!r}; the parameters are: {names}.")
         if name in dict(given[:index]):
             raise RequestError(400, f"{name} must not be repeated.")
         try:
-            values[name] = known[name].parse(text)
+            values[name] = by_name[name].parse(text)
         except (ValueError, OverflowError) as error:
             raise RequestError(400, f"{name} must be {error}, not {shortened(text)!r}.") from None
     return values
@@ -70,28 +70,28 @@ def market_code(text: str) -> str:
 
 def moment(text: str) -> datetime:
     """An ISO 8601 date or time, in Seoul time unless it has a UTC offset."""
-    wanted = "a date or time like 2026-01-29 or 2026-01-29T14:00:00Z, from 2017 to 2099 (encode a + as %2B)"
+    expected = "a date or time like 2026-01-29 or 2026-01-29T14:00:00Z, from 2017 to 2099 (encode a + as %2B)"
     if not MOMENT.fullmatch(text):
-        raise ValueError(wanted)
+        raise ValueError(expected)
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(expected) from None
     parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=SEOUL)
     if not EARLIEST <= parsed < LATEST:
-        raise ValueError(wanted)
+        raise ValueError(expected)
     return parsed.astimezone(SEOUL)
 
 
 def window_key(text: str) -> datetime:
     """The start of the window with this partition key."""
-    wanted = "a window's key like 2026-01-29-14:00"
+    expected = "a window's key like 2026-01-29-14:00"
     try:
         start = windows.start_of(text)
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(expected) from None
     if not EARLIEST <= start < LATEST or windows.key_of(windows.at(start).start) != text:
-        raise ValueError(wanted)
+        raise ValueError(expected)
     return start
 
 

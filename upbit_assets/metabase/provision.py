@@ -36,7 +36,7 @@ def provision(
     password: str,
     database_url: str,
     say: Say,
-    wanted: Declared | None = None,
+    declaration: Declared | None = None,
     *,
     deadline: float = 600,
     pause: float = 2,
@@ -45,25 +45,25 @@ def provision(
 
     Waits for Metabase for up to `deadline` seconds, polling every `pause` seconds. Raises MetabaseError.
     """
-    wanted = wanted or declared()
-    details = connection_details(database_url, wanted.database["schemas"])
+    declaration = declaration or declared()
+    details = connection_details(database_url, declaration.database["schemas"])
     if not re.fullmatch(r"https?://[^@\s]+", url):
         raise MetabaseError("METABASE_URL must be http://host:port or https://…, without a login.")
     metabase = Metabase(url, secrets=[password, database_url, details["password"]])
     metabase.wait(say, deadline, pause)
     try:
-        log_in(metabase, email, password, wanted.collection["name"], say)
-        database = put_database(metabase, wanted.database["name"], details, say)
-        collection = put_collection(metabase, wanted.collection, say)
+        log_in(metabase, email, password, declaration.collection["name"], say)
+        database = put_database(metabase, declaration.database["name"], details, say)
+        collection = put_collection(metabase, declaration.collection, say)
         items = metabase.get(f"/api/collection/{collection}/items", models=["card", "dashboard"])["data"]
         existing = [item for item in items if item["model"] == "card"]
         cards = {}
-        for card in wanted.cards:
-            body = card.body(wanted.filters, database=database, collection=collection)
+        for card in declaration.cards:
+            body = card.body(declaration.filters, database=database, collection=collection)
             cards[card.key] = put(metabase, "card", find_own(existing, card.key, card.name), body, say)
         obsolete = [item for item in existing if mark_of(item) not in {None, *cards}]
-        dashboard = get_or_create_dashboard(metabase, wanted.dashboard, items, collection)
-        update_dashboard(metabase, dashboard, wanted, cards, {item["id"] for item in obsolete}, say)
+        dashboard = get_or_create_dashboard(metabase, declaration.dashboard, items, collection)
+        update_dashboard(metabase, dashboard, declaration, cards, {item["id"] for item in obsolete}, say)
         for item in obsolete:
             metabase.put(f"/api/card/{item['id']}", {"archived": True})
             say(f"Archived the card {item['name']}, which is not declared any more")
@@ -187,33 +187,41 @@ def get_or_create_dashboard(
 
 
 def update_dashboard(
-    metabase: Metabase, dashboard: Item, wanted: Declared, cards: Mapping[str, int], obsolete: Container[int], say: Say
+    metabase: Metabase,
+    dashboard: Item,
+    declaration: Declared,
+    cards: Mapping[str, int],
+    obsolete: Container[int],
+    say: Say,
 ) -> None:
     """Update the dashboard. PUT replaces all of its cards, tabs and filters in one transaction."""
-    name = wanted.dashboard["name"]
-    parameters = [parameter(each, cards) for each in wanted.filters.values()]
-    own = [dashcard(card, wanted.filters, cards) for card in wanted.cards if card.at]
-    body: Item = {"name": name, "description": marked(wanted.dashboard["description"], "dashboard", [parameters, own])}
+    name = declaration.dashboard["name"]
+    parameters = [parameter(filter_, cards) for filter_ in declaration.filters.values()]
+    own = [dashcard(card, declaration.filters, cards) for card in declaration.cards if card.at]
+    body: Item = {
+        "name": name,
+        "description": marked(declaration.dashboard["description"], "dashboard", [parameters, own]),
+    }
     if not differs(dashboard, body) and places(own) <= places(dashboard["dashcards"]):
         return
     tabs = [{"id": tab["id"], "name": tab["name"]} for tab in dashboard.get("tabs") or []]
-    other_parameters = [each for each in dashboard.get("parameters") or [] if not is_own(each["id"])]
+    other_parameters = [item for item in dashboard.get("parameters") or [] if not is_own(item["id"])]
     dashcards = merged_dashcards(own, dashboard["dashcards"], obsolete, tabs[0]["id"] if tabs else None)
     body |= {"parameters": parameters + other_parameters, "dashcards": dashcards, "tabs": tabs}
     metabase.put(f"/api/dashboard/{dashboard['id']}", body)
     say(f"Updated the dashboard {name}")
 
 
-def parameter(each: Filter, cards: Mapping[str, int]) -> Item:
+def parameter(filter_: Filter, cards: Mapping[str, int]) -> Item:
     """The dashboard's declaration of a filter; its choices come from the card's column of the same name."""
-    if not each.values:
-        return each.parameter()
-    return each.parameter() | {
+    if not filter_.values:
+        return filter_.parameter()
+    return filter_.parameter() | {
         "values_query_type": "list",
         "values_source_type": "card",
         "values_source_config": {
-            "card_id": cards[each.values],
-            "value_field": ["field", each.tag, {"base-type": "type/Text"}],
+            "card_id": cards[filter_.values],
+            "value_field": ["field", filter_.tag, {"base-type": "type/Text"}],
         },
     }
 
@@ -227,8 +235,8 @@ def dashcard(card: Card, filters: Mapping[str, Filter], cards: Mapping[str, int]
     column, row, width, height = card.at
     id = cards[card.key]
     mappings = [
-        {"parameter_id": each.parameter()["id"], "card_id": id, "target": each.target()}
-        for each in card.filters(filters)
+        {"parameter_id": filter_.parameter()["id"], "card_id": id, "target": filter_.target()}
+        for filter_ in card.filters(filters)
     ]
     return {"card_id": id, "col": column, "row": row, "size_x": width, "size_y": height, "parameter_mappings": mappings}
 
@@ -239,44 +247,44 @@ def merged_dashcards(
     """Our cards as declared, on the tabs they were on, with negative ids for new ones; then the other cards."""
     own_existing: dict[int, Item] = {}
     others = []
-    for each in (sendable(each) for each in existing if each["card_id"] not in obsolete):
-        if each.get("card_id") in {card["card_id"] for card in own} - own_existing.keys():
-            own_existing[each["card_id"]] = each
+    for item in (sendable(item) for item in existing if item["card_id"] not in obsolete):
+        if item.get("card_id") in {card["card_id"] for card in own} - own_existing.keys():
+            own_existing[item["card_id"]] = item
         else:
-            others.append(each)
+            others.append(item)
     placed = []
     for number, card in enumerate(own, 1):
         new: Item = {"id": -number} | ({} if tab is None else {"dashboard_tab_id": tab})
-        dashcard = own_existing.get(card["card_id"], new)
-        mappings = [each for each in dashcard.get("parameter_mappings", []) if not is_own(each["parameter_id"])]
-        placed.append(dashcard | card | {"parameter_mappings": card["parameter_mappings"] + mappings})
+        current = own_existing.get(card["card_id"], new)
+        mappings = [item for item in current.get("parameter_mappings", []) if not is_own(item["parameter_id"])]
+        placed.append(current | card | {"parameter_mappings": card["parameter_mappings"] + mappings})
     return placed + moved_below(others, placed)
 
 
 def sendable(dashcard: Item) -> Item:
     """A dashboard card, reduced to what PUT accepts."""
-    series = [{"id": each["id"]} for each in dashcard.get("series") or []]
+    series = [{"id": item["id"]} for item in dashcard.get("series") or []]
     return {key: dashcard[key] for key in DASHCARD_KEYS if dashcard.get(key) is not None} | {"series": series}
 
 
 def moved_below(others: list[Item], placed: Sequence[Item]) -> list[Item]:
     """`others`, all moved down if one of them would overlap one of `placed`."""
-    if not any(overlap(one, another) for one in others for another in placed):
+    if not any(overlap(other, own) for other in others for own in placed):
         return others
-    down = max(each["row"] + each["size_y"] for each in placed) - min(each["row"] for each in others)
-    return [each | {"row": each["row"] + down} for each in others]
+    down = max(item["row"] + item["size_y"] for item in placed) - min(item["row"] for item in others)
+    return [item | {"row": item["row"] + down} for item in others]
 
 
-def overlap(one: Item, another: Item) -> bool:
+def overlap(a: Item, b: Item) -> bool:
     def across(at: str, size: str) -> bool:
-        return bool(one[at] < another[at] + another[size] and another[at] < one[at] + one[size])
+        return bool(a[at] < b[at] + b[size] and b[at] < a[at] + a[size])
 
-    same_tab = one.get("dashboard_tab_id") == another.get("dashboard_tab_id")
+    same_tab = a.get("dashboard_tab_id") == b.get("dashboard_tab_id")
     return same_tab and across("col", "size_x") and across("row", "size_y")
 
 
 def places(dashcards: Iterable[Item]) -> set[tuple[Any, ...]]:
-    return {tuple(each[key] for key in ("card_id", "col", "row", "size_x", "size_y")) for each in dashcards}
+    return {tuple(item[key] for key in ("card_id", "col", "row", "size_x", "size_y")) for item in dashcards}
 
 
 def find_own(items: Iterable[Item], key: str, name: str) -> Item | None:

@@ -16,10 +16,10 @@ class AdjustableClock:
 
     def __init__(self, start: datetime | None = None, speed: float = 1) -> None:
         self.start, self.speed = start or real_time(), speed
-        self.began = time.time()
+        self.started = time.time()
 
     def __call__(self) -> datetime:
-        return self.start + timedelta(seconds=(time.time() - self.began) * self.speed)
+        return self.start + timedelta(seconds=(time.time() - self.started) * self.speed)
 
     def step(self, seconds: float) -> None:
         """Move the clock forward, or back if `seconds` is negative."""

@@ -118,10 +118,10 @@ class Endpoints:
         ]
 
     def listed(self, codes: Iterable[str], at: datetime) -> list[str]:
-        wanted = list(dict.fromkeys(codes))
-        if not all(self.market.listed(code, at) for code in wanted):
+        unique = list(dict.fromkeys(codes))
+        if not all(self.market.listed(code, at) for code in unique):
             raise RequestError(404, "Code not found")
-        return wanted
+        return unique
 
 
 def in_korea_only(field: str) -> bool:
@@ -150,12 +150,12 @@ def integer_of(query: QueryParams, name: str) -> int | None:
     return int(query[name])
 
 
-def count_of(query: QueryParams, default: int, most: int) -> int:
-    """Values above `most` are capped, as observed on order books; undocumented for the other endpoints."""
+def count_of(query: QueryParams, default: int, maximum: int) -> int:
+    """Values above `maximum` are capped, as observed on order books; undocumented for the other endpoints."""
     count = integer_of(query, "count")
     if count is not None and count < 1:
         raise RequestError(400, INVALID)
-    return min(default if count is None else count, most)
+    return min(default if count is None else count, maximum)
 
 
 def decimal_of(text: str) -> Decimal:

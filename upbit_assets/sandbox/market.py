@@ -67,7 +67,9 @@ class Market:
     def markets(self, at: datetime | None = None) -> list[Listing]:
         """All markets, or those listed at a time, KRW markets first."""
         return [
-            each.listing for each in self.instruments.values() if at is None or self.is_open(each, milliseconds(at))
+            instrument.listing
+            for instrument in self.instruments.values()
+            if at is None or self.is_open(instrument, milliseconds(at))
         ]
 
     def listed(self, market: str, at: datetime) -> bool:
@@ -76,7 +78,7 @@ class Market:
 
     def open_market(self, quote: str, at: datetime) -> str:
         """List one more coin against `quote`; it trades from `at` on (rounded up to 15 seconds)."""
-        rank = sum(each.quote.code == quote for each in self.instruments.values())
+        rank = sum(instrument.quote.code == quote for instrument in self.instruments.values())
         added = make_instrument(self.seed, listed(quote, rank + 1)[-1], quote_coins()[quote], rank, self.activity)
         day, opens = divmod(-(-milliseconds(at) // SLOT_MS), SLOTS_A_DAY)
         # A day has at least two slots

@@ -99,10 +99,10 @@ class Model:
         # The last slot may extend past `end` and have no trade before it
         trades_after = slots["trades"][:-1][::-1].cumsum()
         first = len(trades_after) - 1 - int(trades_after.searchsorted(count))
-        found = trades_of(instrument, slots[max(first, 0) :])
-        found = found[found["time"] < end]
-        past = np.flatnonzero(found["id"] == cursor)
-        return found[: past[0] if len(past) else None][-count:]
+        trades = trades_of(instrument, slots[max(first, 0) :])
+        trades = trades[trades["time"] < end]
+        at_cursor = np.flatnonzero(trades["id"] == cursor)
+        return trades[: at_cursor[0] if len(at_cursor) else None][-count:]
 
     def previous_close(self, instrument: Instrument, day: int) -> int:
         """The previous day's last price; on a market's first day, its opening price."""

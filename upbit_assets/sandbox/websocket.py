@@ -190,27 +190,27 @@ class Hub:
                 if self.market.listed(code, moment(at)):
                     send(self.feed.candle(kind, code, at), self.subscribers[kind][code])
 
-    async def send_snapshots(self, connection: "Connection", wanted: list[tuple[Subscription, str]]) -> None:
+    async def send_snapshots(self, connection: "Connection", requested: list[tuple[Subscription, str]]) -> None:
         """Send the first frames of some codes, and updates from now on."""
         async with connection.snapshot_lock:
             at, form = self.position, connection.form
-            for subscription, code in wanted:
+            for subscription, code in requested:
                 if subscription.realtime:
                     subscription.live.add(code)
             connection.holding = True
             try:
-                frames = await asyncio.to_thread(self.snapshots, wanted, at, form)
+                frames = await asyncio.to_thread(self.snapshots, requested, at, form)
             finally:
                 connection.holding = False
-            if wanted[0][0] in connection.subscriptions:
-                for (subscription, code), frame in zip(wanted, frames, strict=True):
+            if requested[0][0] in connection.subscriptions:
+                for (subscription, code), frame in zip(requested, frames, strict=True):
                     if frame is None:
                         subscription.live.discard(code)
                 connection.deliver_first([frame for frame in frames if frame])
                 connection.flush()
 
-    def snapshots(self, wanted: list[tuple[Subscription, str]], at: int, form: str) -> list[Frame | None]:
-        frames = [self.feed.snapshot(subscription, code, at) for subscription, code in wanted]
+    def snapshots(self, requested: list[tuple[Subscription, str]], at: int, form: str) -> list[Frame | None]:
+        frames = [self.feed.snapshot(subscription, code, at) for subscription, code in requested]
         for frame in frames:
             if frame:
                 frame.encoded(form)
@@ -342,14 +342,14 @@ class Connection(asyncio.Protocol):
 
     def subscribe(self, subscriptions: list[Subscription]) -> None:
         self.subscriptions = subscriptions
-        now, wanted = moment(self.hub.position), []
+        now, requested = moment(self.hub.position), []
         for subscription in subscriptions:
             if subscription.snapshot:
-                wanted += [(subscription, code) for code in subscription.depths]
+                requested += [(subscription, code) for code in subscription.depths]
             else:
                 subscription.live.update(code for code in subscription.depths if self.hub.market.listed(code, now))
-        half = -(-len(wanted) // 2)
-        parts = zip(BURSTS, (wanted[:half], wanted[half:]), strict=True)
+        half = -(-len(requested) // 2)
+        parts = zip(BURSTS, (requested[:half], requested[half:]), strict=True)
         self.bursts = [(self.last_active + delay, part) for delay, part in parts if part]
         self.hub.resubscribe()
 

@@ -94,9 +94,9 @@ export function direction(text) {
 /** The exact sum of decimals. @param {string[]} texts */
 export function sum(texts) {
   const all = texts.map(parts);
-  const scale = Math.max(0, ...all.map((one) => one.scale));
+  const scale = Math.max(0, ...all.map((part) => part.scale));
   const total = all.reduce(
-    (so, one) => so + (one.negative ? -1n : 1n) * one.digits * 10n ** BigInt(scale - one.scale),
+    (total, part) => total + (part.negative ? -1n : 1n) * part.digits * 10n ** BigInt(scale - part.scale),
     0n,
   );
   return spelled(total < 0n, total < 0n ? -total : total, scale);

@@ -15,21 +15,21 @@ const NAMED = 50,
 /**
  * A graph in an element; redraws its last content when the element is resized.
  * @template {unknown[]} T
- * @param {HTMLElement} place @param {(...shown: T) => object} options
+ * @param {HTMLElement} container @param {(...shown: T) => object} options
  */
-function graph(place, options) {
-  const made = echarts.init(place, null, { renderer: "canvas" });
+function graph(container, options) {
+  const chart = echarts.init(container, null, { renderer: "canvas" });
   /** @type {T | null} */
   let last = null;
   const draw = (/** @type {T} */ ...shown) => {
     last = shown;
-    if (place.clientWidth) made.setOption({ ...look(), ...options(...shown) }, { notMerge: true });
+    if (container.clientWidth) chart.setOption({ ...look(), ...options(...shown) }, { notMerge: true });
   };
   new ResizeObserver(() => {
-    made.resize();
+    chart.resize();
     if (last) draw(...last);
-  }).observe(place);
-  return { made, draw };
+  }).observe(container);
+  return { chart, draw };
 }
 
 const look = () => ({
@@ -51,28 +51,29 @@ function heat(rate) {
   const [even, full] = [colour("heat-even"), colour(rate < 0 ? "heat-down" : "heat-up")].map((rgb) =>
     (rgb.match(/\d+/g) ?? []).map(Number),
   );
-  return `rgb(${even.map((from, place) => Math.round(from + (full[place] - from) * deep)).join(",")})`;
+  return `rgb(${even.map((from, index) => Math.round(from + (full[index] - from) * deep)).join(",")})`;
 }
 
-/** @param {HTMLElement} place @param {(market: string) => void} choose */
-export function heatMap(place, choose) {
-  const { made, draw } = graph(
-    place,
+/** @param {HTMLElement} container @param {(market: string) => void} choose */
+export function heatMap(container, choose) {
+  const { chart, draw } = graph(
+    container,
     (/** @type {Market[]} */ markets, /** @type {string | null} */ chosen, /** @type {string} */ language) => {
       const gap = colour("panel");
-      const shown = markets.filter((one) => one.turnover_krw !== null).slice(0, MOST_MARKETS);
-      const each =
-        (place.clientWidth * place.clientHeight) / shown.reduce((so, one) => so + Number(one.turnover_krw), 0);
-      const data = shown.map((one) => ({
-        market: one.market,
-        side: Math.sqrt(Number(one.turnover_krw) * each),
-        name: one.market.startsWith("KRW-") ? one.market.slice(4) : one.market,
-        value: Number(one.turnover_krw),
-        exact: one,
+      const shown = markets.filter((market) => market.turnover_krw !== null).slice(0, MOST_MARKETS);
+      const pixelsPerKrw =
+        (container.clientWidth * container.clientHeight) /
+        shown.reduce((total, market) => total + Number(market.turnover_krw), 0);
+      const data = shown.map((market) => ({
+        market: market.market,
+        side: Math.sqrt(Number(market.turnover_krw) * pixelsPerKrw),
+        name: market.market.startsWith("KRW-") ? market.market.slice(4) : market.market,
+        value: Number(market.turnover_krw),
+        exact: market,
         itemStyle: {
-          color: heat(Number(one.change_rate)),
-          borderColor: one.market === chosen ? colour("text") : gap,
-          borderWidth: one.market === chosen ? 2 : 0,
+          color: heat(Number(market.change_rate)),
+          borderColor: market.market === chosen ? colour("text") : gap,
+          borderWidth: market.market === chosen ? 2 : 0,
         },
       }));
       return {
@@ -118,19 +119,19 @@ export function heatMap(place, choose) {
       };
     },
   );
-  made.on("click", (/** @type {Partial<Item>} */ { data }) => data?.market && choose(data.market));
+  chart.on("click", (/** @type {Partial<Item>} */ { data }) => data?.market && choose(data.market));
   return { draw };
 }
 
 /** [price, cumulative size] from the best price outwards; inexact sums, for drawing only. @param {string[]} prices @param {string[]} sizes */
 function cumulative(prices, sizes) {
   let total = 0;
-  return prices.map((price, place) => [Number(price), (total += Number(sizes[place]))]);
+  return prices.map((price, index) => [Number(price), (total += Number(sizes[index]))]);
 }
 
-/** @param {HTMLElement} place */
-export function depthGraph(place) {
-  const { draw } = graph(place, (/** @type {Book} */ book) => {
+/** @param {HTMLElement} container */
+export function depthGraph(container) {
+  const { draw } = graph(container, (/** @type {Book} */ book) => {
     const bids = cumulative(book.bid_prices, book.bid_sizes),
       asks = cumulative(book.ask_prices, book.ask_sizes);
     const exact = new Map([...book.bid_prices, ...book.ask_prices].map((text) => [Number(text), full(text)]));

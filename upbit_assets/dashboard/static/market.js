@@ -13,37 +13,37 @@ import { SPANS, language, state, translation } from "./state.js";
 export const chart = candleChart(byId("chart"), { hovered: (row) => drawLegend(row) });
 
 export function drawMarket() {
-  const one = state.markets.find(({ market }) => market === state.market);
+  const row = state.markets.find(({ market }) => market === state.market);
   byId("market-code").textContent = state.market ?? "";
-  byId("market-price").replaceChildren(...(one ? [price(one.trade_price)] : []));
-  byId("market-quote").textContent = one?.quote_currency ?? "";
-  byId("market-change").replaceChildren(...(one ? [change(one.change_rate)] : []));
+  byId("market-price").replaceChildren(...(row ? [price(row.trade_price)] : []));
+  byId("market-quote").textContent = row?.quote_currency ?? "";
+  byId("market-change").replaceChildren(...(row ? [change(row.change_rate)] : []));
   byId("market-figures").replaceChildren(
-    ...(one ? facts(one) : []).map(([name, ...shown]) =>
+    ...(row ? facts(row) : []).map(([name, ...shown]) =>
       element("div", {}, element("dt", {}, translation()[name]), element("dd", {}, ...shown)),
     ),
   );
-  document.title = [one && `${full(one.trade_price)} ${one.market}`, translation().board].filter(Boolean).join(" · ");
+  document.title = [row && `${full(row.trade_price)} ${row.market}`, translation().board].filter(Boolean).join(" · ");
 }
 
-/** @param {Market} one @returns {Fact[]} */
-function facts(one) {
+/** @param {Market} row @returns {Fact[]} */
+function facts(row) {
   const unit = (/** @type {string} */ text) => element("span", { class: "unit" }, ` ${text}`);
   const ranked = (/** @type {number} */ rank, of = state.markets.length) => translation().ranked(rank, of);
   const volatile = state.markets.filter(({ rank_volatility: rank }) => rank !== null).length;
   return [
-    ["turnover24", one.turnover_krw === null ? translation().noRate : won(one.turnover_krw, language.get())],
-    ["volume24", quantity(one.daily_volume), unit(one.market.split("-")[1])],
-    ["change24", change(one.change_rate_24h)],
-    ["vwap10", one.vwap === null ? figure(null) : figure(one.vwap, brief(one.vwap))],
-    ["low10", price(one.window_low)],
-    ["high10", price(one.window_high)],
+    ["turnover24", row.turnover_krw === null ? translation().noRate : won(row.turnover_krw, language.get())],
+    ["volume24", quantity(row.daily_volume), unit(row.market.split("-")[1])],
+    ["change24", change(row.change_rate_24h)],
+    ["vwap10", row.vwap === null ? figure(null) : figure(row.vwap, brief(row.vwap))],
+    ["low10", price(row.window_low)],
+    ["high10", price(row.window_high)],
     [
       "volatilityShort",
-      figure(one.volatility, one.volatility === null ? "" : percent(one.volatility, { sign: false })),
-      ...(hasMoved(one) ? [unit(ranked(one.rank_volatility, volatile))] : []),
+      figure(row.volatility, row.volatility === null ? "" : percent(row.volatility, { sign: false })),
+      ...(hasMoved(row) ? [unit(ranked(row.rank_volatility, volatile))] : []),
     ],
-    ["rankTurnover", ranked(one.rank_volume)],
+    ["rankTurnover", ranked(row.rank_volume)],
   ];
 }
 
@@ -96,7 +96,7 @@ function drawLegend(row = state.candles?.rows.at(-1)) {
         element("span", {}, key("volume"), quantity(row.volume)),
       ]
     : [];
-  const hasVwap = state.candles?.vwaps.some((one) => one.price !== null);
+  const hasVwap = state.candles?.vwaps.some((point) => point.price !== null);
   byId("legend").replaceChildren(
     ...entries,
     ...(hasVwap ? [element("span", { class: "vwap" }, translation().vwap)] : []),

@@ -10,16 +10,16 @@ export function drawRankings() {
   const { markets, market: chosen } = state;
   const byTurnover = {
     chosen,
-    rank: (/** @type {Market} */ one) => one.rank_volume,
-    last: (/** @type {Market} */ one) => won(one.turnover_krw, language.get()),
+    rank: (/** @type {Market} */ market) => market.rank_volume,
+    last: (/** @type {Market} */ market) => won(market.turnover_krw, language.get()),
     share: share(markets, "turnover_krw"),
   };
   marketRows(tableBody("top10"), markets.slice(0, 10), byTurnover);
   const volatile = markets.filter(hasMoved).sort(byVolatility).slice(0, 10);
   marketRows(tableBody("volatility"), volatile, {
     chosen,
-    rank: (one) => one.rank_volatility,
-    last: (one) => figure(one.volatility, percent(one.volatility, { sign: false })),
+    rank: (market) => market.rank_volatility,
+    last: (market) => figure(market.volatility, percent(market.volatility, { sign: false })),
     share: share(volatile, "volatility"),
   });
   byId("unmoved").hidden = volatile.length > 0 || !markets.length;
@@ -27,15 +27,15 @@ export function drawRankings() {
   byId("window").textContent = state.status?.window_start
     ? translation().window(minuteOf(state.status.window_start))
     : "";
-  byId("codes").replaceChildren(...markets.map((one) => element("option", { value: one.market })));
+  byId("codes").replaceChildren(...markets.map((market) => element("option", { value: market.market })));
 }
 
 /**
  * Whether its rank by volatility is meaningful: while no price has moved, all markets are first.
- * @param {Market} one @returns {one is Market & { volatility: string, rank_volatility: number }}
+ * @param {Market} market @returns {market is Market & { volatility: string, rank_volatility: number }}
  */
-export function hasMoved(one) {
-  return Number(one.volatility) > 0;
+export function hasMoved(market) {
+  return Number(market.volatility) > 0;
 }
 
 /** @param {Market & { rank_volatility: number }} a @param {Market & { rank_volatility: number }} b */
@@ -48,6 +48,6 @@ function byVolatility(a, b) {
  * @param {Market[]} markets @param {"turnover_krw" | "volatility"} name
  */
 function share(markets, name) {
-  const most = Math.max(...markets.map((one) => Number(one[name])), Number.MIN_VALUE);
-  return (/** @type {Market} */ one) => Number(one[name] ?? 0) / most;
+  const largest = Math.max(...markets.map((market) => Number(market[name])), Number.MIN_VALUE);
+  return (/** @type {Market} */ market) => Number(market[name] ?? 0) / largest;
 }
