@@ -67,7 +67,7 @@ NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
 
 def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
     """What is computed by these windows, and what is collected for it."""
-    golds = [gold for gold in GOLD_TABLES if gold.axis is axis]
+    golds = [gold for gold in GOLD_TABLES if gold.axis is axis and not (collecting and gold.streamed)]
     names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
     return AssetSelection.assets(*names)
 
@@ -111,7 +111,8 @@ def collect_every_minute(context: ScheduleEvaluationContext, database: Database)
     now, planned = datetime.now(UTC), context.scheduled_execution_time
     if now - planned > LATE:
         return SkipReason(f"The tick of {planned:%H:%M} came too late; a past snapshot can't be taken.")
-    golds = [gold for gold in GOLD_TABLES if gold.axis is windows and markets_are_chosen(database, gold.feeds, now)]
+    by_run = [gold for gold in GOLD_TABLES if gold.axis is windows and not gold.streamed]
+    golds = [gold for gold in by_run if markets_are_chosen(database, gold.feeds, now)]
     # what computes may be held up, what collects must not be: the sensor asks for what is left undone
     held_up = unfinished(context.instance, job_name=collect.name)
     names = [name for gold in golds for name in [*gold.bronze_assets, *([] if held_up else gold.computed_assets)]]
@@ -236,8 +237,7 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     for gold, window in found:
         key = waiting_key(gold, window.start)
         attempt = Attempt.of(waiting.get(key), window.sources)
-        # a window ahead of the clock, which may have been set back, has no partition yet
-        if window.start <= now and attempt.is_due(now) and (gold.axis, window.start) not in busy:
+        if computable(gold, window.start, now) and attempt.is_due(now) and (gold.axis, window.start) not in busy:
             due.append((gold.axis, window))
             attempt = attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
@@ -247,6 +247,14 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
         cursor=json.dumps(cursor),
         skip_reason=None if due else SkipReason(nothing),
     )
+
+
+def computable(gold: GoldTable, start: datetime, now: datetime) -> bool:
+    """Whether a window may be computed: what a stream brings changes all the time, until it is over.
+
+    A window ahead of the clock, which may have been set back, has no partition yet.
+    """
+    return start <= now - (gold.axis.length + SETTLED if gold.streamed else timedelta())
 
 
 def waiting_key(gold: GoldTable, start: datetime) -> str:

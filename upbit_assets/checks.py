@@ -194,4 +194,15 @@ all_checks: list[AssetChecksDefinition] = [
         ),
         FRESHNESS,
     ),
+    checks_of("silver_trade_stream", windows, accounted_for(feeds.TRADE_STREAM.refinement)),
+    checks_of(
+        "gold_trade_stats",
+        windows,
+        ranked(
+            windows,
+            tables.gold_trade_stats.c.window_start,
+            tables.silver_trade_stream,
+            {"rank_turnover": "turnover_krw", "rank_trades": "trades"},
+        ),
+    ),
 ]

@@ -27,6 +27,7 @@ class Feed:
         history: how past days are collected; None: the exchange tells the present only.
         coverage: notes how many pages silver knew of, where a window without rows tells something too.
         row_label: what progress messages call silver's rows; None where those of its gold are enough.
+        streamed: another process collects it, without a run; a window is computed when it is over.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Feed:
     history: PagedHistory | None = None
     coverage: sa.Table | None = None
     row_label: str | None = None
+    streamed: bool = False
 
     @property
     def axis(self) -> Axis:
@@ -47,6 +49,11 @@ class Feed:
     @property
     def silver_asset(self) -> str:
         return f"silver_{self.name}"
+
+    @property
+    def computed_assets(self) -> list[str]:
+        """What a window needs anew whose raw rows have changed."""
+        return [*([self.bronze_asset] if self.streamed else []), self.silver_asset]
 
     @property
     def selection(self) -> MarketSelection | None:
@@ -103,7 +110,11 @@ class GoldTable:
 
     @property
     def computed_assets(self) -> list[str]:
-        return [*(feed.silver_asset for feed in self.feeds), self.asset]
+        return [*(name for feed in self.feeds for name in feed.computed_assets), self.asset]
+
+    @property
+    def streamed(self) -> bool:
+        return any(feed.streamed for feed in self.feeds)
 
     @property
     def collected_into(self) -> list[sa.Table]:
@@ -122,7 +133,8 @@ CANDLE = Feed(
     row_label="one-minute candles",
 )
 TRADE = Feed("trade", silver.TRADE, history=bronze.TRADES, row_label="trades")
-FEEDS: tuple[Feed, ...] = (TICKER, ORDERBOOK, CANDLE, TRADE)
+TRADE_STREAM = Feed("trade_stream", silver.TRADE_STREAM, row_label="trades", streamed=True)
+FEEDS: tuple[Feed, ...] = (TICKER, ORDERBOOK, CANDLE, TRADE, TRADE_STREAM)
 
 MARKET_STATS = GoldTable(
     tables.gold_market_stats,
@@ -142,4 +154,10 @@ MARKET_DAILY = GoldTable(
     (Source(CANDLE, "candle_computed_at"), Source(TRADE, "trade_computed_at")),
     "markets of the day ranked",
 )
-GOLD_TABLES: tuple[GoldTable, ...] = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY)
+TRADE_STATS = GoldTable(
+    tables.gold_trade_stats,
+    tables.gold_trade_stats_build,
+    (Source(TRADE_STREAM, "silver_computed_at"),),
+    "markets traded",
+)
+GOLD_TABLES: tuple[GoldTable, ...] = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY, TRADE_STATS)

@@ -136,8 +136,9 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
         .where(sa.or_(*columns))
         .order_by(start.desc())
     )
-    silver = [feed.silver_asset for feed in gold.feeds]
-    return [
-        Stale(at, frozenset(name for name, wrong in zip(silver, wrongs, strict=False) if wrong) | {gold.asset}, state)
-        for at, state, *wrongs in found
-    ]
+    return [Stale(at, frozenset([*changed_assets(gold, wrongs), gold.asset]), state) for at, state, *wrongs in found]
+
+
+def changed_assets(gold: GoldTable, wrongs: Sequence[bool]) -> list[str]:
+    changed = (feed for feed, wrong in zip(gold.feeds, wrongs, strict=False) if wrong)
+    return [name for feed in changed for name in feed.computed_assets]

@@ -26,6 +26,9 @@ ASSETS = {
     "silver_candle": ("candle", tables.silver_candle, {"bronze_candle_raw"}),
     "bronze_trade_raw": ("trade", tables.bronze_trade_raw, set()),
     "silver_trade": ("trade", tables.silver_trade, {"bronze_trade_raw"}),
+    "bronze_trade_stream_raw": ("trade_stream", tables.bronze_trade_stream_raw, set()),
+    "silver_trade_stream": ("trade_stream", tables.silver_trade_stream, {"bronze_trade_stream_raw"}),
+    "gold_trade_stats": ("trade_stream", tables.gold_trade_stats, {"silver_trade_stream"}),
     "gold_market_daily": ("daily", tables.gold_market_daily, {"silver_candle", "silver_trade"}),
 }
 
@@ -104,5 +107,5 @@ def test_a_sensor_runs_from_the_start(name: str):
 
 def test_every_check_says_what_it_looks_for():
     specs = [spec for checks in defs.asset_checks or () for spec in checks.check_specs]
-    assert len(specs) == 14
+    assert len(specs) == 16
     assert all(spec.description for spec in specs)

@@ -16,7 +16,7 @@ from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres_io import Load, Records, stored_in
+from upbit_assets.postgres_io import Load, Records, in_window, stored_in
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
@@ -128,3 +128,21 @@ def bronze_trade_raw(
     last seven days; today gets what is new. `bronze.trade_page` notes what was asked for.
     """
     return TRADES.collect(context, exchange, database, full_refresh=config.full_refresh)
+
+
+@asset(**bronze(windows, "trade_stream", tables.bronze_trade_stream_raw))
+def bronze_trade_stream_raw(context: AssetExecutionContext, database: Database) -> Load | None:
+    """One row per trade of any market as the exchange's WebSocket told it, by the window in which it was made.
+
+    The process `upbit-assets stream` collects it; materializing a window tells how many rows there are.
+    """
+    table = tables.bronze_trade_stream_raw
+    with database.connect() as connection:
+        there = sa.select(sa.func.count()).where(in_window(table, context.partition_time_window))
+        if not (rows := connection.scalar(there)):
+            raise Failure(
+                "The stream collected nothing there. Without it running, `upbit-assets stream`, nothing comes in.",
+                allow_retries=False,
+            )
+    context.add_output_metadata({"dagster/partition_row_count": rows})
+    return None

@@ -134,3 +134,32 @@ def gold_market_daily(context: AssetExecutionContext, silver_candle: Input, silv
     trades are there, else of the candles, and `vwap_source` says which. Ranks are among the collected markets.
     """
     return computed(context, tables.gold_market_daily, tables.gold_market_daily_build, describe=daily_top10)
+
+
+@asset(
+    **gold(
+        windows,
+        "trade_stream",
+        tables.gold_trade_stats,
+        "silver_trade_stream",
+        {
+            "market": "market",
+            "quote_currency": "market",
+            "window_start": "traded_at",
+            "trades": "trade_id",
+            **dict.fromkeys(("opening_price", "closing_price"), "price traded_at trade_id"),
+            **dict.fromkeys(("high_price", "low_price"), "price"),
+            "volume": "volume",
+            **dict.fromkeys(("turnover", "vwap", "largest_trade"), "price volume"),
+            **dict.fromkeys(("turnover_krw", "rank_turnover"), "price volume market"),
+            **dict.fromkeys(("buy_volume", "sell_volume", "strength"), "volume taker"),
+            "rank_trades": "trade_id",
+        },
+    )
+)
+def gold_trade_stats(context: AssetExecutionContext, silver_trade_stream: Input) -> Load:
+    """One row per market and window in which something was traded: OHLC, turnover, VWAP, who bought and sold, ranked.
+
+    Of every trade that the stream has collected; 체결강도 is `strength`.
+    """
+    return computed(context, tables.gold_trade_stats, tables.gold_trade_stats_build)

@@ -30,7 +30,9 @@ class Refinement:
         axis: the windows by which they are refined, each for itself.
         bronze, silver, rejected, build: the tables.
         identity: columns of bronze that are equal where two rows are of the same thing; the last one counts.
-        texts, numbers, documents: fields of the raw row, taken out as what they are: {column: field}.
+        code: the field that names the market.
+        texts, numbers, documents: fields of the raw row, taken out as what they are: {column: field}. One that some
+            rows call otherwise is "name|other name", and the column has the first.
         reasons: why silver can't take a row, the first that holds.
         columns: of silver, from a row that it can take.
         join: something to join to each row before it is validated.
@@ -44,6 +46,7 @@ class Refinement:
     identity: tuple[str, ...]
     reasons: Callable[[Any], Cases]
     columns: Callable[[Any], Sequence[Column]]
+    code: str = "market"
     texts: Mapping[str, str] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
@@ -71,12 +74,13 @@ class Refinement:
         fields = optimization_fence(
             sa.select(
                 *(column for column in bronze.c if column.name != "written_in"),
-                raw["market"].astext.label("code"),
-                *(raw[name].astext.label(label) for label, name in self.texts.items()),
-                *(raw[name].label(name) for name in (*self.numbers, *self.documents)),
+                text(raw, self.code).label("code"),
+                *(text(raw, name).label(label) for label, name in self.texts.items()),
+                *(document(raw, name).label(first_name(name)) for name in (*self.numbers, *self.documents)),
             )
         )
-        figures = sa.select(*(number(c).label(c.name) if c.name in self.numbers else c for c in fields.c))
+        numbers = set(map(first_name, self.numbers))
+        figures = sa.select(*(number(c).label(c.name) if c.name in numbers else c for c in fields.c))
         if self.join is not None:
             joined = self.join(fields)
             figures = figures.add_columns(*joined.c).join_from(fields, joined, sa.true())
@@ -143,6 +147,21 @@ def optimization_fence(rows: sa.Select[Any]) -> sa.Subquery:
     """Rows computed before whatever is made of them: without OFFSET, the planner would take each field out of the
     JSON once a use. With OFFSET 0, other than with NULL, it would not do that in parallel."""
     return rows.offset(sa.literal_column("NULL")).subquery()
+
+
+def first_name(names: str) -> str:
+    return names.partition("|")[0]
+
+
+def document(raw: Column, names: str) -> Column:
+    """The first of the raw row's fields that is there."""
+    return sa.func.coalesce(*(raw[name] for name in names.split("|"))) if "|" in names else raw[names]
+
+
+def text(raw: Column, names: str) -> Column:
+    """The same as text."""
+    texts = [raw[name].astext for name in names.split("|")]
+    return sa.func.coalesce(*texts) if len(texts) > 1 else texts[0]
 
 
 def number(document: Column) -> sa.ColumnElement[Decimal]:

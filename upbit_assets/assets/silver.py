@@ -32,7 +32,7 @@ RATE_TOLERANCE = Decimal("1e-6")  # the exchange rounds rates to ten decimals
 HH_MM = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
-def silver(axis: Axis, source: str, table: sa.Table, raw: str, **columns: str) -> dict[str, Any]:
+def silver(axis: Axis, source: str, table: sa.Table, raw: str, /, **columns: str) -> dict[str, Any]:
     """What the silver assets share. `raw`: columns that come out of the raw row; `columns`: where others come from."""
     origin = {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(raw.split(), "raw_data"), **columns}
     stored = stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin))
@@ -301,6 +301,18 @@ def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[A
     return CANDLE.load(bronze_candle_raw, coverage)
 
 
+def wrong_id(row: Any) -> Cases:
+    return [
+        (row.sequential_id.is_(None), "sequential_id: not a number"),
+        (sa.cast(row.sequential_id, sa.Text) != row.key, "sequential_id: not what bronze.key says"),
+        (~row.key.regexp_match("^[1-9][0-9]{0,17}$"), "sequential_id: not a whole number of at most 18 digits"),
+    ]
+
+
+def no_side(row: Any) -> Cases:
+    return [(sa.func.coalesce(row.taker, "").not_in(("ASK", "BID")), "ask_bid: neither ASK nor BID")]
+
+
 TRADE = Refinement(
     axis=days,
     bronze=tables.bronze_trade_raw,
@@ -311,9 +323,7 @@ TRADE = Refinement(
     texts={"taker": "ask_bid", "date": "trade_date_utc", "time": "trade_time_utc"},
     numbers=("sequential_id", "trade_price", "trade_volume", "timestamp"),
     reasons=lambda row: [
-        (row.sequential_id.is_(None), "sequential_id: not a number"),
-        (sa.cast(row.sequential_id, sa.Text) != row.key, "sequential_id: not what bronze.key says"),
-        (~row.key.regexp_match("^[1-9][0-9]{0,17}$"), "sequential_id: not a whole number of at most 18 digits"),
+        *wrong_id(row),
         *positive(row.trade_price),
         *positive(row.trade_volume),
         *milliseconds(row.timestamp, row.ingested_at),
@@ -322,7 +332,7 @@ TRADE = Refinement(
             sa.func.concat(row.date, "T", row.time) != utc_text(moment_of(row.timestamp)),
             "trade_date_utc, trade_time_utc: not the time that timestamp says",
         ),
-        (sa.func.coalesce(row.taker, "").not_in(("ASK", "BID")), "ask_bid: neither ASK nor BID"),
+        *no_side(row),
     ],
     columns=lambda good: [
         good.market,
@@ -332,6 +342,42 @@ TRADE = Refinement(
         good.trade_volume.label("volume"),
         good.taker,
         good.ingested_at,
+    ],
+)
+
+
+TRADE_STREAM = Refinement(
+    axis=windows,
+    bronze=tables.bronze_trade_stream_raw,
+    silver=tables.silver_trade_stream,
+    rejected=tables.silver_trade_stream_rejected,
+    build=tables.silver_trade_stream_build,
+    identity=("traded_at", "market", "key"),
+    # as the WebSocket has it, or as REST does, which tells what is asked for afterwards
+    code="code|market",
+    texts={"taker": "ask_bid", "date": "trade_date|trade_date_utc", "time": "trade_time|trade_time_utc"},
+    numbers=("sequential_id", "trade_price", "trade_volume", "trade_timestamp|timestamp"),
+    reasons=lambda row: [
+        *wrong_id(row),
+        *positive(row.trade_price),
+        *positive(row.trade_volume),
+        *milliseconds(row.trade_timestamp, row.ingested_at),
+        (moment_of(row.trade_timestamp) != row.traded_at, "trade_timestamp: not what bronze.traded_at says"),
+        (
+            sa.func.concat(row.date, "T", row.time) != utc_text(row.traded_at),
+            "trade_date, trade_time: not the time that trade_timestamp says",
+        ),
+        *no_side(row),
+    ],
+    columns=lambda good: [
+        good.market,
+        sa.cast(good.sequential_id, sa.BigInteger).label("trade_id"),
+        good.traded_at,
+        good.trade_price.label("price"),
+        good.trade_volume.label("volume"),
+        good.taker,
+        good.ingested_at,
+        sa.case((good.connection == "rest", "rest"), else_="stream").label("source"),
     ],
 )
 
@@ -356,3 +402,23 @@ def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
     The exchange's id alone tells trades apart: time, price and volume may be those of another one too.
     """
     return TRADE.load(bronze_trade_raw)
+
+
+@asset(
+    **silver(
+        windows,
+        "trade_stream",
+        tables.silver_trade_stream,
+        "price volume taker",
+        trade_id="key raw_data",
+        traded_at="traded_at",
+        source="connection",
+    )
+)
+def silver_trade_stream(bronze_trade_stream_raw: sa.Select[Any]) -> Load:
+    """One row per trade of any market, by the window in which it was made; computed when the window is over.
+
+    What two connections or a new subscription told twice counts once. `silver.all_trades` has these and those of
+    `silver_trade`, each once.
+    """
+    return TRADE_STREAM.load(bronze_trade_stream_raw)

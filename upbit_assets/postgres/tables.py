@@ -160,14 +160,15 @@ def page_table(name: str, of: str) -> sa.Table:
     )
 
 
-def rejected_table(name: str, of: str, window: str = "ingested_at") -> sa.Table:
+def rejected_table(name: str, of: str, of_window: sa.Column[Any] | None = None) -> sa.Table:
+    window = of_window.name if of_window is not None else "ingested_at"
     return table(
         name,
         identity(),
         market("종목 코드 as bronze has it"),
         column("raw_data", JSONB, "The raw row"),
         column("reason", sa.Text, "Why silver could not take it"),
-        day() if window == "day" else ingested_at(),
+        of_window if of_window is not None else ingested_at(),
         column("bronze_id", sa.BigInteger, f"{of}.id"),
         computed_at(),
         sa.PrimaryKeyConstraint(window, "market", "bronze_id"),
@@ -501,7 +502,7 @@ silver_candle = table(
     comment="One-minute candles (분봉) typed, checked and de-duplicated; a minute without trades has none",
     window="started_at",
 )
-silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", "day")
+silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", day())
 silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
 silver_candle_coverage = table(
     "silver.candle_coverage",
@@ -572,8 +573,84 @@ silver_trade = table(
     comment="Trades (체결) typed, checked and de-duplicated by their id",
     window="traded_at",
 )
-silver_trade_rejected = rejected_table("silver.trade_rejected", "bronze.trade_raw", "day")
+silver_trade_rejected = rejected_table("silver.trade_rejected", "bronze.trade_raw", day())
 silver_trade_build = silver_build_table("silver.trade_build", "silver.trade")
+
+silver_trade_stream = table(
+    "silver.trade_stream",
+    identity(),
+    market(),
+    column("trade_id", sa.BigInteger, "체결 번호: the exchange's sequential_id, unique in its market, in no order"),
+    column("traded_at", Moment, "체결 시각, to the millisecond"),
+    price("price", "체결 가격"),
+    column("volume", sa.Numeric, "체결량; in units of the coin, 1e-20 to 1e20"),
+    column("taker", sa.String(3), "ASK: the taker sold (매도); BID: the taker bought (매수)"),
+    ingested_at(),
+    column("source", sa.String(6), "stream: the WebSocket told it; rest: it was asked for afterwards"),
+    computed_at(),
+    sa.PrimaryKeyConstraint("traded_at", "market", "trade_id"),
+    sa.Index("ix_trade_stream_market_traded_at", "market", "traded_at"),
+    comment="Trades (체결) of all markets as they happened, typed, checked and de-duplicated by market and id",
+    window="traded_at",
+)
+silver_trade_stream_rejected = rejected_table(
+    "silver.trade_stream_rejected",
+    "bronze.trade_stream_raw",
+    column("traded_at", Moment, "bronze.trade_stream_raw.traded_at"),
+)
+silver_trade_stream_build = silver_build_table("silver.trade_stream_build", "silver.trade_stream")
+
+gold_trade_stats = table(
+    "gold.trade_stats",
+    identity(),
+    window_start(),
+    market(),
+    quote_currency(),
+    column("trades", sa.BigInteger, "체결 건수: trades of the window, 1 or more"),
+    price("opening_price", "시가: of the window's first trade; of equal times the smallest id"),
+    price("high_price", "고가"),
+    price("low_price", "저가"),
+    price("closing_price", "종가: of the window's last trade; of equal times the largest id"),
+    column("volume", sa.Numeric, "거래량: Σ volume; exact, in units of the coin, 0 or more"),
+    column("turnover", sa.Numeric, "거래대금: Σ price × volume; exact, in the quote currency, 0 or more"),
+    column(
+        "turnover_krw",
+        sa.Numeric,
+        "turnover × vwap of KRW-BTC or KRW-USDT in the same window; exact, in KRW, 0 or more; NULL where nothing of "
+        "that was traded",
+        nullable=True,
+    ),
+    column(
+        "vwap",
+        sa.Numeric,
+        "거래량 가중 평균 가격: turnover / volume, to 16 decimals, and never beside low_price or high_price. In the "
+        "quote currency, 1e-20 to 1e20",
+    ),
+    column("buy_volume", sa.Numeric, "매수 체결량: Σ volume where the taker bought; in units of the coin, 0 or more"),
+    column("sell_volume", sa.Numeric, "매도 체결량: Σ volume where the taker sold; in units of the coin, 0 or more"),
+    column(
+        "strength",
+        sa.Numeric,
+        "체결강도: 100 × buy_volume / sell_volume, to 10 decimals. A fraction in percent, 0 or more: above 100 more "
+        "was bought than sold; NULL where nothing was sold",
+        nullable=True,
+    ),
+    column(
+        "largest_trade",
+        sa.Numeric,
+        "최대 체결: the largest price × volume of one trade; in the quote currency, 0 or more",
+    ),
+    rank("rank_turnover", "거래대금 순위: RANK() by turnover_krw in the window, those without one last"),
+    rank("rank_trades", "체결 건수 순위: RANK() by trades in the window"),
+    computed_at(),
+    sa.PrimaryKeyConstraint("window_start", "market"),
+    sa.Index("ix_trade_stats_market_window_start", "market", "window_start"),
+    comment="KPIs of each market's trades in the window, of those that the stream has collected",
+    window="window_start",
+)
+gold_trade_stats_build = gold_build_table(
+    "gold.trade_stats_build", "gold.trade_stats", silver_computed_at="silver.trade_stream_build.computed_at"
+)
 
 LOG_BOUNDS = "computed to 16 significant digits a logarithm, 0 to 1e5"
 

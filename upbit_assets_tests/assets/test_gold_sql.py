@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from upbit_assets.assets.coverage import MINUTE
-from upbit_assets.assets.gold import SQL, gold_market_daily, gold_market_stats, gold_orderbook_stats
+from upbit_assets.assets.gold import SQL, gold_market_daily, gold_market_stats, gold_orderbook_stats, gold_trade_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import DAY
 from upbit_assets.postgres import tables
@@ -16,12 +16,13 @@ from upbit_assets.postgres.embedded import wheel_binaries
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.assets import test_market_daily as daily
 from upbit_assets_tests.assets import test_orderbook as orderbook
+from upbit_assets_tests.assets import test_trade_stream as trade_stream
 from upbit_assets_tests.assets.test_candles_and_trades import TODAY, cover
 from upbit_assets_tests.pipeline import PAST, compute, put_bronze, ticker
 
 TABLES = {
     table.name: table
-    for asset in (gold_market_stats, gold_orderbook_stats, gold_market_daily)
+    for asset in (gold_market_stats, gold_orderbook_stats, gold_market_daily, gold_trade_stats)
     for name in (asset.key.path[-1].replace("_", ".", 1),)
     for table in (tables.metadata.tables[name], tables.metadata.tables[f"{name}_build"])
 }
@@ -45,6 +46,11 @@ def filled(database: Database) -> None:
         for kind in ("candle", "trade"):
             cover(database, kind, market, TODAY, TODAY + DAY)
     daily.build(database)
+    taken = [("KRW-BTC", "BID"), ("KRW-BTC", "ASK"), ("BTC-ETH", "BID"), ("USDT-ETH", "ASK")]
+    trade_stream.put_all(
+        database, [trade_stream.Trade(market, nth + 1, taker=taker) for nth, (market, taker) in enumerate(taken)]
+    )
+    trade_stream.build(database)
 
 
 def test_every_file_is_a_tables_and_every_gold_table_has_one():

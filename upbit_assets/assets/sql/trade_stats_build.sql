@@ -1,0 +1,18 @@
+-- gold.trade_stats_build: one row is a window: how many rows gold.trade_stats has of it, and which silver they are of.
+-- The windows are those that begin in [start, end). To try it in psql, set both, then paste all of this:
+--   \set start '''2026-01-29 14:00+09'''
+--   \set end '''2026-01-29 14:10+09'''
+
+WITH written AS (
+  SELECT window_start, count(*) AS gold_rows
+  FROM gold.trade_stats
+  WHERE window_start >= :start AND window_start < :end
+  GROUP BY window_start
+)
+
+SELECT silver.window_start,
+       coalesce(gold_rows, 0) AS gold_rows,
+       silver.computed_at AS silver_computed_at
+FROM silver.trade_stream_build AS silver
+LEFT JOIN written ON written.window_start = silver.window_start
+WHERE silver.window_start >= :start AND silver.window_start < :end;

@@ -1,0 +1,265 @@
+"""Trades of the stream in silver and gold, window by window, computed again in plain Python."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from upbit_assets import automation, stale
+from upbit_assets.assets.gold import gold_trade_stats
+from upbit_assets.assets.silver import silver_trade, silver_trade_stream
+from upbit_assets.feeds import TRADE_STATS
+from upbit_assets.partitions import WINDOW, days, windows
+from upbit_assets.postgres import tables
+from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.pipeline import PAST, ask, checks, compute, materialize, metadata_of, put
+
+MS = timedelta(milliseconds=1)
+LAYERS = (silver_trade_stream, gold_trade_stats)
+
+
+class Trade(NamedTuple):
+    market: str = "KRW-BTC"
+    key: int = 17696466000000001
+    at: datetime = PAST
+    price: str = "100.5"
+    volume: str = "2"
+    taker: str = "BID"
+
+    def frame(self, **fields: Any) -> str:
+        """As the WebSocket has it; `fields` are raw JSON texts, None leaves one out."""
+        utc = self.at.astimezone(UTC)
+        row = {
+            "type": '"trade"',
+            "code": json.dumps(self.market),
+            "timestamp": str(int(self.at.timestamp() * 1000) + 40),
+            "trade_date": f'"{utc:%Y-%m-%d}"',
+            "trade_time": f'"{utc:%H:%M:%S}"',
+            "trade_timestamp": str(int(self.at.timestamp() * 1000)),
+            "trade_price": self.price,
+            "trade_volume": self.volume,
+            "ask_bid": f'"{self.taker}"',
+            "sequential_id": str(self.key),
+        } | fields
+        return self.json(row)
+
+    def row(self) -> str:
+        """As REST has it."""
+        utc = self.at.astimezone(UTC)
+        return self.json(
+            {
+                "market": json.dumps(self.market),
+                "trade_date_utc": f'"{utc:%Y-%m-%d}"',
+                "trade_time_utc": f'"{utc:%H:%M:%S}"',
+                "timestamp": str(int(self.at.timestamp() * 1000)),
+                "trade_price": self.price,
+                "trade_volume": self.volume,
+                "ask_bid": f'"{self.taker}"',
+                "sequential_id": str(self.key),
+            }
+        )
+
+    def json(self, row: Mapping[str, str | None]) -> str:
+        return "{" + ", ".join(f'"{name}": {text}' for name, text in row.items() if text is not None) + "}"
+
+
+def put_raw(database: Database, trade: Trade, text: str | None = None, connection: str = "trades-1") -> None:
+    row = (trade.market, text or trade.frame(), trade.at + 50 * MS, trade.at, str(trade.key), connection)
+    put(database, tables.bronze_trade_stream_raw, "market raw_data ingested_at traded_at key connection", [row])
+
+
+def put_all(database: Database, trades: Iterable[Trade]) -> None:
+    rows = [(each.market, each.frame(), each.at, each.at, str(each.key), "trades-1") for each in trades]
+    put(database, tables.bronze_trade_stream_raw, "market raw_data ingested_at traded_at key connection", rows)
+
+
+def build(database: Database, first: datetime = PAST, last: datetime | None = None) -> None:
+    for asset in LAYERS:
+        compute(database, asset, first, last)
+
+
+def silver(url: str) -> list[tuple[Any, ...]]:
+    found = "market, trade_id, traded_at, price, volume, taker, source"
+    return ask(url, f"SELECT {found} FROM silver.trade_stream ORDER BY trade_id, market")
+
+
+def test_a_trade_is_typed_exactly(database: Database, market_url: str):
+    put_raw(database, trade := Trade(at=PAST + 123 * MS, price="116233000.00000000", volume="0.00077720"))
+    build(database)
+    price, volume = Decimal("116233000.00000000"), Decimal("0.00077720")
+    assert silver(market_url) == [("KRW-BTC", trade.key, trade.at, price, volume, "BID", "stream")]
+
+
+def test_what_was_told_twice_counts_once_and_ids_are_a_markets_own(database: Database, market_url: str):
+    for trade, times in ((Trade(), 3), (Trade("KRW-ETH"), 1), (Trade(key=Trade().key + 1), 1)):
+        for _ in range(times):
+            put_raw(database, trade)
+    build(database)
+    assert [row[:2] for row in silver(market_url)] == [
+        ("KRW-BTC", Trade().key),
+        ("KRW-ETH", Trade().key),
+        ("KRW-BTC", Trade().key + 1),
+    ]
+    counted = "SELECT bronze_rows, silver_rows, rejected_rows, duplicate_rows FROM silver.trade_stream_build"
+    assert ask(market_url, counted) == [(5, 3, 0, 2)]
+
+
+def test_what_was_asked_for_afterwards_is_read_in_rests_own_words(database: Database, market_url: str):
+    put_raw(database, Trade(), Trade().row(), "rest")
+    build(database)
+    assert [row[-1] for row in silver(market_url)] == ["rest"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no id": ({"sequential_id": None}, "sequential_id: not a number"),
+    "another id": ({"sequential_id": "5"}, "sequential_id: not what bronze.key says"),
+    "no price": ({"trade_price": "0"}, "trade_price: not positive, or out of range"),
+    "no volume": ({"trade_volume": '"1"'}, "trade_volume: not a number"),
+    "another time": ({"trade_timestamp": "1769662800001"}, "trade_timestamp: not what bronze.traded_at says"),
+    "another time of day": ({"trade_time": '"00:00:00"'}, "trade_date, trade_time: not the time"),
+    "no side": ({"ask_bid": '"X"'}, "ask_bid: neither ASK nor BID"),
+    "another market": ({"code": '"KRW-ETH"'}, "market: longer than 30 characters, or not what"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_trade_is_rejected_with_its_reason(database: Database, market_url: str, wrong: str):
+    fields, reason = WRONG[wrong]
+    put_raw(database, Trade(), Trade().frame(**fields))
+    build(database)
+    assert silver(market_url) == []
+    ((told,),) = ask(market_url, "SELECT reason FROM silver.trade_stream_rejected")
+    assert told.startswith(reason)
+
+
+def test_frames_that_say_nothing_are_rejected(database: Database, market_url: str):
+    put_raw(database, Trade(market=""), '"no JSON"')
+    build(database)
+    assert ask(market_url, "SELECT reason FROM silver.trade_stream_rejected") == [
+        ("raw row: kept as text, jsonb refused it",)
+    ]
+
+
+def test_all_trades_have_each_once_and_say_where_it_is_from(database: Database, market_url: str):
+    both, streamed, asked = (Trade(key=Trade().key + n) for n in range(3))
+    put_all(database, [both, streamed])
+    day = days.at(PAST).start
+    rows = [(each.market, each.row(), PAST, day, str(each.key)) for each in (both, asked)]
+    put(database, tables.bronze_trade_raw, "market raw_data ingested_at day key", rows)
+    build(database)
+    compute(database, silver_trade, PAST)
+    assert ask(market_url, "SELECT trade_id, source FROM silver.all_trades ORDER BY trade_id") == [
+        (both.key, "stream"),
+        (streamed.key, "stream"),
+        (asked.key, "rest"),
+    ]
+
+
+MARKETS = ("KRW-BTC", "KRW-ETH", "BTC-ETH", "USDT-ETH")
+TRADES = st.lists(
+    st.builds(
+        Trade,
+        st.sampled_from(MARKETS),
+        st.integers(1, 10**17),
+        st.integers(0, 2 * 600_000 - 1).map(lambda ms: PAST + ms * MS),
+        st.decimals("0.0001", 1000, places=4).map(str),
+        st.decimals("0.0001", 1000, places=4).map(str),
+        st.sampled_from(("ASK", "BID")),
+    ),
+    min_size=1,
+    max_size=30,
+    unique_by=lambda each: each.key,
+)
+
+
+def to_decimals(value: Decimal, places: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+
+
+def expected(trades: Iterable[Trade]) -> dict[tuple[datetime, str], dict[str, Any]]:
+    """Gold by its definition."""
+    grouped = defaultdict(list)
+    for each in sorted(trades, key=lambda each: (each.at, each.key)):
+        grouped[windows.at(each.at).start, each.market].append((Decimal(each.price), Decimal(each.volume), each.taker))
+    found: dict[tuple[datetime, str], dict[str, Any]] = {}
+    for place, rows in grouped.items():
+        prices = [price for price, _, _ in rows]
+        bought, sold = (sum((v for _, v, side in rows if side == taker), Decimal(0)) for taker in ("BID", "ASK"))
+        turnover, volume = sum(p * v for p, v, _ in rows), bought + sold
+        found[place] = {
+            "trades": len(rows),
+            "opening_price": prices[0],
+            "high_price": max(prices),
+            "low_price": min(prices),
+            "closing_price": prices[-1],
+            "volume": volume,
+            "turnover": turnover,
+            "vwap": min(max(to_decimals(turnover / volume, 16), min(prices)), max(prices)),
+            "buy_volume": bought,
+            "sell_volume": sold,
+            "strength": to_decimals(100 * bought / sold, 10) if sold else None,
+            "largest_trade": max(p * v for p, v, _ in rows),
+        }
+    for (start, market), row in found.items():
+        quote = market.partition("-")[0]
+        rate = Decimal(1) if quote == "KRW" else found.get((start, f"KRW-{quote}"), {}).get("vwap")
+        row["turnover_krw"] = None if rate is None else row["turnover"] * rate
+    for (start, _), row in found.items():
+        others = [other for (at, _), other in found.items() if at == start]
+        krw = -1 if row["turnover_krw"] is None else row["turnover_krw"]
+        row["rank_turnover"] = 1 + sum((-1 if o["turnover_krw"] is None else o["turnover_krw"]) > krw for o in others)
+        row["rank_trades"] = 1 + sum(other["trades"] > row["trades"] for other in others)
+    return found
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trades=TRADES)
+def test_gold_is_what_its_columns_say(database: Database, market_url: str, trades: list[Trade]):
+    for table in ("bronze.trade_stream_raw", "silver.trade_stream", "gold.trade_stats"):
+        ask(market_url, f"DELETE FROM {table}")
+    put_all(database, trades)
+    for start in {windows.at(each.at).start for each in trades}:
+        build(database, start)
+    with localcontext(prec=200):
+        wanted = expected(trades)
+    names = list(next(iter(wanted.values()), {"trades": 0}))
+    rows = ask(market_url, f"SELECT window_start, market, {', '.join(names)} FROM gold.trade_stats")
+    assert {row[:2]: dict(zip(names, row[2:], strict=True)) for row in rows} == wanted
+
+
+def test_windows_rebuild_alone_and_come_out_the_same(database: Database, market_url: str):
+    put_all(database, [Trade(key=n + 1, at=PAST + n * timedelta(minutes=1)) for n in range(30)])
+    build(database, PAST, PAST + 2 * WINDOW)
+    whole = silver(market_url)
+    build(database, PAST + WINDOW)
+    assert silver(market_url) == whole
+    assert len(whole) == 30
+
+
+def test_a_run_makes_all_three_layers_with_their_checks(database: Database, market_url: str):
+    put_all(database, [Trade(), Trade("BTC-ETH", 7)])
+    result = materialize("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats", first=PAST)
+    assert result.success
+    assert metadata_of(result, "bronze_trade_stream_raw")["dagster/partition_row_count"] == 2
+    found = checks(result)
+    assert set(found) == {"every_bronze_row_is_accounted_for", "ranks_are_complete"}
+    assert all(evaluation.passed for evaluation in found.values())
+
+
+def test_a_window_is_computed_once_it_is_over_and_again_where_trades_came_late(database: Database, market_url: str):
+    put_raw(database, Trade())
+    assert not automation.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=9))
+    assert automation.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=10))
+    with database.connect() as connection:
+        wanted = frozenset(("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats"))
+        assert [each.assets for each in stale.stale(connection, TRADE_STATS, {PAST})] == [wanted]
+        build(database)
+        assert stale.stale(connection, TRADE_STATS, {PAST}) == []
+        put_raw(database, Trade(key=5))
+        assert [each.assets for each in stale.stale(connection, TRADE_STATS, {PAST})] == [wanted]
