@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ class Daemon:
                 env=os.environ | clock | {"DAGSTER_HOME": instance.root_directory, "DAGSTER_POSTGRES_URL": self.url},
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     def set_clock(self, ahead: timedelta) -> None:
@@ -180,6 +182,9 @@ def a_daemon(server: EmbeddedPostgres, instance: DagsterInstance, folder: Path) 
     finally:
         daemon.process.terminate()
         daemon.process.wait(60)
+        # its code server, where it has seen the clock go back, does not end with it
+        with suppress(ProcessLookupError):
+            os.killpg(daemon.process.pid, signal.SIGKILL)
 
 
 @pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs a C compiler, to set the clock")
