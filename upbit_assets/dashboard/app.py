@@ -170,8 +170,10 @@ class Board:
         _ = body.compressed  # compress in this thread instead of the event loop
         return body
 
-    async def events(self, _: Request) -> Response:
-        return StreamingResponse(self.announcer.stream(), media_type="text/event-stream")
+    async def events(self, request: Request) -> Response:
+        """`market`: of which order book and trades are sent too."""
+        stream = self.announcer.stream(request.query_params.get("market"))
+        return StreamingResponse(stream, media_type="text/event-stream")
 
 
 def cacheable(request: Request, body: Body) -> Response:

@@ -40,6 +40,19 @@ stats, book, candle, daily = (
 )
 
 
+def minutes() -> sa.Subquery:
+    """One-minute candles: those collected, and the stream's of minutes that were not collected yet."""
+    names = ["market", "started_at", "opening_price", "high_price", "low_price", "closing_price", "volume", "turnover"]
+    live = sa.table("candle", *(sa.column(name, candle.c[name].type) for name in names), schema="live")
+    collected = sa.exists().where(candle.c.market == live.c.market, candle.c.started_at == live.c.started_at)
+    return sa.union_all(
+        sa.select(*(candle.c[name] for name in names)), sa.select(*(live.c[name] for name in names)).where(~collected)
+    ).subquery("minutes")
+
+
+MINUTES = minutes()
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A path of the API.
@@ -158,13 +171,13 @@ def windows_of_market(connection: sa.Connection, values: Values) -> dict[str, An
 
 
 def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
-    """Candles of any unit, aggregated from one-minute candles."""
-    unit = values["unit"]
+    """Candles of any unit, aggregated from one-minute candles; the last minutes may be the stream's."""
+    unit, candle = values["unit"], MINUTES
     span = page(values, unit, DAY)
     start = sa.func.date_bin(unit, candle.c.started_at, datetime(2000, 1, 1, tzinfo=UTC)).label("started_at")
     moment = candle.c.started_at
 
-    def at(end: sa.ColumnElement[Any], price: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    def at(end: sa.ColumnElement[Any], price: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         return sa.func.array_agg(postgresql.aggregate_order_by(price, end), type_=sa.ARRAY(sa.Numeric))[1]
 
     figures = {

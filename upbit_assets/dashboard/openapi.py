@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from upbit_assets.dashboard.endpoints import ENDPOINTS, Endpoint
-from upbit_assets.dashboard.live import CHANNEL
+from upbit_assets.dashboard.live import WRITTEN
 from upbit_assets.dashboard.parameters import Parameter
 
 ABOUT = (
@@ -17,8 +17,11 @@ ABOUT = (
 )
 EVENTS = (
     'Server-sent events. `database` is the state of the database ({"up": true}), sent first and whenever it changes; '
-    f"`{CHANNEL}` is sent after each commit, with the silver or gold table written and the period "
-    '({"table": "gold.market_stats", "start": "…", "end": "…"}).'
+    f"`{WRITTEN}` is sent after each commit, with the silver or gold table written and the period "
+    '({"table": "gold.market_stats", "start": "…", "end": "…"}). While the stream runs, at most four times a second: '
+    '`tickers` has the markets that changed ({"sent_at": …, "read_at": …, "rows": …}, times in ms, a row is [market, '
+    "price, change rate, volume, turnover, turnover in KRW], the last three of 24 hours); `market` has the order book, "
+    "last trades, forming candle and buy/sell ratio of the market given by the parameter `market`."
 )
 Json = dict[str, Any]
 

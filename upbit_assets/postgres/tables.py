@@ -758,3 +758,58 @@ gold_market_daily_build = gold_build_table(
     candle_computed_at="When the candles that it was computed from were computed",
     trade_computed_at="When the trades that it was computed from were computed",
 )
+
+
+def received_at() -> sa.Column[Any]:
+    return column("received_at", Moment, "When the stream received it, by its own clock")
+
+
+def batch() -> sa.Column[Any]:
+    return column("batch", sa.BigInteger, "The batch that brought it; later batches have larger numbers")
+
+
+live_ticker = table(
+    "live.ticker",
+    market(),
+    price("trade_price", "거래 가격: the last trade's price"),
+    change_rate(),
+    volume("acc_trade_volume", "누적 거래량 (24h): rolling"),
+    turnover("acc_trade_price", "누적 거래대금 (24h): rolling turnover"),
+    column("sent_at", Moment, "The exchange's time of the ticker"),
+    received_at(),
+    batch(),
+    sa.PrimaryKeyConstraint("market"),
+    comment="Each market's newest ticker from the stream; unlogged, and filled again after a crash of the server",
+    window="received_at",
+)
+live_orderbook = table(
+    "live.orderbook",
+    market(),
+    volume("total_ask_size", "매도 총 잔량"),
+    volume("total_bid_size", "매수 총 잔량"),
+    column("ask_prices", sa.ARRAY(sa.Numeric), "매도 호가, the lowest first; in the quote currency, 1e-20 to 1e20"),
+    column("ask_sizes", sa.ARRAY(sa.Numeric), "매도 잔량 at each of ask_prices; in units of the coin, 1e-20 to 1e20"),
+    column("bid_prices", sa.ARRAY(sa.Numeric), "매수 호가, the highest first; in the quote currency, 1e-20 to 1e20"),
+    column("bid_sizes", sa.ARRAY(sa.Numeric), "매수 잔량 at each of bid_prices; in units of the coin, 1e-20 to 1e20"),
+    column("sent_at", Moment, "The exchange's time of the book's last change"),
+    received_at(),
+    batch(),
+    sa.PrimaryKeyConstraint("market"),
+    comment="The newest order book of each chosen market from the stream, without the padding; unlogged",
+    window="received_at",
+)
+live_trade = table(
+    "live.trade",
+    market(),
+    column("trade_id", sa.BigInteger, "The exchange's sequential_id: unique within the market, in no order"),
+    column("traded_at", Moment, "체결 시각: when it was traded, to the millisecond"),
+    price("price", "체결 가격"),
+    volume("volume", "체결량"),
+    column("taker", sa.String(3), "BID: the taker bought; ASK: the taker sold"),
+    received_at(),
+    batch(),
+    sa.PrimaryKeyConstraint("market", "trade_id"),
+    sa.Index("ix_trade_batch", "batch"),
+    comment="The last quarter of an hour's trades from the stream, all of which bronze.trade_stream_raw has; unlogged",
+    window="received_at",
+)

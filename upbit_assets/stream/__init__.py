@@ -6,6 +6,7 @@ frames.py       what a frame says, as far as collecting it needs that
 recent.py       each trade once, though two connections bring it
 listings.py     which markets there are, as the exchange lists and delists them
 writer.py       from memory into the database in small batches, or into spill.py's files while that can't be
+live.py         the newest tickers, order books and trades in the tables live.*, for the board and for SQL
 store.py        the session with the database
 status.py       what the health check is told
 

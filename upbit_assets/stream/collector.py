@@ -14,6 +14,7 @@ from upbit_assets.postgres.resource import DatabaseError
 from upbit_assets.stream import frames
 from upbit_assets.stream.connection import Connection, subscription
 from upbit_assets.stream.listings import Listings
+from upbit_assets.stream.live import LivePublisher
 from upbit_assets.stream.recent import Recent
 from upbit_assets.stream.status import COLLECTING, STAND_BY, Status
 from upbit_assets.stream.store import Store
@@ -35,17 +36,13 @@ class Collector:
         base_url: the exchange's, as for REST.
         database_url: gives the market data's database.
         folder: for what the database can't take, and for the status.
-
-    `latest` is the last frame of each (type, code) of tickers and order books, and `trades_heard` are called with each
-    new trade: of these, whoever shows the present makes use.
     """
 
     def __init__(self, base_url: str, database_url: Callable[[], str], folder: Path) -> None:
         self.base_url, self.folder = base_url, folder
         self.writer = Writer(Store(database_url), folder)
         self.recent = Recent()
-        self.latest: dict[tuple[str, str], bytes] = {}
-        self.trades_heard: list[Callable[[frames.Trade], None]] = []
+        self.live = LivePublisher(database_url)
         self.listings = Listings(base_url)
         self.connections = {name: Connection(name, base_url, self.receive, self.admit) for name in (*TRADES, STATE)}
         self.simulated: bool | None = None
@@ -86,6 +83,7 @@ class Collector:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.writer.run())
+                tasks.create_task(self.live.run())
                 tasks.create_task(self.for_ever(LISTINGS_EVERY, self.follow_listings))
                 for connection in self.connections.values():
                     tasks.create_task(connection.run())
@@ -126,7 +124,7 @@ class Collector:
         """Take a frame in; whether it was data."""
         frame = frames.parse(payload)
         if frame.type in ("ticker", "orderbook"):
-            self.latest[frame.type, frame.code] = payload
+            self.live.put(frame.type, frame.code, payload, received_at)
             return True
         if frame.type == "trade":
             self.take(frame, payload, received_at, connection)
@@ -135,7 +133,7 @@ class Collector:
             self.unreadable += 1
             log.warning("%s: a frame of %d bytes is no JSON object.", connection, len(payload))
             if connection in TRADES:  # and so one of a trade
-                self.pass_on(frames.trade(frames.Frame(), frames.text_of(payload), received_at, connection))
+                self.writer.put(frames.trade(frames.Frame(), frames.text_of(payload), received_at, connection))
         elif b'"status"' not in payload:
             log.warning("%s: the exchange says %r", connection, payload[:200])
         return False
@@ -145,12 +143,8 @@ class Collector:
             return
         # one without an id can't be told from another
         if not frame.sequential_id or self.recent.add(frame.code, frame.sequential_id):
-            self.pass_on(frames.trade(frame, frames.text_of(payload), received_at, connection))
-
-    def pass_on(self, trade: frames.Trade) -> None:
-        self.writer.put(trade)
-        for hear in self.trades_heard:
-            hear(trade)
+            self.writer.put(frames.trade(frame, frames.text_of(payload), received_at, connection))
+            self.live.put(frame.type, frame.code, payload, received_at)
 
     def turn(self, role: str) -> None:
         self.role, self.since = role, datetime.now(UTC)

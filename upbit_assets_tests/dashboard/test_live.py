@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any
+from decimal import Decimal
+from typing import Any, Self
 
 import psycopg
 import pytest
 
+from upbit_assets.dashboard import live
+from upbit_assets.dashboard.live import Announcer
 from upbit_assets.dashboard.server import running
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -20,15 +23,33 @@ from upbit_assets_tests.dashboard.market_data import books_of, notify, put
 LISTENERS = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'upbit_assets board' AND datname = current_database()"
 )
+TICKER = """
+INSERT INTO live.ticker SELECT market, 100 + batch, 0.01, 1, 10, now() - age, now() - age, batch
+FROM (SELECT unnest(%s::text[]) AS market, nextval('live.batch') AS batch, %s::interval AS age) AS each
+ON CONFLICT (market) DO UPDATE SET trade_price = excluded.trade_price, batch = excluded.batch,
+  sent_at = excluded.sent_at, received_at = excluded.received_at
+"""
+TRADE = """
+INSERT INTO live.trade
+SELECT 'KRW-A', id, date_trunc('minute', now()) + id * interval '1 millisecond', 100 + id, 2, taker, now(),
+       nextval('live.batch')
+FROM unnest(%s::bigint[], %s::text[]) AS each (id, taker)
+"""
 FOREIGN = ("", "no json", "[1, 2]", '{"table": {"deep": "x\\ny"}, "other": 1}', "\U0001f600" * 900, "[" * 7999)
 
 
 class OpenPage:
     """The stream of one page."""
 
-    def __init__(self, address: str) -> None:
-        self.reply = http.get(address + "/api/events", stream=True, timeout=10)
+    def __init__(self, address: str, market: str = "") -> None:
+        self.reply = http.get(f"{address}/api/events?market={market}", stream=True, timeout=10)
         self.lines = self.reply.iter_lines(chunk_size=1, decode_unicode=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reply.close()
 
     def event(self) -> tuple[str, Any]:
         """The next event, and what it says."""
@@ -133,3 +154,101 @@ def test_an_answer_is_kept_until_something_is_written(board: str, url: str):
     deadline = time.monotonic() + 2
     while rejected() != 7:
         assert time.monotonic() < deadline
+
+
+@pytest.fixture
+def stream(url: str, board: str) -> Iterator[psycopg.Connection[Any]]:
+    """A session of the stream, whose batches are told when it commits."""
+    empty(url)
+    with psycopg.connect(url) as connection:
+        yield connection
+
+
+def batch(stream: psycopg.Connection[Any], *markets: str, age: str = "0 s") -> None:
+    stream.execute(TICKER, [list(markets), age])
+    stream.execute("NOTIFY live_written")
+    stream.commit()
+
+
+def prices(page: OpenPage) -> dict[str, str]:
+    """The prices in the next event of tickers."""
+    while True:
+        name, said = page.event()
+        if name == "tickers":
+            return {market: price for market, price, *_ in said["rows"]}
+
+
+def test_a_page_gets_every_ticker_at_first_and_then_what_changed(board: str, stream: psycopg.Connection[Any]):
+    with OpenPage(board) as before:
+        before.until("database", {"up": True})
+        batch(stream, "KRW-A", "KRW-B")
+        assert prices(before).keys() == {"KRW-A", "KRW-B"}
+        with OpenPage(board) as later:
+            assert prices(later).keys() == {"KRW-A", "KRW-B"}
+            batch(stream, "KRW-B")
+            assert prices(later).keys() == prices(before).keys() == {"KRW-B"}
+
+
+def test_the_stream_away_for_long_is_not_shown_as_the_present(board: str, stream: psycopg.Connection[Any]):
+    with OpenPage(board) as page:
+        page.until("database", {"up": True})
+        batch(stream, "KRW-A", age="20 s")
+        batch(stream, "KRW-B")
+        assert prices(page).keys() == {"KRW-A", "KRW-B"}, "the old one came by itself"
+
+
+def test_a_page_that_opens_after_the_stream_went_away_gets_no_old_tickers(url: str, monkeypatch: pytest.MonkeyPatch):
+    announcer = Announcer(url, lambda: None)
+    announcer.live.add([(1, "KRW-A", 0, '["KRW-A"]')])
+    with announcer.page(None) as page:
+        assert "KRW-A" in announcer.news(page)
+    monkeypatch.setattr(live, "CURRENT_SECONDS", 0)
+    with announcer.page(None) as page:
+        assert announcer.news(page) == ""
+
+
+def test_a_slow_page_gets_what_it_missed_at_once(url: str):
+    announcer = Announcer(url, lambda: None)
+    for number in range(1, 4):
+        announcer.live.add([(number, f"KRW-{number}", 0, f'["KRW-{number}"]'), (number, "KRW-X", 0, f'["X{number}"]')])
+    with announcer.page(None) as page:
+        page.batch = 1
+        rows = json.loads(announcer.news(page).partition("data: ")[2])["rows"]
+        assert sorted(rows) == [["KRW-2"], ["KRW-3"], ["X3"]]
+        assert announcer.news(page) == ""
+
+
+def test_a_page_gets_the_book_trades_and_candle_of_its_market_alone(board: str, stream: psycopg.Connection[Any]):
+    with OpenPage(board, "KRW-A") as page, OpenPage(board, "KRW-B") as other:
+        page.until("database", {"up": True})
+        other.until("database", {"up": True})
+        stream.execute(TRADE, [[3, 1, 2], ["BID", "ASK", "BID"]])
+        stream.execute(
+            "INSERT INTO live.orderbook VALUES "
+            "('KRW-A', 3, 4, '{101, 102}', '{1, 2}', '{99, 98.5}', '{2, 2}', now(), now(), nextval('live.batch'))"
+        )
+        batch(stream, "KRW-A", "KRW-B")
+        while (event := page.event())[0] != "market":
+            continue
+        said = event[1]
+        assert said["market"] == "KRW-A"
+        assert [(price, volume, taker) for _, price, volume, taker in said["trades"]] == [
+            *(("103", "2", "BID"), ("102", "2", "BID"), ("101", "2", "ASK")),
+        ]
+        assert Decimal(said["strength"]) == 200
+        figures = ("opening_price", "high_price", "low_price", "closing_price", "volume")
+        assert [said["candle"][name] for name in figures] == ["101", "103", "101", "103", "6"]
+        assert said["book"]["bid_prices"] == ["99", "98.5"]
+        assert Decimal(said["book"]["spread_bps"]) == 200
+        batch(stream, "KRW-B")
+        assert [other.event()[0] for _ in range(2)] == ["tickers", "tickers"]
+
+
+def test_many_pages_of_the_present_take_one_connection(board: str, url: str, stream: psycopg.Connection[Any]):
+    with ExitStack() as closing:
+        pages = [closing.enter_context(OpenPage(board)) for _ in range(100)]
+        for page in pages:
+            page.until("database", {"up": True})
+        batch(stream, "KRW-A")
+        assert all(prices(page).keys() == {"KRW-A"} for page in pages)
+        assert len(stream.execute(LISTENERS).fetchall()) == 1

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -105,6 +106,41 @@ def test_everything_follows_the_row_that_is_clicked(visitor: Visitor, board_url:
     assert "market=KRW-XRP" in page.url
     page.reload()
     expect(page.locator("#market-code")).to_have_text("KRW-XRP")
+
+
+LIVE = """
+INSERT INTO live.ticker (
+  market, trade_price, change_rate, acc_trade_volume, acc_trade_price, sent_at, received_at, batch)
+VALUES ('KRW-XRP', 1234.5, 0.1, 7, 9e15, now(), now(), nextval('live.batch'));
+INSERT INTO live.trade (market, trade_id, traded_at, price, volume, taker, received_at, batch)
+SELECT 'KRW-XRP', id, now() - id * interval '1 millisecond', 1234.5 + id, 2, CASE id WHEN 1 THEN 'BID' ELSE 'ASK' END,
+       now(), nextval('live.batch')
+FROM generate_series(0, 1) AS id;
+NOTIFY live_written
+"""
+
+
+def test_the_page_moves_with_the_stream_and_falls_back_to_the_window_without_it(visitor: Visitor, board_url: str):
+    (window, *_) = (row for row in top10(board_url) if row[1] == "KRW-XRP")
+    page = visitor.open("/#market=KRW-XRP")
+    ready(page)
+    expect(page.locator("#age")).to_contain_text("1분 스냅샷")
+    expect(page.locator("#trades")).to_be_hidden()
+    with psycopg.connect(board_url) as connection:
+        connection.execute(LIVE)
+    expect(page.locator("#market-price data")).to_have_attribute("value", "1234.5")
+    expect(page.locator("#age")).to_contain_text("실시간")
+    first = rows(page, TOP10)[0]
+    assert first["texts"][:2] == ["1", "KRW-XRP"], "it has the largest turnover now"
+    assert list(map(Decimal, first["exact"])) == [Decimal("1234.5"), Decimal("0.1"), Decimal("9e15")]
+    assert [row["exact"] for row in rows(page, "#last-trades tr")] == [["1234.5", "2"], ["1235.5", "2"]]
+    expect(page.locator("#strength data")).to_have_attribute("value", "100.00")
+    expect(page.locator("#legend data").nth(3)).to_have_attribute("value", "1234.5")
+    expect(page.locator("#age")).to_contain_text("1분 스냅샷", timeout=15_000)
+    expect(page.locator("#market-price data")).to_have_attribute("value", str(window[2]))
+    expect(page.locator("#trades")).to_be_hidden()
+    with psycopg.connect(board_url) as connection:
+        connection.execute("DELETE FROM live.ticker; DELETE FROM live.trade")
 
 
 def test_a_keyboard_is_enough(visitor: Visitor):

@@ -77,7 +77,7 @@ class TestSchema:
                 opts={
                     "include_schemas": True,
                     "include_name": lambda name, kind, _parents: (
-                        name in {"bronze", "silver", "gold"} if kind == "schema" else name not in partitions
+                        name in {"bronze", "silver", "gold", "live"} if kind == "schema" else name not in partitions
                     ),
                     "compare_type": True,
                     "compare_server_default": True,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stream.collector import STATE, TRADES
+from upbit_assets.stream.collector import TRADES
 from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.stream.conftest import Run, require_whole, until
@@ -21,7 +21,7 @@ def test_every_trade_is_there_once_as_the_exchange_sent_it(stream: Stream, excha
         start = run.begin()
         time.sleep(3)
         require_whole(exchange, market_url, start)
-        tickers = {code for kind, code in run.collector.latest if kind == "ticker"}
+        tickers = {market for (market,) in ask(market_url, "SELECT market FROM live.ticker")}
         assert tickers == {listing.market for listing in exchange.market.markets()}
     wrong = ask(
         market_url,
@@ -138,12 +138,3 @@ def test_simulated_frames_never_come_into_a_real_database(stream: Stream, market
         until(lambda: run.error)
     assert "This database holds real data and" in str(run.error)
     assert ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw") == []
-
-
-def test_of_tickers_and_books_the_latest_is_kept(stream: Stream, exchange: Handle):
-    with stream() as run:
-        run.begin()
-        until(lambda: run.collector.connections[STATE].data_at)
-        until(lambda: ("orderbook", "KRW-ETH") in run.collector.latest)
-        codes = [code for kind, code in run.collector.latest if kind == "orderbook"]
-        assert sorted(codes) == ["KRW-BTC", "KRW-ETH"]

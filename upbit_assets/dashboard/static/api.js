@@ -104,17 +104,25 @@ export async function getAll(path, query = {}) {
 }
 
 /**
- * Listens for writes. Browsers allow at most six streams per server, so a hidden page closes its stream and reopens it
- * when it becomes visible.
- * @param {{ connected(): void, lost(): void, database(up: boolean): void, written(write: { table: string }): void }} handlers
+ * Listens for writes and live market data. Browsers allow at most six streams per server, so a hidden page closes its
+ * stream and reopens it when it becomes visible.
+ * @param {object} handlers
+ * @param {() => string | null} handlers.market the market whose order book and trades are sent
+ * @param {() => void} handlers.connected @param {() => void} handlers.lost
+ * @param {(up: boolean) => void} handlers.database @param {(write: { table: string }) => void} handlers.written
+ * @param {(event: any) => void} handlers.tickers @param {(event: any) => void} handlers.live
+ * @returns {() => void} reconnects, for another market
  */
-export function listen({ connected, lost, database, written }) {
+export function listen({ market, connected, lost, database, written, tickers, live }) {
   /** @type {EventSource | null} */
   let current = null;
-  const open = () => {
-    const source = new EventSource("/api/events");
+  const open = (opened = connected) => {
+    const source = new EventSource(`/api/events?${new URLSearchParams({ market: market() ?? "" })}`);
     current = source;
-    source.onopen = connected;
+    source.onopen = () => {
+      opened();
+      opened = connected;
+    };
     source.onerror = () => {
       lost();
       if (source.readyState === EventSource.CLOSED) {
@@ -124,10 +132,16 @@ export function listen({ connected, lost, database, written }) {
     };
     source.addEventListener("database", (event) => database(JSON.parse(event.data).up));
     source.addEventListener("asset_written", (event) => written(JSON.parse(event.data)));
+    source.addEventListener("tickers", (event) => tickers(JSON.parse(event.data)));
+    source.addEventListener("market", (event) => live(JSON.parse(event.data)));
   };
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) current?.close();
     else open();
   });
   if (!document.hidden) open();
+  return () => {
+    current?.close();
+    if (!document.hidden) open(() => {});
+  };
 }

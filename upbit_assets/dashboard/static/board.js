@@ -3,15 +3,28 @@
 import { Failure, get, getAll, listen, serverNow } from "./api.js";
 import { drawControls, listenToControls } from "./controls.js";
 import { drawCoverage, enableArrowKeys } from "./coverage.js";
+import { forgetTickers, isLive, takeTickers, withMinute, withTickers } from "./live.js";
 import { chart, drawCandles, drawMarket, readCandles } from "./market.js";
 import { drawOrderbook } from "./orderbook.js";
 import { byId, headLists } from "./page.js";
 import { drawRankings } from "./rankings.js";
 import { CODE, language, readAddress, state, translation, writeAddress } from "./state.js";
 import { drawStatus } from "./status.js";
+import { drawTrades } from "./trades.js";
 import { applyTranslations } from "./translations.js";
 
 /** @import { Book, Market } from "./api.js" */
+
+const MAP_EVERY = 2000; // ms
+/** A live book of a market without figures in gold. */
+const NO_FIGURES = Object.fromEntries(
+  [
+    "imbalance",
+    "bid_reach",
+    "ask_reach",
+    ...["bid", "ask"].flatMap((side) => ["01", "05", "1"].map((of) => `${side}_depth_${of}`)),
+  ].map((name) => [name, null]),
+);
 
 /** Drawn once the larger library has loaded; the rest doesn't wait for it. */
 const graphs = {
@@ -27,7 +40,7 @@ const graphs = {
 const parts = {
   async markets() {
     const [status, markets] = await Promise.all([get("/api/status"), getAll("/api/markets")]);
-    Object.assign(state, { status, markets });
+    Object.assign(state, { status, markets: withTickers(markets) });
     if (markets.length && !markets.some(({ market }) => market === state.market))
       choose(markets[0].market, { quietly: true });
     drawLists();
@@ -42,7 +55,7 @@ const parts = {
     if (!market) return;
     const { rows } = await get(`/api/markets/${market}/orderbook`);
     if (market !== state.market) return;
-    state.book = rows[0];
+    state.book = withLiveBook(rows[0]);
     drawBook();
   },
   async candles() {
@@ -52,6 +65,7 @@ const parts = {
     if (market !== state.market || span !== state.span) return;
     const fit = state.candles?.market !== market || state.candles?.span !== span;
     state.candles = { market, span, ...read };
+    addMinute();
     drawCandles(fit);
   },
 };
@@ -103,7 +117,9 @@ function choose(market, { quietly = false } = {}) {
   if (!CODE.test(market)) return;
   state.market = market;
   state.book = null;
+  if (state.live?.market !== market) state.live = null;
   writeAddress();
+  listenAnew();
   if (quietly) return;
   drawLists();
   drawMarket();
@@ -111,10 +127,65 @@ function choose(market, { quietly = false } = {}) {
   if (matchMedia("(max-width: 767px)").matches) byId("market").scrollIntoView({ block: "start" });
 }
 
+// --- the stream
+
+/** A book of the last window with the levels that the stream has. @param {Book | undefined} book @returns {Book | undefined} */
+function withLiveBook(book) {
+  const { live, market } = state;
+  if (!isLive() || !live?.book || live.market !== market) return book;
+  return /** @type {Book} */ ({ ...(book ?? NO_FIGURES), market, ...live.book });
+}
+
+function addMinute() {
+  const { candles, live } = state;
+  if (!isLive() || !candles || !live?.candle || live.market !== candles.market) return;
+  candles.rows = withMinute(candles.rows, candles.step, live.candle);
+}
+
+/** @param {import("./live.js").LiveMarket} live */
+function takeMarket(live) {
+  if (live.market !== state.market) return;
+  state.live = live;
+  state.book = withLiveBook(state.book ?? undefined);
+  addMinute();
+  drawBook();
+  drawCandles();
+  drawTrades();
+}
+
+let mapDrawn = 0;
+
+/** @param {Parameters<typeof takeTickers>[0]} event */
+function takeAndDraw(event) {
+  takeTickers(event);
+  drawRankings();
+  drawMarket();
+  drawStatus();
+  if (performance.now() - mapDrawn < MAP_EVERY) return;
+  mapDrawn = performance.now();
+  drawMap();
+}
+
+/** Where the stream has gone, what it said gives way to the newest window. */
+function noticeSilence() {
+  if (state.streaming && !isLive()) {
+    forgetTickers();
+    state.live = null;
+    drawTrades();
+    refresh("markets", "book", "candles");
+  }
+  state.streaming = isLive();
+  drawStatus();
+}
+
 // --- drawing
 
 function drawLists() {
   drawRankings();
+  drawMap();
+}
+
+function drawMap() {
   if (byId("all").hidden) graphs.heatMap?.draw(state.markets, state.market, language.get());
 }
 
@@ -141,6 +212,7 @@ function drawAll() {
   chart.locale(language.get() === "ko" ? "ko-KR" : "en-US");
   paint();
   drawMarket();
+  drawTrades();
   drawStatus();
 }
 
@@ -157,7 +229,10 @@ import("./graphs.js").then(({ depthGraph, heatMap }) => {
   drawLists();
   drawBook();
 });
-listen({
+const listenAnew = listen({
+  market: () => state.market,
+  tickers: takeAndDraw,
+  live: takeMarket,
   connected() {
     state.connected = true;
     refreshAll();
@@ -178,4 +253,4 @@ listen({
   },
 });
 refreshAll();
-setInterval(drawStatus, 1000);
+setInterval(noticeSilence, 1000);

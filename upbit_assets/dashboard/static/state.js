@@ -4,6 +4,7 @@ import { setting } from "./settings.js";
 import { languages, translations } from "./translations.js";
 
 /** @import { Book, Candle, CoverageRow, Failure, Market, Status } from "./api.js" */
+/** @import { LiveMarket } from "./live.js" */
 /** @typedef {{ time: number, price: string | null }} Point */
 /** @typedef {{ market: string, span: string, rows: Candle[], step: number, prices: Point[], vwaps: Point[] }} Candles */
 
@@ -23,7 +24,9 @@ export const state = {
   markets: /** @type {Market[]} */ ([]),
   candles: /** @type {Candles | null} */ (null),
   book: /** @type {Book | undefined | null} */ (null),
+  live: /** @type {LiveMarket | null} */ (null),
   coverage: /** @type {CoverageRow[]} */ ([]),
+  streaming: false,
   connected: true,
   database: true,
   failure: /** @type {Failure | null} */ (null),

@@ -1,6 +1,7 @@
 // The page's status: live, stale, down, lost, empty or loading.
 
 import { serverNow } from "./api.js";
+import { isLive, liveAge } from "./live.js";
 import { byId, minuteOf, timeOf } from "./page.js";
 import { state, translation } from "./state.js";
 
@@ -14,10 +15,12 @@ export function drawStatus() {
   document.body.dataset.state = now;
   const age = ageText(seconds),
     at = collected ? timeOf(collected) : "";
-  byId("age").textContent = collected
-    ? `${now === "live" ? `${translation().live} · ` : ""}${translation().ago(age)}`
-    : "";
-  byId("freshness").title = collected ? `${minuteOf(collected)} KST` : "";
+  byId("age").textContent = collected ? freshness(now, age) : "";
+  byId("freshness").title = !collected
+    ? ""
+    : isLive()
+      ? translation().liveAbout
+      : `${minuteOf(collected)} KST. ${translation().snapshotsAbout}`;
   const bare = !collected && ["empty", "down", "lost"].includes(now);
   drawNotice(now, age, at, bare);
   byId("figures").hidden = !collected;
@@ -33,6 +36,12 @@ export function drawStatus() {
   badge.title = translation().simulatedAbout;
   if (now === "live" && before !== "live" && before !== "loading") byId("spoken").textContent = translation().recovered;
   before = now;
+}
+
+/** Whether the figures are the stream's or the minute's snapshot, and how old. @param {string} now @param {string} age */
+function freshness(now, age) {
+  if (isLive()) return `${translation().live} · ${translation().ago(translation().seconds(liveAge().toFixed(1)))}`;
+  return `${now === "live" ? `${translation().snapshots1} · ` : ""}${translation().ago(age)}`;
 }
 
 /** @param {number} seconds since the last figures were collected */
