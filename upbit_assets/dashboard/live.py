@@ -31,7 +31,8 @@ SESSION: dict[str, str | int] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-CURRENT_SECONDS = 15  # after which the minute's snapshot is preferred to what the stream brought
+# after which the minute's snapshot is preferred to what the stream brought; as the page has it (SILENT_AFTER)
+CURRENT_SECONDS = 10
 TICKERS = """
 SELECT batch, market, (extract(epoch FROM sent_at) * 1000)::bigint,
        json_build_array(market, trade_price::text, change_rate::text, daily_volume::text, turnover::text,
