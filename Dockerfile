@@ -16,6 +16,8 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit
 # all of it root's, so that the user can change nothing
 COPY --from=build /opt /opt
+# but what the stream keeps
+RUN install -d -o upbit -g upbit /opt/dagster/stream
 ENV PATH=/opt/upbit_assets/.venv/bin:$PATH DAGSTER_HOME=/opt/dagster PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /opt/upbit_assets
 USER 10001:10001

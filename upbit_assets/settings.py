@@ -59,7 +59,8 @@ class Setting(Generic[T]):
         meaning: its description in README.
         default: the text used if the variable is unset or blank; if None, the value is then None.
         unset: the description of the default in README.
-        service: the service of docker-compose.yml that gets it from .env; None if compose doesn't need it or sets it.
+        service: the services of docker-compose.yml that get it from .env, separated by spaces; None if compose doesn't
+            need it or sets it.
     """
 
     def __init__(
@@ -239,10 +240,13 @@ class Settings:
     DAGSTER_POSTGRES_URL: Setting[str | None] = UrlWithLogin(
         "Dagster's own database", POSTGRES_URL, unset="embedded", service=None
     )
-    UPBIT_API_URL: Setting[str] = Setting("the exchange", HTTP_URL, "https://api.upbit.com")
+    UPBIT_API_URL: Setting[str] = Setting("the exchange", HTTP_URL, "https://api.upbit.com", service="code stream")
     UPBIT_START: Setting[str] = Setting("the first window, e.g. `2026-11-01-00:00`", WINDOW, "2026-01-01-00:00")
     UPBIT_ORDERBOOK_MARKETS: Setting[int | tuple[str, ...]] = Setting(
-        "which order books: `topN` by turnover, `all`, or codes like `KRW-BTC,KRW-ETH`", MARKETS, "top30"
+        "which order books: `topN` by turnover, `all`, or codes like `KRW-BTC,KRW-ETH`",
+        MARKETS,
+        "top30",
+        service="code stream",
     )
     UPBIT_CANDLE_MARKETS: Setting[int | tuple[str, ...]] = Setting(
         "which candles, likewise; a day's are chosen by its last ranking", MARKETS, "top10"
@@ -257,6 +261,7 @@ class Settings:
         "calls a second in each of the exchange's rate limit groups; divide it among machines that share an IP address",
         integer_from(1),
         "10",
+        service="code stream",
     )
     UPBIT_LIMITS_DIR: Setting[Path | None] = Setting(
         "the folder by which processes on one machine share the rate limits",

@@ -32,6 +32,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, DatabaseError, embedded, market_url
 from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, UI_PORT, settings
+from upbit_assets.stream import status
 
 IDLE_TIMEOUT_SECONDS = 60  # a starting process that neither logs anything nor uses CPU for this long is given up
 CPU_STEP_SECONDS = 1  # CPU time that counts as progress
@@ -263,6 +264,9 @@ def serve(started: ExitStack, home: Path, write_state: Callable[[dict[str, str]]
     click.echo(f"Board:      {addresses['board']}")
     wait_for(dagster, addresses["ui"] + "/server_info")
     click.echo(f"Dagster:    {addresses['ui']}  (schedules and sensors are on; log: {home / 'dagster.log'})")
+    status.path_in(status.folder()).unlink(missing_ok=True)  # of an earlier one
+    processes.append(start(started, "The stream", ["upbit-assets", "stream"], home))
+    click.echo(f"Stream:     collecting every trade live (log: {processes[-1].log})")
     if report_first_run(first, addresses["ui"]):
         # now that there is a ranking; the schedule would collect them within ten minutes
         today = materialize("bronze_candle_raw,silver_candle", days.key_of(days.at(datetime.now(UTC)).start))
@@ -368,7 +372,7 @@ def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime,
 
 def watch(processes: list[Process]) -> None:
     """Print the progress until a process ends or the stack is interrupted."""
-    since = datetime.now(UTC)
+    since, complaint = datetime.now(UTC), status.problem()
     while True:
         for process in processes:
             process.require_alive()
@@ -381,4 +385,7 @@ def watch(processes: list[Process]) -> None:
         for computed_at, message in messages:
             click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {message}")
             since = max(since, computed_at)
+        former, complaint = complaint, status.problem()
+        if complaint != former:
+            click.echo(complaint or "The stream receives data.")
         time.sleep(2)

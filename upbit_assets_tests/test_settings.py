@@ -239,7 +239,9 @@ class TestDocuments:
             for variable, value in (service.get("environment") or {}).items()
             if value is None
         }
-        assert passed == {(setting.service, setting.name) for setting in DECLARED if setting.service}
+        assert passed == {
+            (service, setting.name) for setting in DECLARED for service in (setting.service or "").split()
+        }
 
     def test_nothing_speaks_of_one_that_is_none(self):
         listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -57,7 +57,7 @@ class TestEveryService:
     def test_listens_on_loopback_only(self, name: str):
         assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
         if "ports" not in SERVICES[name]:
-            assert name == "code" or SERVICES[name]["networks"] == ["data"]
+            assert name in ("code", "stream") or SERVICES[name]["networks"] == ["data"]
 
     def test_has_its_passwords_in_files_and_no_others(self, name: str):
         mounted = set(SERVICES[name].get("secrets", []))
@@ -77,14 +77,20 @@ def test_a_transaction_may_lock_as_much_as_on_the_embedded_server():
 
 
 def test_the_stack_has_the_services_that_it_is_made_of():
-    core = {"postgres", "roles", "migrate", "code", "webserver", "daemon", "board"}
+    core = {"postgres", "roles", "migrate", "code", "webserver", "daemon", "board", "stream"}
     assert core == {name for name, service in SERVICES.items() if "profiles" not in service}
     assert {"metabase", "metabase-dashboard", "exchange"} == SERVICES.keys() - core
 
 
 @pytest.mark.parametrize(
     ("service", "login"),
-    [("migrate", "owner"), ("code", "pipeline"), ("board", "reader"), ("metabase-dashboard", "reader")],
+    [
+        ("migrate", "owner"),
+        ("code", "pipeline"),
+        ("stream", "pipeline"),
+        ("board", "reader"),
+        ("metabase-dashboard", "reader"),
+    ],
 )
 def test_a_service_reaches_the_market_data_with_its_own_login_only(service: str, login: str):
     urls = [value for key, value in settings_of(service).items() if key.endswith("_URL") and "/upbit" in str(value)]
@@ -99,7 +105,7 @@ def test_the_other_services_do_not_reach_the_market_data(service: str):
 def test_only_who_must_leaves_the_databases_network():
     assert COMPOSE["networks"]["data"] == {"internal": True}
     outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
-    assert outside == {"code", "webserver", "board", "metabase"}
+    assert outside == {"code", "stream", "webserver", "board", "metabase"}
 
 
 def test_every_password_is_a_file_that_make_secrets_makes():

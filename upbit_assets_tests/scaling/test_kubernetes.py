@@ -221,6 +221,7 @@ def test_every_password_is_a_secret_of_its_own_login():
         ("migrate", "UPBIT_POSTGRES_PASSWORD", "upbit-owner"),
         ("board", "UPBIT_POSTGRES_PASSWORD", "upbit-reader"),
         ("code", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
+        ("stream", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
         ("run", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
     }
     assert VALUES["postgresql"]["postgresqlPassword"] == ""
