@@ -20,7 +20,7 @@ from bench.stage import DAY, MARKETS, MINUTE, MarketData, Stage, output_of, span
 from bench.webui import Page, webserver
 from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.automation import find_stale_windows
+from upbit_assets.automation.changed_windows import find_stale_windows
 from upbit_assets.dagster_internals import prune
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables

@@ -4,8 +4,9 @@ import gc
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import automation, checks, day_checks, retention
+from upbit_assets import checks, day_checks, retention
 from upbit_assets.assets import bronze, gold, silver
+from upbit_assets.automation import changed_windows, jobs, missing_days, schedules
 from upbit_assets.collected import CollectedIOManager
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.resource import Database
@@ -27,20 +28,20 @@ defs = Definitions(
     assets=load_assets_from_modules([bronze, silver, gold]),
     asset_checks=[*checks.all_checks, *day_checks.all_checks],
     jobs=[
-        automation.collect,
-        automation.refresh,
-        automation.collect_days,
-        automation.refresh_days,
-        automation.make_table_partitions,
+        jobs.collect,
+        jobs.refresh,
+        jobs.collect_days,
+        jobs.refresh_days,
+        jobs.make_table_partitions,
         retention.drop_old_data,
     ],
     schedules=[
-        automation.collect_every_minute,
-        automation.collect_today,
-        automation.make_table_partitions_daily,
+        schedules.collect_every_minute,
+        schedules.collect_today,
+        schedules.make_table_partitions_daily,
         retention.drop_old_data_daily,
     ],
-    sensors=[automation.refresh_changed_windows, automation.close_gaps, automation.check_freshness],
+    sensors=[changed_windows.refresh_changed_windows, missing_days.close_gaps, schedules.check_freshness],
     resources={
         "database": database,
         "exchange": Exchange(),

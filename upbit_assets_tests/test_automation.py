@@ -24,8 +24,9 @@ from dagster import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets import automation
-from upbit_assets.automation import collect_every_minute, make_table_partitions
+from upbit_assets.automation import changed_windows, schedules
+from upbit_assets.automation.jobs import make_table_partitions
+from upbit_assets.automation.schedules import collect_every_minute
 from upbit_assets.definitions import defs
 from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, SEOUL, WINDOW, windows
@@ -55,7 +56,7 @@ class Clock(datetime):
 class Daemon:
     """Evaluates the sensor as the daemon does, and does what it asks for when told to."""
 
-    sensor = automation.refresh_changed_windows
+    sensor = changed_windows.refresh_changed_windows
 
     def __init__(self, instance: DagsterInstance) -> None:
         self.instance = instance
@@ -104,9 +105,11 @@ class Daemon:
 @pytest.fixture
 def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """One that has looked through an empty database."""
-    monkeypatch.setattr(automation, "datetime", Clock)
+    for module in (changed_windows, schedules):
+        monkeypatch.setattr(module, "datetime", Clock)
     monkeypatch.setattr(Clock, "passed", timedelta(0))
-    monkeypatch.setattr(automation, "EVERYTHING_EVERY", timedelta(0))  # as most of what is tested here is of the past
+    # as most of what is tested here is of the past
+    monkeypatch.setattr(changed_windows, "EVERYTHING_EVERY", timedelta(0))
     with DagsterInstance.ephemeral() as instance:
         daemon = Daemon(instance)
         assert daemon.tick() == set()
@@ -324,8 +327,10 @@ class TestLooks:
     def found(database: Database, cursor: dict[str, Any], moment: datetime) -> set[datetime]:
         """The windows that the sensor knows to be changed after a look at that moment."""
         with database.connect() as connection:
-            windows_found = {window.start for _, window in automation.find_stale_windows(connection, cursor, moment)}
-        cursor["waiting"] = {automation.waiting_key(MARKET_STATS, start): ["", 0, 0] for start in windows_found}
+            windows_found = {
+                window.start for _, window in changed_windows.find_stale_windows(connection, cursor, moment)
+            }
+        cursor["waiting"] = {changed_windows.waiting_key(MARKET_STATS, start): ["", 0, 0] for start in windows_found}
         return windows_found
 
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -354,8 +359,8 @@ class TestLooks:
                 committed = {window: max(ago + passed, timedelta(0)) for window, ago in committed.items()}
                 found = self.found(database, cursor, moment)
                 for window, ago in committed.items():
-                    is_recent = moment - automation.RECENT <= window < moment + DAY
-                    assert window in found or not (is_recent or ago >= automation.EVERYTHING_EVERY)
+                    is_recent = moment - changed_windows.RECENT <= window < moment + DAY
+                    assert window in found or not (is_recent or ago >= changed_windows.EVERYTHING_EVERY)
             committed |= {window: timedelta(0) for window in done - committed.keys()}
 
     def test_a_look_opens_as_many_partitions_however_many_there_are(self, another_url: str, monkeypatch):
@@ -372,7 +377,7 @@ class TestLooks:
         for _ in range(12):
             assert windows.at(moment).start in self.found(Database(), cursor, moment)
         with Database().engine.begin() as connection:  # whose locks are held to its end
-            automation.find_stale_windows(connection, cursor, moment)
+            changed_windows.find_stale_windows(connection, cursor, moment)
             locks = sa.text("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'")
             return connection.scalar(locks) or 0
 
@@ -438,7 +443,7 @@ class TestFailures:
 class TestFreshness:
     def test_whether_data_come_in_is_told_without_a_run(self, market_url: str, instance: DagsterInstance):
         with build_sensor_context(instance, resources={"database": Database()}) as context:
-            result = automation.check_freshness(context)
+            result = schedules.check_freshness(context)
         assert isinstance(result, SensorResult)
         told = [
             (e.check_name, e.passed, e.description) for e in result.asset_events if isinstance(e, AssetCheckEvaluation)

@@ -9,9 +9,10 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus, RunRequest, SkipReason, build_schedule_context
 from psycopg.types.range import Range
 
-from upbit_assets import automation
 from upbit_assets.assets import history, pages
-from upbit_assets.automation import HISTORY, collect_today
+from upbit_assets.automation import changed_windows, missing_days, schedules
+from upbit_assets.automation.jobs import HISTORY
+from upbit_assets.automation.schedules import collect_today
 from upbit_assets.definitions import defs
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
@@ -31,7 +32,7 @@ PAGE = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
 class GapCloser(Daemon):
     """Evaluates close_gaps: what it asks for is a source and a day."""
 
-    sensor = automation.close_gaps
+    sensor = missing_days.close_gaps
 
     @staticmethod
     def _asked(request: RunRequest) -> Any:
@@ -49,7 +50,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 @pytest.fixture
 def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[GapCloser]:
     """At noon, with one market and two days back."""
-    for module in (automation, history, pages, client):
+    for module in (changed_windows, missing_days, schedules, history, pages, client):
         monkeypatch.setattr(module, "datetime", Clock)
     Clock.moment = NOON
     for kind in ("CANDLE", "TRADE"):

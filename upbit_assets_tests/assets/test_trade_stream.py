@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets import automation, stale
+from upbit_assets import stale
 from upbit_assets.assets.gold import gold_trade_stats
 from upbit_assets.assets.silver import silver_trade, silver_trade_stream
+from upbit_assets.automation import changed_windows
 from upbit_assets.feeds import TRADE_STATS
 from upbit_assets.partitions import WINDOW, days, windows
 from upbit_assets.postgres import tables
@@ -254,8 +255,8 @@ def test_a_run_makes_all_three_layers_with_their_checks(database: Database, mark
 
 def test_a_window_is_computed_once_it_is_over_and_again_where_trades_came_late(database: Database, market_url: str):
     put_raw(database, Trade())
-    assert not automation.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=9))
-    assert automation.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=10))
+    assert not changed_windows.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=9))
+    assert changed_windows.computable(TRADE_STATS, PAST, PAST + WINDOW + timedelta(seconds=10))
     with database.connect() as connection:
         wanted = frozenset(("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats"))
         assert [each.assets for each in stale.stale(connection, TRADE_STATS, {PAST})] == [wanted]

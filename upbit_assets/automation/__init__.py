@@ -1,0 +1,1 @@
+"""What runs by itself: collecting, computing again what changed, and filling in what was not collected."""

@@ -1,0 +1,85 @@
+"""The jobs: what is computed together, and which of their runs have not ended."""
+
+from typing import Any
+
+from dagster import (
+    AssetSelection,
+    DagsterInstance,
+    DagsterRunStatus,
+    OpExecutionContext,
+    RunsFilter,
+    define_asset_job,
+    job,
+    op,
+)
+
+from upbit_assets.feeds import GOLD_TABLES
+from upbit_assets.partitions import Axis, days, windows
+from upbit_assets.postgres.migrate import make_partitions_ahead
+from upbit_assets.postgres.resource import Database
+
+PRIORITY, HISTORY = "dagster/priority", "upbit_assets/history"
+UNFINISHED = [
+    status
+    for status in DagsterRunStatus
+    if status not in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+]
+STILL_COLLECTING = "What was asked for before is still being collected"
+
+
+def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
+    """What is computed by these windows, and what is collected for it."""
+    golds = [gold for gold in GOLD_TABLES if gold.axis is axis and not (collecting and gold.streamed)]
+    names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
+    return AssetSelection.assets(*names)
+
+
+collect = define_asset_job(
+    "collect",
+    assets_of(windows, collecting=True),
+    description="One more snapshot of every ticker, and of the chosen order books, into the window now open; and the "
+    "window's silver and gold",
+    tags={PRIORITY: "10"},
+)
+
+
+refresh = define_asset_job(
+    "refresh",
+    assets_of(windows, collecting=False),
+    description="Silver and gold of some windows, computed again from bronze",
+    tags={PRIORITY: "5"},
+)
+
+
+collect_days = define_asset_job(
+    "collect_days",
+    assets_of(days, collecting=True),
+    description="Candles and trades of some days, as far as they are missing, and what is computed from them",
+)
+
+
+refresh_days = define_asset_job(
+    "refresh_days",
+    assets_of(days, collecting=False),
+    description="Silver and gold of some days, computed again from bronze",
+    tags={PRIORITY: "5"},
+)
+
+
+REFRESHES = {windows: refresh, days: refresh_days}
+
+
+def unfinished(instance: DagsterInstance, **which: Any) -> bool:
+    """Whether one of these runs has not ended."""
+    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED, **which), limit=1))
+
+
+@op(description="Daily and monthly partitions of the tables for the next two weeks")
+def partitions_ahead(context: OpExecutionContext, database: Database) -> None:
+    with database.connect() as connection:
+        context.log.info(f"{make_partitions_ahead(connection)} partitions made")
+
+
+@job(description="Makes the tables' partitions before they are needed")
+def make_table_partitions() -> None:
+    partitions_ahead()
