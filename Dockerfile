@@ -13,7 +13,8 @@ COPY dagster.yaml deploy/instance.yaml deploy/workspace.yaml /opt/dagster/
 RUN cd /opt/dagster && cat instance.yaml >> dagster.yaml && rm instance.yaml
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit \
+ && install -d -o upbit -g upbit /archive
 # all of it root's, so that the user can change nothing
 COPY --from=build /opt /opt
 # but what the stream keeps

@@ -97,19 +97,24 @@ def window_check(
     return lambda judge: WindowCheck(judge, severity)
 
 
-def checks_of(asset: str, axis: Axis, *checks: WindowCheck | PresentCheck) -> AssetChecksDefinition:
+def checks_of(
+    asset: str, axis: Axis, *checks: WindowCheck | PresentCheck, table: sa.Table | None = None
+) -> AssetChecksDefinition:
     """The checks of an asset, all in one step: of the run's windows, in a backfill too.
 
     A run without windows, as that of a check alone, looks at the windows that fail and at the newest one.
+
+    Args:
+        table: whose retention counts; None: the one that the asset is named after.
     """
-    key, table = AssetKey(asset), metadata.tables[asset.replace("_", ".", 1)]
+    key, of = AssetKey(asset), metadata.tables[asset.replace("_", ".", 1)] if table is None else table
 
     @multi_asset_check(name=asset + CHECKS, specs=[check.spec(asset) for check in checks], can_subset=True)
     def run_checks(
         context: AssetCheckExecutionContext, database: Database
     ) -> Iterator[AssetCheckEvaluation | Output[None]]:
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
-        log = CheckLog(asset, axis, table, context.run.run_id)
+        log = CheckLog(asset, axis, of, context.run.run_id)
         by_window = [each for each in chosen if isinstance(each, WindowCheck)]
         with alone(database, asset) as connection:
             own = axis.of_run(context.run.tags)

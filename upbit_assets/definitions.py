@@ -4,7 +4,7 @@ import gc
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import checks, day_checks, retention
+from upbit_assets import archive, checks, day_checks, retention
 from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.automation import changed_windows, jobs, missing_days, schedules
 from upbit_assets.collected import CollectedIOManager
@@ -50,6 +50,19 @@ defs = Definitions(
     # a process a step would take three times as long, and the work is PostgreSQL's
     executor=in_process_executor,
 )
+
+if archive.is_configured():
+    from upbit_assets.archive import assets as archives
+
+    defs = Definitions.merge(
+        defs,
+        Definitions(
+            assets=archives.assets,
+            asset_checks=archives.all_checks,
+            jobs=[archives.archive],
+            schedules=[archives.archive_daily],
+        ),
+    )
 
 # what is loaded stays until the process ends; looking through it once more then takes half a second of each run
 gc.freeze()

@@ -191,6 +191,15 @@ def parse_folder(text: str) -> Path:
     return folder.resolve()
 
 
+def parse_archive_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "s3":
+        return str(parse_folder(text))
+    if not parts.hostname or parts.netloc != parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    return text.rstrip("/")
+
+
 def parse_window(text: str) -> str:
     start = datetime.strptime(text, WINDOW_FORMAT).replace(tzinfo=ZoneInfo("Asia/Seoul"))
     if start.minute % 10 or text < UPBIT_OPENED or start > datetime.now(start.tzinfo):
@@ -219,6 +228,7 @@ HTTP_URL = Format("a URL like http://HOST:PORT or https://HOST", parse_http_url)
 POSTGRES_URL = Format("a URL like postgresql://USER@HOST:PORT/DATABASE", parse_postgres_url)
 REDIS_URL = Format("a URL like redis://HOST:PORT/0", parse_redis_url)
 FOLDER = Format("the absolute path of a folder", parse_folder)
+ARCHIVE_URL = Format("the absolute path of a folder, or s3://BUCKET/PREFIX without credentials", parse_archive_url)
 WINDOW = Format(
     f"the start of a ten-minute window in KST like 2026-11-01-00:00, not before {UPBIT_OPENED} and not in the future",
     parse_window,
@@ -282,6 +292,21 @@ class Settings:
     UPBIT_KEEP_GOLD_DAYS: Setting[int | None] = Setting("retention of gold, in days", DAYS_KEPT, unset="forever")
     UPBIT_KEEP_DAGSTER_DAYS: Setting[int] = Setting(
         "retention of Dagster's runs and their logs, in days; the materialization status is kept", DAYS_KEPT, "30"
+    )
+
+    UPBIT_ARCHIVE_URL: Setting[str | None] = Setting(
+        "where bronze is archived: a folder, or `s3://BUCKET/PREFIX`", ARCHIVE_URL, unset="no archive"
+    )
+    UPBIT_ARCHIVE_AFTER_DAYS: Setting[int] = Setting(
+        "how many days after its end a day is archived", integer_from(1, "a whole number of days"), "2"
+    )
+    AWS_ENDPOINT_URL: Setting[str | None] = Setting(
+        "the URL of an S3-compatible store", HTTP_URL, unset="Amazon S3"
+    )
+    AWS_REGION: Setting[str | None] = Setting("the bucket's region", TEXT, unset="`us-east-1`")
+    AWS_ACCESS_KEY_ID: Setting[str | None] = Setting("the access key of the store", TEXT, unset="the machine's own role")
+    AWS_SECRET_ACCESS_KEY: Setting[str | None] = Setting(
+        "the secret of the access key", TEXT, unset="the machine's own role"
     )
 
     UPBIT_READER_URL: Setting[str | None] = UrlWithLogin(

@@ -103,9 +103,7 @@ def days_written_since(connection: sa.Connection, page: sa.Table, snapshot: str)
 
 def not_dropped(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
     """Whether the rows that a page tells of were not dropped since."""
-    dropped = tables.bronze_retention.c
-    gone = (dropped.table_name == raw.fullname, page.c.day < dropped.kept_from, page.c.ingested_at < dropped.dropped_at)
-    return ~sa.exists().where(*gone)
+    return ~tables.dropped(raw, page.c.day, known=page.c.ingested_at)
 
 
 def standing(page: sa.Table) -> sa.ColumnElement[bool]:

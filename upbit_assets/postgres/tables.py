@@ -4,6 +4,7 @@ Types and constraints are checked against the migrations by a test; the comments
 (`upbit-assets migrate`), to the Dagster UI and to whoever reads this file.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -241,10 +242,55 @@ bronze_retention = table(
 )
 
 
+bronze_archive = table(
+    "bronze.archive",
+    column("table_name", sa.Text, "A table of bronze"),
+    column("day", Moment, "The start of the day in Seoul, of the column by which the table is partitioned"),
+    column("archived_at", Moment, "When the file was written and read back, and held these rows"),
+    column("rows", sa.BigInteger, "Rows it holds"),
+    column("bytes", sa.BigInteger, "Its size"),
+    column("content_hash", sa.Text, "Of the rows' columns and values in their order (SHA-256, hexadecimal)"),
+    column("columns", sa.ARRAY(sa.Text), "The columns it holds"),
+    column("database", sa.Text, "The database whose transactions the snapshot tells of"),
+    column("snapshot", sa.Text, "What was committed when it was read (pg_snapshot): rows of later ones are not in it"),
+    sa.PrimaryKeyConstraint("table_name", "day", "archived_at"),
+    comment="Days of bronze that were archived, the newest version last; append-only",
+    window="day",
+)
+
+bronze_restored = table(
+    "bronze.restored",
+    column("table_name", sa.Text, "A table of bronze"),
+    column("day", Moment, "The start of the day in Seoul"),
+    column("restored_at", Moment, "When all of the day was there again", server_default=sa.func.now()),
+    column("rows", sa.BigInteger, "Rows of its archive"),
+    sa.PrimaryKeyConstraint("table_name", "day", "restored_at"),
+    comment="Days of bronze that came back from the archive; append-only",
+    window="day",
+)
+
+
 def kept_from(table: sa.Table) -> sa.ScalarSelect[Any]:
     """From when on a table's rows were not dropped; NULL where none were."""
     noted = bronze_retention.c
     return sa.select(noted.kept_from).where(noted.table_name == table.fullname).scalar_subquery()
+
+
+def dropped(table: sa.Table, moment: sa.ColumnElement[Any], *, known: Any = None) -> sa.ColumnElement[bool]:
+    """Whether a table's rows of a moment were dropped, and did not come back from the archive since.
+
+    Args:
+        known: when they were known to be there; None: ever.
+    """
+    drop, restored = bronze_retention.c, bronze_restored.c
+    back = sa.exists().where(
+        restored.table_name == table.fullname,
+        restored.day <= moment,
+        moment < restored.day + timedelta(days=1),
+        restored.restored_at > drop.dropped_at,
+    )
+    gone = (drop.table_name == table.fullname, moment < drop.kept_from, ~back.correlate_except(bronze_restored))
+    return sa.exists().where(*gone, *([] if known is None else [known < drop.dropped_at]))
 
 
 def day_counter(name: str, comment: str, unit: str) -> sa.Column[Any]:

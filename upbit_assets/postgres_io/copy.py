@@ -101,7 +101,7 @@ def known(table: sa.Table, columns: Iterable[str]) -> list[str]:
     return columns
 
 
-def copy_statement(table: sa.Table, columns: Iterable[str], form: str) -> sql.Composed:
+def copy_statement(table: sa.TableClause, columns: Iterable[str], form: str) -> sql.Composed:
     return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
         sql.Identifier(*([table.schema] if table.schema else []), table.name),
         sql.SQL(", ").join(map(sql.Identifier, columns)),

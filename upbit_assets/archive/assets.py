@@ -1,0 +1,182 @@
+"""Each bronze table's archive as an asset, a partition a day, with the check that holds it against the table."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from dagster import (
+    AssetChecksDefinition,
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSelection,
+    BackfillPolicy,
+    DefaultScheduleStatus,
+    Failure,
+    MetadataValue,
+    RunRequest,
+    ScheduleEvaluationContext,
+    SkipReason,
+    TimeWindow,
+    asset,
+    define_asset_job,
+    schedule,
+)
+
+from upbit_assets.archive.days import (
+    TABLES,
+    Archived,
+    archive_day,
+    count,
+    disagreement,
+    due,
+    is_dropped,
+    noted,
+    path_of,
+    read_back,
+    seoul_days,
+)
+from upbit_assets.archive.store import ArchiveError, Store
+from upbit_assets.assets import RETRY
+from upbit_assets.automation import range_run_request, unfinished
+from upbit_assets.check_results import Result, Results, WindowCheck, checks_of, spans, window_check
+from upbit_assets.feeds import FEEDS
+from upbit_assets.partitions import DAY, SEOUL
+from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres_io import no_retry_on_interrupt
+
+MOST_A_RUN = 7  # days; its check reads all of them in one transaction
+COLLECTED_BY = {
+    table: feed.bronze_asset
+    for feed in FEEDS
+    for table in (feed.refinement.bronze, *([feed.history.page] if feed.history else []))
+}
+
+
+def asset_of(table: sa.Table) -> str:
+    return f"archive_{table.name}"
+
+
+def archive_of(table: sa.Table) -> AssetsDefinition:
+    @asset(
+        name=asset_of(table),
+        description=f"A day of `{table.fullname}` as a Parquet file, with the JSON as text: the row that PostgreSQL "
+        "holds, digit for digit. It is written, read back and compared. A day without rows has no file.",
+        deps=[COLLECTED_BY[table]] if table in COLLECTED_BY else [],
+        owners=["team:upbit_assets"],
+        group_name="archive",
+        kinds={"parquet", "bronze"},
+        partitions_def=seoul_days.partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        retry_policy=RETRY,
+    )
+    def archive(context: AssetExecutionContext, database: Database) -> None:
+        try:
+            store = Store()
+            for start in seoul_days.starts_in(context.partition_time_window):
+                with no_retry_on_interrupt():
+                    archived = archive_day(database, store, table, TimeWindow(start, start + DAY))
+                describe(context, seoul_days.key_of(start), archived)
+        except ArchiveError as error:
+            raise Failure(str(error)) from error
+
+    return archive
+
+
+def describe(context: AssetExecutionContext, key: str, archived: Archived | None) -> None:
+    if archived is None:
+        context.log.info(f"{key}: there are no rows.")
+        context.add_asset_metadata({"dagster/partition_row_count": 0}, partition_key=key)
+        return
+    packed = archived.unpacked / archived.bytes
+    context.log.info(f"{key}: {archived.held.rows:,} rows in {archived.bytes:,} bytes, {packed:.0f} times smaller.")
+    context.add_asset_metadata(
+        {
+            "dagster/partition_row_count": archived.held.rows,
+            "file": archived.path,
+            "bytes": archived.bytes,
+            "bytes per row": round(archived.bytes / archived.held.rows, 1),
+            "times smaller than its text": MetadataValue.float(round(packed, 1)),
+            "content hash (SHA-256)": archived.held.hash,
+            "origin": "simulated" if archived.simulated else "real",
+            "schema": archived.revision,
+        },
+        partition_key=key,
+    )
+
+
+def agreement(table: sa.Table) -> WindowCheck:
+    @window_check()
+    def archive_agrees_with_the_table(connection: sa.Connection, span: TimeWindow) -> Results:
+        """The file, read back, holds as many rows as the table, with the same content hash."""
+        days = [TimeWindow(start, start + DAY) for start in seoul_days.starts_in(span)]
+        return {day.start: agrees(connection, Store(), table, day) for day in days}
+
+    return archive_agrees_with_the_table
+
+
+def agrees(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> Result:
+    try:
+        if is_dropped(connection, table, day):
+            return agrees_with_its_note(connection, store, table, day)
+        if not count(connection, table, day):
+            return Result(True, {"rows": 0}, "There are no rows.")
+        rows, reason = disagreement(connection, store, table, day)
+    except ArchiveError as error:
+        return Result(False, note=str(error))
+    return Result(reason is None, {"rows": rows}, reason)
+
+
+def agrees_with_its_note(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> Result:
+    """Of a day that retention dropped."""
+    if (newest := noted(connection, table, day)) is None:
+        return Result(True, note="It was dropped without having been archived.")
+    archived = read_back(store, table, day)
+    if archived is None:
+        return Result(False, note=f"PostgreSQL has it no more, and {path_of(table, day)} is missing: put back a copy.")
+    archived.require_whole()
+    same = archived.held.hash == newest.content_hash
+    note = "PostgreSQL has it no more; the file is " + ("as it was read back." if same else "another version.")
+    return Result(same, {"rows": archived.held.rows}, note)
+
+
+assets = [archive_of(table) for table in TABLES]
+all_checks: list[AssetChecksDefinition] = [
+    checks_of(asset_of(table), seoul_days, agreement(table), table=table) for table in TABLES
+]
+archive = define_asset_job(
+    "archive",
+    AssetSelection.assets(*assets),
+    description="Days of bronze, written into the archive, read back and compared",
+)
+
+
+@schedule(
+    cron_schedule="30 1 * * *",
+    job=archive,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Archives the days that are over for UPBIT_ARCHIVE_AFTER_DAYS, and again those that got late rows",
+)
+def archive_daily(context: ScheduleEvaluationContext, database: Database) -> list[RunRequest] | SkipReason:
+    """Asks for the days that are not archived as they are now. A run that failed is asked for again the next night."""
+    now = datetime.now(UTC)
+    if unfinished(context.instance, job_name=archive.name):
+        return SkipReason("What was asked for before is still being archived")
+    needed: dict[datetime, frozenset[str]] = defaultdict(frozenset)
+    with database.connect() as connection:
+        for table in TABLES:
+            for day in due(connection, table, now):
+                needed[day] |= {asset_of(table)}
+    return list(run_requests(needed, now)) or SkipReason("Every day is archived")
+
+
+def run_requests(needed: dict[datetime, frozenset[str]], now: datetime) -> Iterator[RunRequest]:
+    """A run for each row of neighbouring days that need the same."""
+    for names in sorted(set(needed.values()), key=sorted):
+        for span in spans(sorted(day for day in needed if needed[day] == names), seoul_days):
+            days = seoul_days.starts_in(span)
+            for first in range(0, len(days), MOST_A_RUN):
+                together = days[first : first + MOST_A_RUN]
+                key = f"{'+'.join(sorted(names))}/{now.isoformat()}"
+                yield range_run_request(seoul_days, together, archive.name, names, key)

@@ -1,0 +1,421 @@
+"""A day of a bronze table in the archive: written, read back and compared, and brought back from it."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+from dagster import DailyPartitionsDefinition, TimeWindow
+from sqlalchemy.dialects.postgresql import REGCLASS
+
+from upbit_assets.archive.rows import (
+    Content,
+    Hashing,
+    archived_name,
+    columns_of,
+    hashed,
+    read_table,
+    schema_of,
+    stored_names,
+    write_rows,
+)
+from upbit_assets.archive.store import ArchiveError, Store
+from upbit_assets.partitions import DAY, SEOUL, Axis
+from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.postgres.origin import KIND, OriginError, claim_origin
+from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres.tables import (
+    Moment,
+    bronze_archive,
+    bronze_origin,
+    bronze_restored,
+    dropped,
+    metadata,
+    written_after,
+)
+from upbit_assets.postgres_io import in_window, lock_key, locked, stage
+from upbit_assets.postgres_io.writer import CreateStage
+from upbit_assets.settings import UPBIT_OPENED, settings
+from upbit_assets.stale import committed
+
+# those of bronze that hold what was collected
+TABLES: tuple[sa.Table, ...] = tuple(
+    table for table in metadata.sorted_tables if table.schema == "bronze" and "market" in table.c
+)
+seoul_days = Axis(
+    DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL)),
+    length=DAY,
+    origin=datetime(2000, 1, 1, tzinfo=SEOUL),
+    stride=365 * DAY,
+)
+ROW_GROUP = 32 * 2**20  # bytes before compression
+FORMAT = b"upbit_assets.archive"  # marks our files
+FILE = "rows.parquet"
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A day's file: what it says of itself, and what it really holds."""
+
+    path: str
+    bytes: int
+    unpacked: int
+    said: Content
+    held: Content
+    columns: tuple[str, ...]
+    simulated: bool
+    revision: str
+
+    def require_whole(self) -> None:
+        """Raise ArchiveError where it holds something else than what it was written with."""
+        if self.said != self.held:
+            raise ArchiveError(
+                f"{self.path} is not as it was written: it holds {self.held.rows} rows and says {self.said.rows}, or "
+                "their hash differs. Somebody changed it, or the store spoiled it: put back a copy of it, or archive "
+                "the day again while PostgreSQL has it."
+            )
+
+
+def path_of(table: sa.Table, day: TimeWindow) -> str:
+    return f"table={table.name}/day={seoul_days.key_of(day.start)}/{FILE}"
+
+
+def archive_day(database: Database, store: Store, table: sa.Table, day: TimeWindow) -> Archived | None:
+    """Write a day's rows into the archive, read them back, and note that; None where there are none.
+
+    What the archive has of a day that retention dropped comes back first: late rows are added to it, never take its
+    place. In one archive are rows of one origin.
+
+    Raises:
+        ArchiveError: the store failed, or is another origin's, or what was read back differs. The version before may
+            be there still, or the new one; nothing is noted.
+    """
+    with database.connect() as connection, locked(connection, [lock(table, day)]) as locking:
+        with locking.begin():
+            if not count(locking, table, day):
+                return None
+            claim_store(store, locking)
+            lost = lost_version(locking, table, day)
+        if lost is not None:
+            bring_back(locking, store, table, day, lost.rows)
+        with tempfile.TemporaryFile() as file:
+            with locking.begin():
+                identity, snapshot = committed(locking)
+                written = write_file(locking, table, day, file)
+            store.put(path_of(table, day), file)
+        found = read_back(store, table, day)
+        if found is None or found.held != written:
+            raise ArchiveError(f"{path_of(table, day)} was written, and read back it differs. Archive the day again.")
+        with locking.begin():
+            note = {
+                "table_name": table.fullname,
+                "day": day.start,
+                "archived_at": sa.func.clock_timestamp(),
+                "rows": written.rows,
+                "bytes": found.bytes,
+                "content_hash": written.hash,
+                "columns": list(found.columns),
+                "database": identity,
+                "snapshot": snapshot,
+            }
+            locking.execute(sa.insert(bronze_archive).values(note))
+        return found
+
+
+def lock(table: sa.Table, day: TimeWindow) -> int:
+    return lock_key(f"archive of {table.fullname} {seoul_days.key_of(day.start)}")
+
+
+def count(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(table).where(in_window(table, day))) or 0
+
+
+def lost_version(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> sa.Row[Any] | None:
+    """The newest version of a day of which PostgreSQL has not all rows any more; None where another may replace it."""
+    newest = noted(connection, table, day)
+    if newest is None or is_dropped(connection, table, day) or count(connection, table, day) < newest.rows:
+        return newest
+    return None
+
+
+def bring_back(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow, rows: int) -> None:
+    path = path_of(table, day)
+    if (file := store.fetch(path)) is None:
+        raise ArchiveError(f"{path} is missing, and its {rows} rows are in PostgreSQL no more: put back a copy.")
+    with file:
+        restore_file(connection, table, day, file, path)
+
+
+def is_dropped(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> bool:
+    """Whether retention dropped the day, and it did not come back since."""
+    return connection.scalar(sa.select(dropped(table, sa.literal(day.start, Moment)))) is True
+
+
+def noted(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> sa.Row[Any] | None:
+    """The day's newest version."""
+    of_day = (bronze_archive.c.table_name == table.fullname, bronze_archive.c.day == day.start)
+    newest = sa.select(bronze_archive).where(*of_day).order_by(bronze_archive.c.archived_at.desc()).limit(1)
+    return connection.execute(newest).one_or_none()
+
+
+def claim_store(store: Store, connection: sa.Connection) -> None:
+    """Keep real and simulated data out of one archive.
+
+    Raises:
+        ArchiveError: it holds the other kind.
+    """
+    simulated = bool(connection.scalar(sa.select(bronze_origin.c.simulated)))
+    marker = store.fetch("origin.json")
+    if marker is None:
+        with tempfile.TemporaryFile() as file:
+            file.write(json.dumps({"simulated": simulated}).encode())
+            store.put("origin.json", file)
+        return
+    with marker:
+        held = bool(json.load(marker)["simulated"])
+    if held != simulated:
+        raise ArchiveError(
+            f"{store.url} holds {KIND[held]} data, this database {KIND[simulated]} data; they never share an archive. "
+            "Set UPBIT_ARCHIVE_URL to another one."
+        )
+
+
+def write_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, file: IO[bytes]) -> Content:
+    """The rows as Parquet, a few at a time; in the connection's transaction."""
+    schema = schema_of(table)
+    hashing = Hashing(schema)
+    plain = [name for name in schema.names if name != "raw_data"]
+    keys = [name for name in plain if name == "market" or name == archived_name(table.c[table.info["window"]])]
+    sorting = [pq.SortingColumn(schema.get_field_index(name)) for name in sorted(keys, key="market".__ne__)]
+    with pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        use_dictionary=["market"],
+        write_statistics=plain,
+        sorting_columns=sorting,
+    ) as writer:
+        for group in row_groups(hashing.passed(read_table(connection, table, day))):
+            writer.write_table(group, row_group_size=len(group))
+        content = hashing.content()
+        simulated = bool(connection.scalar(sa.select(bronze_origin.c.simulated)))
+        writer.add_key_value_metadata(
+            {
+                FORMAT.decode(): json.dumps(
+                    {
+                        "table": table.fullname,
+                        "day": seoul_days.key_of(day.start),
+                        "origin": KIND[simulated],
+                        "schema_revision": connection.scalar(sa.text("SELECT version_num FROM alembic_version")),
+                        "rows": content.rows,
+                        "content_hash": content.hash,
+                        "archived_at": datetime.now(UTC).isoformat(),
+                    }
+                )
+            }
+        )
+    return content
+
+
+def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting = list[pa.RecordBatch]()
+    for batch in batches:
+        waiting.append(batch)
+        if sum(each.nbytes for each in waiting) >= ROW_GROUP:
+            yield pa.Table.from_batches(waiting)
+            waiting.clear()
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def read_back(store: Store, table: sa.Table, day: TimeWindow) -> Archived | None:
+    """A day's file, all of it read; None where there is none.
+
+    Raises:
+        ArchiveError: it can't be read, or is no archive of this table's day.
+    """
+    if (file := store.fetch(path_of(table, day))) is None:
+        return None
+    with file:
+        return described(file, table, day, path_of(table, day))
+
+
+def described(file: IO[bytes], table: sa.Table, day: TimeWindow, path: str) -> Archived:
+    with opened(file, path) as parquet:
+        about = about_of(parquet, table, day, path)
+        try:
+            held = hashed(parquet.schema_arrow, parquet.iter_batches(use_threads=False))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damaged(path, error) from None
+        return Archived(
+            path=path,
+            bytes=file.seek(0, 2),
+            said=Content(about["rows"], about["content_hash"]),
+            unpacked=held.bytes,
+            held=held.content(),
+            columns=tuple(parquet.schema_arrow.names),
+            simulated=about["origin"] == KIND[True],
+            revision=about["schema_revision"],
+        )
+
+
+def opened(file: IO[bytes], path: str) -> pq.ParquetFile:
+    file.seek(0)
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: str, error: Exception) -> ArchiveError:
+    return ArchiveError(f"{path} is damaged, or no Parquet file: put back a copy of it. ({error})")
+
+
+def about_of(parquet: pq.ParquetFile, table: sa.Table, day: TimeWindow, path: str) -> dict[str, Any]:
+    """What an archive says of itself."""
+    about = (parquet.metadata.metadata or {}).get(FORMAT)
+    told = cast(dict[str, Any], json.loads(about)) if about else {}
+    if (told.get("table"), told.get("day")) != (table.fullname, seoul_days.key_of(day.start)):
+        raise ArchiveError(
+            f"{path} is not the archive of {table.fullname} of that day. Nothing but this project writes there: move "
+            "it elsewhere, and archive the day again."
+        )
+    return told
+
+
+def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> tuple[int, str | None]:
+    """Read a day's file back and compare it with the table, in one snapshot: (rows, why they differ or None).
+
+    Raises:
+        ArchiveError: it can't be read, or is not as it was written.
+    """
+    archived = read_back(store, table, day)
+    if archived is None:
+        return count(connection, table, day), f"{path_of(table, day)} is missing: archive the day."
+    archived.require_whole()
+    lacking = set(schema_of(table).names) - set(archived.columns)
+    if lacking:
+        return archived.held.rows, f"{archived.path} is of an older schema: archive the day again."
+    there = hashed(schema_of(table), read_table(connection, table, day)).content()
+    if there.rows != archived.held.rows:
+        return there.rows, f"{archived.path} holds {archived.held.rows} rows, the table {there.rows}: archive it again."
+    if there != archived.held:
+        return there.rows, f"{archived.path} holds other values than the table: archive the day again."
+    return there.rows, None
+
+
+def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datetime]:
+    """The days that are long enough over and not archived as they are now, the oldest first."""
+    moment = table.c[table.info["window"]]
+    first = connection.scalar(sa.select(moment).order_by(moment).limit(1))
+    last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
+    earliest = seoul_days.partitions.start
+    if first is None or max(first, earliest) >= last:
+        return []
+    span = TimeWindow(seoul_days.at(max(first, earliest)).start, last)
+    held = seoul_days.with_rows(connection, table, seoul_days.starts_in(span))
+    database, _ = committed(connection)
+    newest = newest_notes(connection, table)
+    return sorted(
+        start
+        for start in held
+        if (note := newest.get(start)) is None
+        or note.database != database
+        or set(note.columns) != set(schema_of(table).names)
+        or has_late_rows(connection, table, TimeWindow(start, start + DAY), note.snapshot)
+    )
+
+
+def newest_notes(connection: sa.Connection, table: sa.Table) -> dict[datetime, sa.Row[Any]]:
+    notes = sa.select(bronze_archive).where(bronze_archive.c.table_name == table.fullname)
+    return {note.day: note for note in connection.execute(notes.order_by(bronze_archive.c.archived_at))}
+
+
+def has_late_rows(connection: sa.Connection, table: sa.Table, day: TimeWindow, snapshot: str) -> bool:
+    late = sa.select(1).where(in_window(table, day), written_after(table, snapshot)).limit(1)
+    return connection.scalar(late) is not None
+
+
+def restore_day(database: Database, store: Store, table: sa.Table, day: TimeWindow) -> int | None:
+    """Bring back what the archive has of a day and the table lacks; returns its rows, None where it has no such day.
+
+    Each row is as it was, with its `id` and `ingested_at`. All of the day, or nothing of it.
+
+    Raises:
+        ArchiveError: the file is not as it was written, of another origin, of a newer schema, or contradicts the table.
+    """
+    if (file := store.fetch(path_of(table, day))) is None:
+        return None
+    with file, database.connect() as connection, locked(connection, [lock(table, day)]) as locking:
+        return restore_file(locking, table, day, file, path_of(table, day))
+
+
+def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, file: IO[bytes], path: str) -> int:
+    archived = described(file, table, day, path)
+    archived.require_whole()
+    if unknown := sorted(set(archived.columns) - set(schema_of(table).names)):
+        raise ArchiveError(
+            f"{path} is of the newer schema {archived.revision}, whose {', '.join(unknown)} this version doesn't know: "
+            "upgrade, then restore it."
+        )
+    name = sa.cast(table.fullname, REGCLASS)
+    with connection.begin():
+        try:
+            claim_origin(connection, path, simulated=archived.simulated)
+        except OriginError as error:
+            raise ArchiveError(str(error)) from None
+        if connection.scalar(
+            sa.text("SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:name AS regclass)"), {"name": table.fullname}
+        ):
+            make_partitions(connection, day.start, day.start, [table])
+    with connection.begin(), opened(file, path) as parquet:
+        batches = parquet.iter_batches(use_threads=False, batch_size=8192)
+        if not count(connection, table, day):
+            write_rows(connection, table, stored_names(table, parquet.schema_arrow), batches)
+        else:
+            add_missing(connection, table, path, parquet.schema_arrow, batches)
+        newest = sa.select(sa.func.max(table.c.id)).where(in_window(table, day)).scalar_subquery()
+        connection.execute(sa.select(sa.func.bronze.keep_ids_above(name, newest)))
+        values = {
+            "table_name": table.fullname,
+            "day": day.start,
+            "rows": archived.held.rows,
+            "restored_at": sa.func.clock_timestamp(),
+        }
+        connection.execute(sa.insert(bronze_restored).values(values))
+    return archived.held.rows
+
+
+def add_missing(
+    connection: sa.Connection, table: sa.Table, path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Add the archived rows that a table lacks, which has some of the day.
+
+    Raises:
+        ArchiveError: the table has others by the same ids.
+    """
+    columns = [column for column in columns_of(table) if archived_name(column) in schema.names]
+    nothing = sa.select(*columns).where(sa.false())
+    staged = stage("archived_rows", nothing)
+    connection.execute(CreateStage(staged, nothing))
+    write_rows(connection, staged, stored_names(table, schema), batches)
+    same_key = sa.and_(*(staged.c[column.name] == column for column in table.primary_key))
+    differs = sa.or_(*(staged.c[column.name].is_distinct_from(column) for column in columns))
+    if connection.scalar(sa.select(sa.func.count()).select_from(staged.join(table, same_key)).where(differs)):
+        raise ArchiveError(
+            f"{path} holds other rows than {table.fullname} under the same ids: it is of another database. Restore it "
+            "into an empty one."
+        )
+    quoted = connection.dialect.identifier_preparer
+    names = ", ".join(quoted.quote(column.name) for column in columns)
+    connection.execute(
+        sa.text(
+            f"INSERT INTO {quoted.format_table(table)} ({names}) OVERRIDING SYSTEM VALUE "  # noqa: S608 - quoted
+            f"SELECT {names} FROM {quoted.format_table(staged)} ON CONFLICT DO NOTHING"
+        )
+    )

@@ -1,0 +1,191 @@
+"""A day of a bronze table as Arrow batches, from PostgreSQL and back, and the hash of its content."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import sqlalchemy as sa
+from dagster import TimeWindow
+from psycopg import sql
+from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
+
+from upbit_assets.postgres_io.copy import copy_statement, cursor
+
+BLOCK = 8 * 2**20  # a row has to fit in one
+ARROW: dict[type[Any], pa.DataType] = {
+    sa.BigInteger: pa.int64(),
+    sa.Boolean: pa.bool_(),
+    sa.DateTime: pa.timestamp("us", "UTC"),
+    sa.String: pa.string(),
+    JSONB: pa.string(),
+    TSTZRANGE: pa.string(),
+}
+# how moments are spelled; memory for the sort, which is of all the day's rows
+SESSION = sa.text(
+    "SELECT set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO', true), "
+    "set_config('work_mem', '64MB', true)"
+)
+RENAMED = {"day": "day_start"}  # readers take the `day=` of the path for a column of that name
+
+
+def columns_of(table: sa.Table) -> list[sa.Column[Any]]:
+    """What of a row is archived: all but the transaction that wrote it, which means nothing elsewhere."""
+    return [column for column in table.columns if column.name != "written_in"]
+
+
+def archived_name(column: sa.Column[Any]) -> str:
+    return RENAMED.get(column.name, column.name)
+
+
+def schema_of(table: sa.Table) -> pa.Schema:
+    """Its columns in a file, JSON as text."""
+    return pa.schema(
+        [
+            (archived_name(column), next(ARROW[kind] for kind in type(column.type).mro() if kind in ARROW))
+            for column in columns_of(table)
+        ]
+    )
+
+
+def read_table(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> Iterator[pa.RecordBatch]:
+    """The rows of a day, by market and time, as they come; in the connection's transaction.
+
+    Raises:
+        psycopg.Error: the server is gone.
+    """
+    connection.execute(SESSION)
+    window, key = table.c[table.info["window"]].name, [column.name for column in table.primary_key]
+    statement = sql.SQL(
+        "COPY (SELECT {columns} FROM {table} WHERE {window} >= {start} AND {window} < {end} ORDER BY {order}) "
+        "TO STDOUT (FORMAT CSV)"
+    ).format(
+        columns=names(column.name for column in columns_of(table)),
+        table=sql.Identifier(str(table.schema), table.name),
+        window=sql.Identifier(window),
+        start=sql.Literal(day.start),
+        end=sql.Literal(day.end),
+        order=names(["market", *(name for name in key if name != "market")]),
+    )
+    with cursor(connection) as reading, reading.copy(statement) as copy:
+        source = CopiedText(copy)
+        if source.is_empty():
+            return
+        yield from pyarrow.csv.open_csv(
+            io.BufferedReader(source, BLOCK),
+            pyarrow.csv.ReadOptions(column_names=schema_of(table).names, block_size=BLOCK, use_threads=True),
+            pyarrow.csv.ParseOptions(newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                column_types=schema_of(table),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                true_values=["t"],
+                false_values=["f"],
+            ),
+        )
+
+
+def names(columns: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+class CopiedText(io.RawIOBase):
+    """What COPY sends, as a file."""
+
+    def __init__(self, copy: psycopg.Copy) -> None:
+        super().__init__()
+        self.copy, self.left = copy, memoryview(b"")
+
+    def is_empty(self) -> bool:
+        self.left = self.left or memoryview(self.copy.read())
+        return not self.left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill all of it: a block of a row each would be as many calls more."""
+        view, filled = memoryview(buffer).cast("B"), 0
+        while filled < len(view) and not self.is_empty():
+            part = self.left[: len(view) - filled]
+            view[filled : filled + len(part)] = part
+            filled, self.left = filled + len(part), self.left[len(part) :]
+        return filled
+
+
+def stored_names(table: sa.Table, schema: pa.Schema) -> list[str]:
+    """The table's columns that a file has, in its order."""
+    stored = {archived_name(column): column.name for column in columns_of(table)}
+    return [stored[name] for name in schema.names]
+
+
+def write_rows(
+    connection: sa.Connection, table: sa.TableClause, columns: Sequence[str], batches: Iterable[pa.RecordBatch]
+) -> None:
+    """COPY of archived rows, with their ids."""
+    with cursor(connection) as writing, writing.copy(copy_statement(table, columns, "CSV")) as copy:
+        for batch in batches:
+            copy.write(as_csv(batch))
+
+
+def as_csv(batch: pa.RecordBatch) -> bytes:
+    text = io.BytesIO()
+    quoted = pyarrow.csv.WriteOptions(include_header=False, quoting_style="all_valid")  # "" is a text, nothing is NULL
+    pyarrow.csv.write_csv(batch, text, quoted)
+    return text.getvalue()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What rows are told apart by: how many, and a hash of their columns' names and values in their order."""
+
+    rows: int
+    hash: str
+
+
+class Hashing:
+    """The content of batches that pass through, however they are cut."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.rows = self.bytes = 0
+        self.columns = {name: (hashlib.sha256(), hashlib.sha256()) for name in schema.names}
+
+    def passed(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            self.rows, self.bytes = self.rows + batch.num_rows, self.bytes + batch.nbytes
+            for (shape, values), array in zip(self.columns.values(), batch.columns, strict=True):
+                for part, of in zip((shape, values), parts(array), strict=True):
+                    part.update(of)
+            yield batch
+
+    def content(self) -> Content:
+        digests = [(name, shape.hexdigest(), values.hexdigest()) for name, (shape, values) in self.columns.items()]
+        return Content(self.rows, hashlib.sha256(json.dumps(digests).encode()).hexdigest())
+
+
+def parts(array: pa.Array) -> tuple[Any, Any]:
+    """A column as bytes: which are NULL and how long they are, and the values one after the other."""
+    if pa.types.is_string(array.type):
+        lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, np.int32)[array.offset :][[0, len(array)]]
+        return lengths.tobytes(), memoryview(data)[ends[0] : ends[1]] if data else b""
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    numbers = pc.fill_null(array.cast(pa.int8() if pa.types.is_boolean(array.type) else pa.int64()), 0)
+    return valid.tobytes(), numbers.to_numpy(zero_copy_only=False).tobytes()
+
+
+def hashed(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Hashing:
+    """After all of the batches."""
+    hashing = Hashing(schema)
+    for _ in hashing.passed(batches):
+        pass
+    return hashing
