@@ -21,16 +21,19 @@ from dagster import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 
+from upbit_assets import archive
 from upbit_assets.check_results import DROPPED
 from upbit_assets.dagster_internals import dagster_tables, prune
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres.tables import kept_from
+from upbit_assets.postgres.tables import kept_from, metadata
 from upbit_assets.postgres_io import PostgresIOManager, in_window, time_window
 from upbit_assets.settings import settings
 
 LAYERS = ("bronze", "silver", "gold")
+# a long write has the table locked; rows came after the archive was compared
+REFUSED_FOR_NOW = (psycopg.errors.LockNotAvailable, psycopg.errors.SerializationFailure)
 
 
 def days(what: str) -> int | None:
@@ -46,41 +49,77 @@ def partitioned(connection: sa.Connection, layer: str) -> Sequence[str]:
     return connection.scalars(sa.text(names), {"layer": layer}).all()
 
 
-def drop(connection: sa.Connection, table: str, before: datetime) -> tuple[int, int]:
+def drop(connection: sa.Connection, table: str, before: datetime, archived_rows: int | None = None) -> tuple[int, int]:
     """Drop what a table has from before that day in Seoul: (partitions, rows that were in none of their own).
 
     Each call of the function drops a few, in a transaction of its own where the connection commits by itself.
+
+    Args:
+        archived_rows: how many rows the archive has from before that day. There is one call, which refuses where the
+            table has more; None: it does not matter.
     """
-    function = sa.func.bronze.drop_partitions(sa.cast(table, REGCLASS), before).table_valued("partitions", "stray_rows")
+    function = sa.func.bronze.drop_partitions(sa.cast(table, REGCLASS), before, archived_rows)
+    call = sa.select(function.table_valued("partitions", "stray_rows"))
     dropped, stray_rows = 0, 0
     while True:
-        partitions, rows = connection.execute(sa.select(function)).one()
+        partitions, rows = connection.execute(call).one()
         dropped, stray_rows = dropped + partitions, stray_rows + rows
-        if not partitions:
+        if not partitions or archived_rows is not None:
             return dropped, stray_rows
+
+
+OLDEST_END = sa.text("""
+SELECT min((regexp_match(pg_get_expr(partition.relpartbound, partition.oid), 'TO \\(''(.+)''\\)'))[1]::timestamptz)
+FROM pg_inherits JOIN pg_class AS partition ON partition.oid = inhrelid
+WHERE inhparent = CAST(:table AS regclass)
+""")
+
+
+def drop_archived(database: Database, connection: sa.Connection, table: str, before: datetime) -> tuple[int, int]:
+    """The same of a table of bronze, partition by partition, each once its archive was read back and agrees.
+
+    Raises:
+        ArchiveError: that of a day doesn't; what is older is dropped, and nothing else.
+    """
+    from upbit_assets.archive.days import agreed_rows
+    from upbit_assets.archive.store import Store
+
+    store, dropped, stray_rows = Store(), 0, 0
+    while (end := connection.scalar(OLDEST_END, {"table": table})) and end <= before:
+        rows = agreed_rows(database, store, metadata.tables[table], end)
+        partitions, others = drop(connection, table, end, rows)
+        dropped, stray_rows = dropped + partitions, stray_rows + others
+    return dropped, stray_rows
 
 
 @op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")
 def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
-    now, busy = datetime.now(UTC), list[str]()
+    now, kept_longer = datetime.now(UTC), list[str]()
     for layer in LAYERS:
         if kept := days(layer):
+            before = now - timedelta(days=kept)
             with database.connect() as connection:  # each table on its own, so that none waits for another's locks
                 for table in partitioned(connection, layer):
                     try:
-                        partitions, stray_rows = drop(connection, table, now - timedelta(days=kept))
+                        if layer == "bronze" and archive.is_configured():
+                            partitions, stray_rows = drop_archived(database, connection, table, before)
+                        else:
+                            partitions, stray_rows = drop(connection, table, before)
                     except sa.exc.OperationalError as error:
-                        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                        if not isinstance(error.orig, REFUSED_FOR_NOW):
                             raise
-                        busy.append(f"{table}: {error.orig}")
+                        kept_longer.append(f"{table}: {error.orig}")
+                        continue
+                    except archive.ArchiveError as error:
+                        kept_longer.append(f"{table}: {error}")
                         continue
                     context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
     with database.connect() as connection:
         context.log.info(f"{connection.execute(DROPPED).rowcount} results of checks dropped with their windows")
     if kept := days("dagster"):
         context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
-    if busy:
-        raise Failure(f"The next night tries again what could not be dropped. {'; '.join(busy)}")
+    if kept_longer:
+        raise Failure(f"The next night tries again what could not be dropped. {'; '.join(kept_longer)}")
 
 
 @job(description="Drops data that are older than the configured number of days")

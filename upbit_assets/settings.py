@@ -228,6 +228,7 @@ HTTP_URL = Format("a URL like http://HOST:PORT or https://HOST", parse_http_url)
 POSTGRES_URL = Format("a URL like postgresql://USER@HOST:PORT/DATABASE", parse_postgres_url)
 REDIS_URL = Format("a URL like redis://HOST:PORT/0", parse_redis_url)
 FOLDER = Format("the absolute path of a folder", parse_folder)
+OWN_ROLE = "the machine's own role"
 ARCHIVE_URL = Format("the absolute path of a folder, or s3://BUCKET/PREFIX without credentials", parse_archive_url)
 WINDOW = Format(
     f"the start of a ten-minute window in KST like 2026-11-01-00:00, not before {UPBIT_OPENED} and not in the future",
@@ -300,14 +301,12 @@ class Settings:
     UPBIT_ARCHIVE_AFTER_DAYS: Setting[int] = Setting(
         "how many days after its end a day is archived", integer_from(1, "a whole number of days"), "2"
     )
-    AWS_ENDPOINT_URL: Setting[str | None] = Setting(
-        "the URL of an S3-compatible store", HTTP_URL, unset="Amazon S3"
-    )
+    AWS_ENDPOINT_URL: Setting[str | None] = Setting("the URL of an S3-compatible store", HTTP_URL, unset="Amazon S3")
     AWS_REGION: Setting[str | None] = Setting("the bucket's region", TEXT, unset="`us-east-1`")
-    AWS_ACCESS_KEY_ID: Setting[str | None] = Setting("the access key of the store", TEXT, unset="the machine's own role")
-    AWS_SECRET_ACCESS_KEY: Setting[str | None] = Setting(
-        "the secret of the access key", TEXT, unset="the machine's own role"
+    AWS_ACCESS_KEY_ID: Setting[str | None] = Setting(
+        "the access key of the store", TEXT, unset="the machine's own role"
     )
+    AWS_SECRET_ACCESS_KEY: Setting[str | None] = Setting("the secret of the access key", TEXT, unset=OWN_ROLE)
 
     UPBIT_READER_URL: Setting[str | None] = UrlWithLogin(
         "the database the board reads, with a login that is a member of `upbit_reader`",

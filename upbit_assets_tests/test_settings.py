@@ -75,7 +75,9 @@ class TestValues:
         with pytest.raises(SettingError) as error:
             check()
         told = {line.partition(" ")[0] for line in str(error.value).splitlines()}
-        assert {setting.name for setting in DECLARED} - told == {"METABASE_ADMIN_EMAIL", "METABASE_ADMIN_PASSWORD"}
+        aws = {"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        texts = {"METABASE_ADMIN_EMAIL", "METABASE_ADMIN_PASSWORD", *aws}
+        assert {setting.name for setting in DECLARED} - told == texts
 
     def test_all_that_are_wrong_are_told_at_once(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "x")

@@ -9,3 +9,7 @@ from upbit_assets.settings import settings
 
 def is_configured() -> bool:
     return settings.UPBIT_ARCHIVE_URL is not None
+
+
+class ArchiveError(RuntimeError):
+    """What the archive is asked for can't be done; the message says why, and what to do."""

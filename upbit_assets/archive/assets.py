@@ -23,6 +23,7 @@ from dagster import (
     schedule,
 )
 
+from upbit_assets.archive import ArchiveError
 from upbit_assets.archive.days import (
     TABLES,
     Archived,
@@ -36,7 +37,7 @@ from upbit_assets.archive.days import (
     read_back,
     seoul_days,
 )
-from upbit_assets.archive.store import ArchiveError, Store
+from upbit_assets.archive.store import Store
 from upbit_assets.assets import RETRY
 from upbit_assets.automation import range_run_request, unfinished
 from upbit_assets.check_results import Result, Results, WindowCheck, checks_of, spans, window_check

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from dagster import DailyPartitionsDefinition, TimeWindow
 from sqlalchemy.dialects.postgresql import REGCLASS
 
+from upbit_assets.archive import ArchiveError
 from upbit_assets.archive.rows import (
     Content,
     Hashing,
@@ -24,7 +25,7 @@ from upbit_assets.archive.rows import (
     stored_names,
     write_rows,
 )
-from upbit_assets.archive.store import ArchiveError, Store
+from upbit_assets.archive.store import Store
 from upbit_assets.partitions import DAY, SEOUL, Axis
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.origin import KIND, OriginError, claim_origin
@@ -309,26 +310,51 @@ def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: 
     return there.rows, None
 
 
-def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datetime]:
-    """The days that are long enough over and not archived as they are now, the oldest first."""
+def agreed_rows(database: Database, store: Store, table: sa.Table, before: datetime) -> int:
+    """How many rows of a table are from before a day in Seoul, all of whose archives were read back and agree.
+
+    Raises:
+        ArchiveError: one doesn't, or can't be read.
+    """
+    rows = 0
+    with database.connect() as connection:
+        days = held_days(connection, table, before)
+    with database.connect("REPEATABLE READ") as connection:
+        for day in days:
+            with connection.begin():
+                found, reason = disagreement(connection, store, table, day)
+            if reason:
+                raise ArchiveError(reason)
+            rows += found
+    return rows
+
+
+def held_days(connection: sa.Connection, table: sa.Table, before: datetime) -> list[TimeWindow]:
+    """The days until then of which a table has rows, the oldest first."""
     moment = table.c[table.info["window"]]
     first = connection.scalar(sa.select(moment).order_by(moment).limit(1))
-    last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
-    earliest = seoul_days.partitions.start
-    if first is None or max(first, earliest) >= last:
+    if first is None or first >= before:
         return []
-    span = TimeWindow(seoul_days.at(max(first, earliest)).start, last)
-    held = seoul_days.with_rows(connection, table, seoul_days.starts_in(span))
+    starts = seoul_days.starts_in(TimeWindow(seoul_days.at(first).start, before))
+    held = seoul_days.with_rows(connection, table, starts)
+    return [TimeWindow(start, start + DAY) for start in sorted(held)]
+
+
+def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datetime]:
+    """The days that are long enough over and not archived as they are now, the oldest first."""
+    last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
+    # a row from before the first partition belongs to none, and asking for it would fail the whole tick
+    held = [day for day in held_days(connection, table, last) if day.start >= seoul_days.partitions.start]
     database, _ = committed(connection)
     newest = newest_notes(connection, table)
-    return sorted(
-        start
-        for start in held
-        if (note := newest.get(start)) is None
+    return [
+        day.start
+        for day in held
+        if (note := newest.get(day.start)) is None
         or note.database != database
         or set(note.columns) != set(schema_of(table).names)
-        or has_late_rows(connection, table, TimeWindow(start, start + DAY), note.snapshot)
-    )
+        or has_late_rows(connection, table, day, note.snapshot)
+    ]
 
 
 def newest_notes(connection: sa.Connection, table: sa.Table) -> dict[datetime, sa.Row[Any]]:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from upbit_assets.archive import ArchiveError
 from upbit_assets.local_http import is_local
 from upbit_assets.settings import Settings, settings
 
@@ -21,10 +22,6 @@ PART = 8 * 2**20
 CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s"}
 RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(minutes=3)}
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-
-
-class ArchiveError(RuntimeError):
-    """What the archive is asked for can't be done; the message says why, and what to do."""
 
 
 class Store:

@@ -247,7 +247,7 @@ class TestLateRows:
                 )
                 for request in requests
             ]
-            assert asked == [("2026-01-29", 2), ("2026-01-30", 1), ("2026-02-06", 1)]
+            assert asked == [("2026-01-29", 2), ("2026-01-30...2026-02-05", 1), ("2026-02-06", 1)]
             ask(market_url, "DELETE FROM bronze.ticker_raw")
             archive_day(database, store, tables.bronze_market_raw, PAST)
             assert isinstance(tick(instance), SkipReason)

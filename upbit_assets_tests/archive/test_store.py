@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from upbit_assets.archive import ArchiveError
 from upbit_assets.archive import store as store_module
 from upbit_assets.archive.days import archive_day, path_of, read_back
-from upbit_assets.archive.store import ArchiveError, Store
+from upbit_assets.archive.store import Store
 from upbit_assets.local_http import session_for
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
@@ -31,11 +32,11 @@ ERROR = "<Error><Code>{}</Code><Message>of {}</Message><AWSAccessKeyId>{}</AWSAc
 class Faulty(BaseHTTPRequestHandler):
     """Passes requests on to a sound S3 server, but those that `fault` answers."""
 
-    upstream: str
-    fault: Callable[["Faulty"], bool]
+    upstream: ClassVar[str]
+    fault: ClassVar[Any]
 
     def handle_one(self) -> None:
-        if self.fault():
+        if type(self).fault(self):
             return
         length = int(self.headers.get("Content-Length") or 0)
         answer = session_for(self.upstream).request(
