@@ -84,7 +84,7 @@ def test_what_it_lacks_stays_and_is_named(market: str, folder: Path, monkeypatch
 
 def change(file: Path) -> None:
     """One value, and nothing of what the file says of itself."""
-    rows = pq.read_table(file)
+    rows = pq.ParquetFile(file).read()
     raw = rows.schema.get_field_index("raw_data")
     changed = rows.set_column(raw, rows.schema.field(raw), pa.array(["{}", *rows["raw_data"].to_pylist()[1:]]))
     pq.write_table(changed, file)
