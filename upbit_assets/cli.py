@@ -126,6 +126,41 @@ def metabase() -> None:
 
 
 @main.command()
+@click.option("--table", "tables", multiple=True, help="A bronze table, like ticker_raw; by default all of them.")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day, in Seoul.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day, included.")
+def restore_archive(tables: tuple[str, ...], first: datetime | None, last: datetime | None) -> None:
+    """Restore bronze from UPBIT_ARCHIVE_URL, row by row as it was; also into an empty database. Safe to repeat.
+
+    Rows that are there already stay. The database's schema must be up to date (upbit-assets migrate).
+    """
+    from upbit_assets.archive import ArchiveError
+    from upbit_assets.archive.days import TABLES, archived_days, restore_day
+    from upbit_assets.archive.store import Store
+    from upbit_assets.postgres.resource import Database, DatabaseError
+
+    if unknown := set(tables) - {table.name for table in TABLES}:
+        raise click.ClickException(
+            f"No such table: {', '.join(sorted(unknown))}. There are {', '.join(table.name for table in TABLES)}."
+        )
+    use_the_running_stack()
+    try:
+        store, database = Store(), Database()
+        for found in archived_days(store):
+            if isinstance(found, str):
+                click.echo(f"{found}: not an archive, ignored", err=True)
+                continue
+            table, day = found
+            start = day.start.replace(tzinfo=None)
+            if (tables and table.name not in tables) or (first and start < first) or (last and start > last):
+                continue
+            rows = restore_day(database, store, table, day)
+            click.echo(f"{table.fullname} {start:%Y-%m-%d}: {rows or 0:,} rows")
+    except (ArchiveError, DatabaseError) as error:
+        raise click.ClickException(f"{error} Days named above are restored; run it again for the others.") from None
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=False, resolve_path=True))
 @home_option(demo=False)
 def backup(folder: Path, home: Path) -> None:

@@ -1,6 +1,7 @@
 """A day of a bronze table in the archive: written, read back and compared, and brought back from it."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ seoul_days = Axis(
 )
 ROW_GROUP = 32 * 2**20  # bytes before compression
 FORMAT = b"upbit_assets.archive"  # marks our files
-FILE = "rows.parquet"
+FILE, ORIGIN = "rows.parquet", "origin.json"
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,11 @@ def claim_store(store: Store, connection: sa.Connection) -> None:
         ArchiveError: it holds the other kind.
     """
     simulated = bool(connection.scalar(sa.select(bronze_origin.c.simulated)))
-    marker = store.fetch("origin.json")
+    marker = store.fetch(ORIGIN)
     if marker is None:
         with tempfile.TemporaryFile() as file:
             file.write(json.dumps({"simulated": simulated}).encode())
-            store.put("origin.json", file)
+            store.put(ORIGIN, file)
         return
     with marker:
         held = bool(json.load(marker)["simulated"])
@@ -445,3 +446,26 @@ def add_missing(
             f"SELECT {names} FROM {quoted.format_table(staged)} ON CONFLICT DO NOTHING"
         )
     )
+
+
+def restore_lost(database: Database, table: sa.Table, moments: Iterable[datetime]) -> int:
+    """Restore the days of these moments that were dropped, or of which there are no rows; returns the rows of them."""
+    store, rows = Store(), 0
+    for start in sorted({seoul_days.at(moment).start for moment in moments}):
+        day = TimeWindow(start, start + DAY)
+        with database.connect() as connection:
+            lost = is_dropped(connection, table, day) or not seoul_days.with_rows(connection, table, [start])
+        if lost:
+            rows += restore_day(database, store, table, day) or 0
+    return rows
+
+
+def archived_days(store: Store) -> Iterator[tuple[sa.Table, TimeWindow] | str]:
+    """The days there are, table by table and the oldest first; the path of a file that is none."""
+    tables = {table.name: table for table in TABLES}
+    for path in store.paths():
+        found = re.fullmatch(rf"table=(\w+)/day=(\d{{4}}-\d\d-\d\d)/{FILE}", path)
+        if found and found[1] in tables and seoul_days.has(found[2]):
+            yield tables[found[1]], seoul_days.at(seoul_days.start_of(found[2]))
+        elif path != ORIGIN:
+            yield path

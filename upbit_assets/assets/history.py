@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, MaterializeResult, TimeWindow
 from psycopg.types.range import Range
 
+from upbit_assets import archive
 from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
 from upbit_assets.assets.pages import (
     EPOCH,
@@ -87,6 +88,8 @@ class PagedHistory:
             Failure: there is nothing to collect by, or the exchange didn't give all of it; what it gave stays.
         """
         progress, span = Progress(context), context.partition_time_window
+        past = [start for start in days.starts_in(span) if start + DAY <= datetime.now(UTC)]
+        archive.bring_back(context, database, [self.raw, self.page], past)
         with (
             database.connect() as locking,
             asset_writer(context, locking, self.raw) as out,

@@ -10,6 +10,7 @@ from typing import Protocol
 import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
 
+from upbit_assets import archive
 from upbit_assets.assets import named
 from upbit_assets.assets.pages import EPOCH, MILLISECOND, fields
 from upbit_assets.exchange import Exchange
@@ -57,6 +58,8 @@ def collect(
     """
     span, now = context.partition_time_window, datetime.now(UTC)
     empty = past_windows_without_rows(database, table, span, now)
+    if archive.bring_back(context, database, [table], empty):
+        empty = past_windows_without_rows(database, table, span, now)
     if empty:
         raise Failure(no_history(empty, span), allow_retries=False)
     if span.end <= now:
