@@ -39,7 +39,8 @@ from upbit_assets.archive.days import (
 )
 from upbit_assets.archive.store import Store
 from upbit_assets.assets import RETRY
-from upbit_assets.automation import range_run_request, unfinished
+from upbit_assets.automation.changed_windows import range_run_request
+from upbit_assets.automation.jobs import unfinished
 from upbit_assets.check_results import Result, Results, WindowCheck, checks_of, spans, window_check
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import DAY, SEOUL

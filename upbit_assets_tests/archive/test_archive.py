@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -285,3 +288,23 @@ class TestAtOnce:
         archived = read_back(store, TICKERS, PAST)
         assert archived is not None
         assert archived.held == found[0].held
+
+
+LOADED = """
+from upbit_assets.definitions import defs
+repository = defs.get_repository_def()
+print(*sorted(key.to_user_string() for key in repository.asset_graph.get_all_asset_keys() if "archive" in str(key)))
+print(*(schedule.name for schedule in repository.schedule_defs if "archive" in schedule.name))
+"""
+
+
+def test_dagster_knows_of_it_where_it_is_configured_alone(folder: Path):
+    def loaded(environment: dict[str, str]) -> list[str]:
+        run = subprocess.run(
+            [sys.executable, "-c", LOADED], env=environment, capture_output=True, text=True, check=True
+        )
+        return run.stdout.splitlines()
+
+    names = " ".join(sorted(asset_of(table) for table in TABLES))
+    assert loaded(dict(os.environ)) == [names, "archive_daily"]
+    assert loaded({name: value for name, value in os.environ.items() if name != "UPBIT_ARCHIVE_URL"}) == ["", ""]
