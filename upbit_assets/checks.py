@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -145,6 +146,76 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
     return ranks_are_complete
 
 
+# Of a market of a window: the last snapshot before it (else its first), its last one, and the trades between the two.
+# The counters begin anew with the exchange's day. Which trades of a snapshot's own millisecond it counts, nobody says.
+TRADES_AGAINST_COUNTERS = sa.text("""
+WITH snapshot AS (
+  SELECT each.start, ticker.market, ticker.ingested_at, ticker.traded_at, ticker.day_volume, ticker.day_turnover,
+         date_bin('1 day', ticker.traded_at, '2000-01-01 09:00+09') AS day
+  FROM generate_series(CAST(:start AS timestamptz), CAST(:end AS timestamptz) - interval '10 minutes',
+                       interval '10 minutes') AS each (start)
+  JOIN silver.ticker AS ticker
+    ON ticker.ingested_at >= each.start - interval '2 minutes'
+   AND ticker.ingested_at < each.start + interval '10 minutes'
+  WHERE ticker.ingested_at >= CAST(:start AS timestamptz) - interval '2 minutes' AND ticker.ingested_at < :end
+), former AS (
+  SELECT DISTINCT ON (start, market) * FROM snapshot
+  ORDER BY start, market, ingested_at < start DESC,
+           CASE WHEN ingested_at < start THEN ingested_at END DESC, ingested_at
+), latter AS (
+  SELECT DISTINCT ON (start, market) * FROM snapshot WHERE ingested_at >= start
+  ORDER BY start, market, ingested_at DESC
+), span AS (
+  SELECT start, market, former.traded_at AS after, latter.traded_at AS until,
+         greatest(former.traded_at, latter.day - interval '1 microsecond') AS since,
+         latter.day_volume - CASE WHEN former.day = latter.day THEN former.day_volume ELSE 0 END AS volume,
+         latter.day_turnover - CASE WHEN former.day = latter.day THEN former.day_turnover ELSE 0 END AS turnover,
+         :rounding * latter.day_volume AS volume_error, :rounding * latter.day_turnover AS turnover_error
+  FROM former JOIN latter USING (start, market)
+  WHERE former.ingested_at < latter.ingested_at
+)
+SELECT span.start, span.market,
+       abs(counted.volume - span.volume) <= volume_error AND abs(counted.turnover - span.turnover) <= turnover_error
+       OR ambiguous
+         AND span.volume BETWEEN least_volume - volume_error AND most_volume + volume_error
+         AND span.turnover BETWEEN least_turnover - turnover_error AND most_turnover + turnover_error AS whole
+FROM span
+CROSS JOIN LATERAL (
+  SELECT coalesce(sum(volume) FILTER (WHERE traded_at > since), 0) AS volume,
+         coalesce(sum(price * volume) FILTER (WHERE traded_at > since), 0) AS turnover,
+         coalesce(sum(volume) FILTER (WHERE traded_at > since AND traded_at < until), 0) AS least_volume,
+         coalesce(sum(price * volume) FILTER (WHERE traded_at > since AND traded_at < until), 0) AS least_turnover,
+         coalesce(sum(volume), 0) AS most_volume,
+         coalesce(sum(price * volume), 0) AS most_turnover,
+         count(*) FILTER (WHERE traded_at = after) > 1 OR count(*) FILTER (WHERE traded_at = until) > 1 AS ambiguous
+  FROM silver.trade_stream AS trade
+  WHERE trade.market = span.market AND trade.traded_at >= since AND trade.traded_at <= until
+) AS counted
+""")
+ROUNDING = Decimal("1e-15")  # the exchange's counters have some 16 digits
+
+
+@window_check(AssetCheckSeverity.WARN)
+def every_trade_is_there(connection: sa.Connection, span: TimeWindow) -> Results:
+    """The window's trades add up to what the exchange's day counters gained between two snapshots, volume and turnover.
+
+    From the last snapshot before the window to the last one in it, so that windows in a row leave nothing between them.
+    """
+    values = {"start": span.start, "end": span.end, "rounding": ROUNDING}
+    proved, missing = defaultdict[datetime, list[str]](list), defaultdict[datetime, list[str]](list)
+    for start, market, whole in connection.execute(TRADES_AGAINST_COUNTERS, values):
+        if whole is not None:  # as it is where the exchange gave no counters
+            (proved if whole else missing)[start].append(market)
+    return {
+        start: Result(
+            not missing[start],
+            {"markets whose trades add up": len(proved[start]), "trades are missing of": named(missing[start])},
+            None if proved[start] or missing[start] else "There are no two snapshots to hold the trades against.",
+        )
+        for start in windows.starts_in(span)
+    }
+
+
 def markets_of(table: sa.Table, span: TimeWindow, axis: Axis = windows) -> sa.Select[Any]:
     start = axis.floor(table.c[table.info["window"]]).label("window")
     return sa.select(start, table.c.market).where(in_window(table, span))
@@ -194,7 +265,7 @@ all_checks: list[AssetChecksDefinition] = [
         ),
         FRESHNESS,
     ),
-    checks_of("silver_trade_stream", windows, accounted_for(feeds.TRADE_STREAM.refinement)),
+    checks_of("silver_trade_stream", windows, accounted_for(feeds.TRADE_STREAM.refinement), every_trade_is_there),
     checks_of(
         "gold_trade_stats",
         windows,

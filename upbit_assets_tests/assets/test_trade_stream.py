@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any, NamedTuple
 
 import pytest
+from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +16,16 @@ from upbit_assets import stale
 from upbit_assets.assets.gold import gold_trade_stats
 from upbit_assets.assets.silver import silver_trade, silver_trade_stream
 from upbit_assets.automation import changed_windows
+from upbit_assets.check_results import Result
+from upbit_assets.checks import every_trade_is_there
 from upbit_assets.feeds import TRADE_STATS
 from upbit_assets.partitions import WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, ask, checks, compute, materialize, metadata_of, put
+from upbit_assets.sandbox.market import Market
+from upbit_assets.sandbox.model import SLOT_MS
+from upbit_assets.sandbox.tape import Event, Tape
+from upbit_assets_tests.pipeline import PAST, ask, checks, compute, materialize, metadata_of, put, put_silver
 
 MS = timedelta(milliseconds=1)
 LAYERS = (silver_trade_stream, gold_trade_stats)
@@ -249,7 +255,7 @@ def test_a_run_makes_all_three_layers_with_their_checks(database: Database, mark
     assert result.success
     assert metadata_of(result, "bronze_trade_stream_raw")["dagster/partition_row_count"] == 2
     found = checks(result)
-    assert set(found) == {"every_bronze_row_is_accounted_for", "ranks_are_complete"}
+    assert set(found) == {"every_bronze_row_is_accounted_for", "every_trade_is_there", "ranks_are_complete"}
     assert all(evaluation.passed for evaluation in found.values())
 
 
@@ -264,3 +270,64 @@ def test_a_window_is_computed_once_it_is_over_and_again_where_trades_came_late(d
         assert stale.stale(connection, TRADE_STATS, {PAST}) == []
         put_raw(database, Trade(key=5))
         assert [each.assets for each in stale.stale(connection, TRADE_STATS, {PAST})] == [wanted]
+
+
+class TestEveryTradeIsThere:
+    """Held against the offline exchange's own counters, whose trades come as they are."""
+
+    MARKET = Market(count=12, activity=30)
+
+    def fill(self, database: Database, first: datetime, end: datetime) -> list[Trade]:
+        """A snapshot a minute, and all trades between the first and the last."""
+        snapshots, trades, order = [], [], self.MARKET.order
+        for minute in range((end - first) // timedelta(minutes=1)):
+            at = first + minute * timedelta(minutes=1)
+            for listing in self.MARKET.markets(at):
+                row = self.MARKET.ticker(listing.market, at)
+                snapshots.append(
+                    {
+                        "market": listing.market,
+                        "ingested_at": at + 200 * MS,
+                        "trade_price": row["trade_price"],
+                        "traded_at": datetime.fromtimestamp(row["trade_timestamp"] // 1000, UTC)
+                        + row["trade_timestamp"] % 1000 * MS,
+                        "day_volume": row["acc_trade_volume"],
+                        "day_turnover": row["acc_trade_price"],
+                    }
+                )
+        put_silver(database, snapshots)
+        tape, (since, until) = Tape(self.MARKET), (int(at.timestamp() * 1000) for at in (first, end))
+        for slot in range(since // SLOT_MS, until // SLOT_MS):
+            for event in map(Event._make, tape.slot(slot).tolist()):
+                row = self.MARKET.trade_row(order[event.market], event.trade)
+                at = datetime.fromtimestamp(event.time // 1000, UTC) + event.time % 1000 * MS
+                price, volume = f"{row['trade_price']:f}", f"{row['trade_volume']:f}"
+                trades.append(Trade(row["market"], row["sequential_id"], at, price, volume, row["ask_bid"]))
+        return trades
+
+    def result(self, database: Database, start: datetime) -> Result:
+        with database.connect() as connection:
+            return every_trade_is_there.judge(connection, TimeWindow(start, start + WINDOW))[start]
+
+    @pytest.mark.parametrize("start", [PAST, days.at(PAST).start], ids=["in a day", "where a day begins"])
+    def test_it_is_proved_where_all_are_and_names_the_market_of_one_that_is_not(
+        self, database: Database, market_url: str, start: datetime
+    ):
+        trades = self.fill(database, start - 2 * timedelta(minutes=1), start + WINDOW)
+        put_all(database, trades)
+        compute(database, silver_trade_stream, start - WINDOW, start)
+        found = self.result(database, start)
+        assert found.passed, found.details
+        assert found.details["markets whose trades add up"] == len(self.MARKET.markets(start))
+        lost = next(
+            each for each in trades if each.market == "KRW-BTC" and start < each.at < start + timedelta(minutes=8)
+        )
+        ask(market_url, "DELETE FROM silver.trade_stream WHERE market = %s AND trade_id = %s", lost.market, lost.key)
+        found = self.result(database, start)
+        assert not found.passed
+        assert found.details["trades are missing of"] == "KRW-BTC"
+
+    def test_it_says_where_there_is_nothing_to_prove_it_by(self, database: Database):
+        found = self.result(database, PAST)
+        assert found.passed
+        assert found.note == "There are no two snapshots to hold the trades against."
