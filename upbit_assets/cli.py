@@ -161,6 +161,27 @@ def restore_archive(tables: tuple[str, ...], first: datetime | None, last: datet
 
 
 @main.command()
+@click.argument("table")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The first day, in Seoul.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The last day, included.")
+@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="The file; by default TABLE_FIRST_LAST.FORMAT, here.")
+def export(table: str, first: datetime, last: datetime, form: str, output: Path | None) -> None:
+    """Write the rows of some days of TABLE, like gold.market_stats, into one file; figures stay decimals."""
+    from upbit_assets.archive import export as exporting
+    from upbit_assets.postgres.resource import Database, DatabaseError
+
+    use_the_running_stack()
+    file = output or Path(f"{table}_{first:%Y-%m-%d}_{last:%Y-%m-%d}.{form}")
+    try:
+        span = exporting.span_of(first, last)
+        rows = exporting.export(Database(), exporting.table_of(table), span, file, form)
+    except (exporting.ExportError, DatabaseError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{rows:,} rows of {table} are in {file}")
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=False, resolve_path=True))
 @home_option(demo=False)
 def backup(folder: Path, home: Path) -> None:

@@ -55,7 +55,7 @@ seoul_days = Axis(
     origin=datetime(2000, 1, 1, tzinfo=SEOUL),
     stride=365 * DAY,
 )
-ROW_GROUP = 32 * 2**20  # bytes before compression
+ROW_GROUP = 16 * 2**20  # bytes before compression
 FORMAT = b"upbit_assets.archive"  # marks our files
 FILE, ORIGIN = "rows.parquet", "origin.json"
 

@@ -19,9 +19,9 @@ from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
 
 from upbit_assets.postgres_io.copy import copy_statement, cursor
 
-BLOCK = 8 * 2**20  # a row has to fit in one
+BLOCK = 2 * 2**20  # a row has to fit in one
 ARROW: dict[type[Any], pa.DataType] = {
-    sa.BigInteger: pa.int64(),
+    sa.Integer: pa.int64(),
     sa.Boolean: pa.bool_(),
     sa.DateTime: pa.timestamp("us", "UTC"),
     sa.String: pa.string(),
@@ -62,28 +62,40 @@ def read_table(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> I
         psycopg.Error: the server is gone.
     """
     connection.execute(SESSION)
-    window, key = table.c[table.info["window"]].name, [column.name for column in table.primary_key]
-    statement = sql.SQL(
+    order = names(["market", *(column.name for column in table.primary_key if column.name != "market")])
+    yield from batches_of(connection, in_days(table, columns_of(table), order, day, "CSV"), schema_of(table))
+
+
+def in_days(
+    table: sa.Table, columns: Iterable[sa.Column[Any]], order: sql.Composed, span: TimeWindow, form: str
+) -> sql.Composed:
+    """COPY of the rows of a span."""
+    return sql.SQL(
         "COPY (SELECT {columns} FROM {table} WHERE {window} >= {start} AND {window} < {end} ORDER BY {order}) "
-        "TO STDOUT (FORMAT CSV)"
+        "TO STDOUT (FORMAT {form})"
     ).format(
-        columns=names(column.name for column in columns_of(table)),
+        columns=names(column.name for column in columns),
         table=sql.Identifier(str(table.schema), table.name),
-        window=sql.Identifier(window),
-        start=sql.Literal(day.start),
-        end=sql.Literal(day.end),
-        order=names(["market", *(name for name in key if name != "market")]),
+        window=sql.Identifier(table.c[table.info["window"]].name),
+        start=sql.Literal(span.start),
+        end=sql.Literal(span.end),
+        order=order,
+        form=sql.SQL(form),
     )
+
+
+def batches_of(connection: sa.Connection, statement: sql.Composed, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """What COPY sends as CSV, as it comes."""
     with cursor(connection) as reading, reading.copy(statement) as copy:
         source = CopiedText(copy)
         if source.is_empty():
             return
         yield from pyarrow.csv.open_csv(
             io.BufferedReader(source, BLOCK),
-            pyarrow.csv.ReadOptions(column_names=schema_of(table).names, block_size=BLOCK, use_threads=True),
+            pyarrow.csv.ReadOptions(column_names=schema.names, block_size=BLOCK, use_threads=False),
             pyarrow.csv.ParseOptions(newlines_in_values=True),
             pyarrow.csv.ConvertOptions(
-                column_types=schema_of(table),
+                column_types=schema,
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,

@@ -27,7 +27,7 @@ from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.pipeline import ask, checks, materialize, metadata_of, put_bronze, rows, said, ticker
 
 TICKERS = tables.bronze_ticker_raw
-NOON = PAST.start + timedelta(hours=12)
+COLLECTED_AT = PAST.start + timedelta(hours=14)
 
 
 @pytest.fixture(scope="module")
@@ -58,32 +58,33 @@ class TestMaterializing:
     ):
         for minute in range(3):
             tickers = {name: ticker(name) for name in ("KRW-BTC", "KRW-ETH")}
-            put_bronze(Database(), NOON + timedelta(minutes=minute), tickers)
-        put_bronze(Database(), NOON, {"KRW-XRP": ticker("KRW-XRP", trade_price='"no number"')})
+            put_bronze(Database(), COLLECTED_AT + timedelta(minutes=minute), tickers)
+        put_bronze(Database(), COLLECTED_AT, {"KRW-XRP": ticker("KRW-XRP", trade_price='"no number"')})
         computed = (tables.silver_ticker, tables.silver_ticker_rejected, tables.gold_market_stats)
-        assert materialize("silver_ticker", "gold_market_stats", first=NOON).success
+        assert materialize("silver_ticker", "gold_market_stats", first=COLLECTED_AT).success
         before = texts(market, TICKERS), [rows(Database(), table) for table in computed]
+        assert [len(each) for each in before[1]] == [6, 1, 2]
         archive_day(Database(), store, TICKERS, PAST)
         assert drop(monkeypatch).success
         assert texts(market, TICKERS) == []
 
-        result = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=NOON)
+        result = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=COLLECTED_AT)
         assert result.success, said(result)
         assert metadata_of(result, "bronze_ticker_raw")["rows from the archive"] == 7
         assert (texts(market, TICKERS), [rows(Database(), table) for table in computed]) == before
 
-        again = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=NOON)
+        again = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=COLLECTED_AT)
         assert "rows from the archive" not in metadata_of(again, "bronze_ticker_raw")
 
     def test_a_window_that_nobody_collected_still_says_so(self, market: str, folder: Path):
-        assert "Nothing was collected in 2026-01-29-12:00" in said(materialize("bronze_ticker_raw", first=NOON))
+        assert "Nothing was collected in 2026-01-29-14:00" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
     def test_a_damaged_archive_is_named(self, market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        put_bronze(Database(), NOON, {"KRW-BTC": ticker("KRW-BTC")})
+        put_bronze(Database(), COLLECTED_AT, {"KRW-BTC": ticker("KRW-BTC")})
         archive_day(Database(), Store(), TICKERS, PAST)
         assert drop(monkeypatch).success
         (folder / path_of(TICKERS, PAST)).write_bytes(b"")
-        assert "is damaged, or no Parquet file" in said(materialize("bronze_ticker_raw", first=NOON))
+        assert "is damaged, or no Parquet file" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
     def test_a_dropped_day_of_candles_is_not_asked_for_again(
         self, market: str, folder: Path, exchange: Any, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ class TestMaterializing:
         assert result.success, said(result)
         computed = (tables.silver_candle, tables.silver_candle_coverage, tables.gold_market_daily)
         before = [rows(Database(), table) for table in computed]
+        assert all(before)
         for table in (tables.bronze_candle_raw, tables.bronze_candle_page):
             for back in (0, 1):
                 archive_day(Database(), Store(), table, seoul_days.at(day - back * DAY))
