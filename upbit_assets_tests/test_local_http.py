@@ -65,7 +65,7 @@ def test_the_offline_exchange_is_called_directly(exchange: Handle):
 def test_the_real_one_by_way_of_the_proxy():
     with (
         UpbitClient("http://api.upbit.example", attempts=1) as client,
-        pytest.raises(TransportError, match="the proxy that the environment names could not pass the call on"),
+        pytest.raises(TransportError, match="the proxy set in the environment failed"),
     ):
         client.markets()
 

@@ -20,7 +20,7 @@ class CitusError(RuntimeError):
 
 
 def distribute(url: str, say: Callable[[str], None]) -> None:
-    """Distribute every table that has a market by it, and put the others whole on every machine; safe to repeat.
+    """Distribute every table that has a market by it, but `live`, and put the others on every machine; safe to repeat.
 
     Each table is a transaction of its own, and is locked against writes while its rows move. The login must be the
     tables' owner.
@@ -34,6 +34,8 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('upbit_assets.migrate', 0))"))
         first = bronze_ticker_raw
         for table in (first, *(table for table in metadata.sorted_tables if table is not first)):
+            if table.schema == "live":  # of the last minutes, small, and stays on the coordinator
+                continue
             name = table.fullname
             if connection.scalar(sa.text(IS_DISTRIBUTED), {"table": name}):
                 say(f"{name}: already distributed")

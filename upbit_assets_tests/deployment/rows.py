@@ -23,6 +23,7 @@ SAMPLES: dict[str, list[Any]] = {
     "numeric": ["0.00000000000000000001", "99999999999999999999", "1.50"],
     "numeric[]": ["{1.50,2}", "{}", "{0.00000000000000000001}"],
     "text": ["", "한글", "'"],
+    "text[]": ["{KRW-BTC}", "{}", '{한글,"a b"}'],
     "character varying": ["KRW-BTC", "USDT-BIGTIME", ""],
     "timestamp with time zone": [LAST_YEAR, TODAY, NEXT_YEAR],
     "tstzrange": ["[2026-01-01,2026-01-02)", "empty", "(,)"],

@@ -140,7 +140,8 @@ def test_what_is_dated_later_than_now_is_dated_back_and_the_rest_stays(
     assert by_kind[InstigatorType.SENSOR].last_tick_start_timestamp <= time.time()  # type: ignore[union-attr,operator]
     assert by_kind[InstigatorType.SENSOR].cursor == "c"  # type: ignore[union-attr]
     assert instance.get_daemon_heartbeats() == {}
-    (known,) = instance.get_runs()
+    known = instance.get_run_by_id(run.run_id)
+    assert known
     assert datetime.fromisoformat(known.tags[SCHEDULED_EXECUTION_TIME_TAG]) <= datetime.now(UTC)
 
 

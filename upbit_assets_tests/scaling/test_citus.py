@@ -14,9 +14,9 @@ from upbit_assets.postgres.tables import metadata
 from upbit_assets_tests.conftest import copy_of_upbit
 
 STAND_IN = Path(__file__).with_name("citus.sql").read_text()
-BY_MARKET = {table.fullname for table in metadata.sorted_tables if "market" in table.c}
+BY_MARKET = {table.fullname for table in metadata.sorted_tables if "market" in table.c and table.schema != "live"}
 TRIGGERED = "FOR EACH STATEMENT EXECUTE FUNCTION tsvector_update_trigger()"
-WHOLE = {table.fullname for table in metadata.sorted_tables} - BY_MARKET
+WHOLE = {table.fullname for table in metadata.sorted_tables if table.schema != "live"} - BY_MARKET
 
 
 @pytest.fixture(scope="module")
