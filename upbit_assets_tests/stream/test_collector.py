@@ -90,7 +90,7 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
     with stream() as run:
         start = run.begin()
         new = http.post(exchange.url + "/_sandbox/listings", json={"quote": "KRW"}, timeout=5).json()["market"]
-        until(lambda: new in run.collector.listings.known, 10)
+        until(lambda: new in run.collector.listings.known)
         until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE market = %s LIMIT 1", new), 60)
         time.sleep(2.5)  # both connections have asked anew
         listed = run.begin()
@@ -98,7 +98,7 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
         require_whole(exchange, market_url, listed)
         assert start < listed
         http.delete(exchange.url + "/_sandbox/listings", json={"market": new}, timeout=5)
-        until(lambda: new not in run.collector.listings.listed, 10)
+        until(lambda: new not in run.collector.listings.listed)
         require_whole(exchange, market_url, listed)
 
 
