@@ -80,6 +80,7 @@ defs = dg.Definitions(jobs=[quick], schedules=[minutely], sensors=[often])
 @pytest.fixture
 def instance(deployed: EmbeddedPostgres) -> Iterator[DagsterInstance]:
     with an_instance(deployed) as instance:
+        instance.wipe_daemon_heartbeats()  # those of other tests may be no heartbeats
         yield instance
         instance.wipe()
         instance.schedule_storage.wipe()  # type: ignore[union-attr]
