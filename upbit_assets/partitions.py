@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,6 +12,9 @@ from dagster import DailyPartitionsDefinition, TimeWindow, TimeWindowPartitionsD
 from upbit_assets.settings import UPBIT_OPENED, WINDOW_FORMAT, settings
 
 SEOUL = ZoneInfo("Asia/Seoul")
+# the exchange counts milliseconds since
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
 MOST_NAMED = 5

@@ -10,10 +10,10 @@ from pydantic import Field
 from upbit_assets.assets import common_asset_args, selection, snapshots
 from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import PagedHistory
-from upbit_assets.assets.pages import MILLISECOND, candle_pages, trade_pages
+from upbit_assets.assets.pages import candle_pages, trade_pages
 from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import Axis, days, windows
+from upbit_assets.partitions import MILLISECOND, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, in_window, stored_in

@@ -23,8 +23,6 @@ from psycopg.types.range import Range
 from upbit_assets import archive
 from upbit_assets.assets.coverage import Gap, gaps, requested_market_days
 from upbit_assets.assets.pages import (
-    EPOCH,
-    MILLISECOND,
     KeyedRow,
     NoProgressError,
     Page,
@@ -36,7 +34,7 @@ from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import MarketSelection, NoRankingError
 from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.resource import Database

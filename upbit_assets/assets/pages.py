@@ -9,13 +9,11 @@ from decimal import Decimal
 
 from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, Gap
 from upbit_assets.assets.refine import LARGEST
-from upbit_assets.partitions import DAY, SEOUL, days
+from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, SEOUL, days
 from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import TOLERATED
 
 CANDLES_A_PAGE, TRADES_A_PAGE = 200, 500
-MILLISECOND = timedelta(milliseconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AGREED = 2  # so many answers must say that there is nothing
 MARKET_CODE = re.compile("[A-Z0-9]+-[A-Z0-9]+")
 # the exchange's clock from ours, at most: what the client tolerates, the call, and the second that `Date` is of

@@ -12,9 +12,9 @@ from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
 
 from upbit_assets import archive
 from upbit_assets.assets import named
-from upbit_assets.assets.pages import EPOCH, MILLISECOND, fields
+from upbit_assets.assets.pages import fields
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import SEOUL, WINDOW, windows
+from upbit_assets.partitions import EPOCH, MILLISECOND, SEOUL, WINDOW, windows
 from upbit_assets.postgres import origin, tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt

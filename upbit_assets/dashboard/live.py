@@ -83,9 +83,6 @@ class LiveState:
         """Whether the stream is still there: what it brought before is older than the minute's snapshot."""
         return time.time() * 1000 - self.read_at < CURRENT_SECONDS * 1000
 
-    def reset(self) -> None:
-        self.__init__()  # type: ignore[misc]
-
     def tickers_since(self, batch: int) -> str:
         """The event with everything that changed after `batch`, however many batches a slow page has missed."""
         if batch not in self.texts:
@@ -130,7 +127,7 @@ class Announcer:
                     self.set_listening(listening=True)
                     while True:
                         await self.hear(connection)
-            self.live.reset()
+            self.live = LiveState()
             self.set_listening(listening=False)
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - no secret, only to spread
             delay = min(2 * delay, LAST_RETRY)

@@ -1,15 +1,13 @@
 """What a frame of the exchange's WebSocket says, as far as collecting it needs that. Source: Upbit WebSocket, Trade."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
 
-from upbit_assets.partitions import WINDOW
+from upbit_assets.partitions import EPOCH, MILLISECOND, WINDOW
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND = timedelta(milliseconds=1)
 CLOCKS_DIFFER = timedelta(minutes=10)  # the exchange's from ours, at most; a trade of later than that names no time
 OLD_SNAPSHOT = WINDOW  # one of a trade from before that tells nothing new, and would touch a window long closed
 LONGEST_CODE = 30

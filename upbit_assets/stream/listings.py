@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from upbit_assets.assets import named
 from upbit_assets.assets.selection import NoRankingError, orderbooks
 from upbit_assets.partitions import days
 from upbit_assets.postgres.resource import Database, DatabaseError
@@ -38,7 +39,7 @@ class Listings:
             return False
         new, gone = listed - self.listed, self.listed - listed
         if self.listed and (new or gone):
-            log.info("Listed: %s; not any more: %s.", named(new), named(gone))
+            log.info("Listed: %s; not any more: %s.", named(new) or "none", named(gone) or "none")
         self.listed = listed
         self.known |= dict.fromkeys(sorted(new))
         return bool(new)
@@ -52,7 +53,3 @@ class Listings:
         books = sorted({market for _, market in chosen})
         changed, self.books = books != self.books, books
         return changed
-
-
-def named(codes: frozenset[str]) -> str:
-    return ", ".join(sorted(codes)[:10]) or "none"

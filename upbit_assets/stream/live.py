@@ -16,6 +16,7 @@ import msgspec
 import psycopg
 import sqlalchemy as sa
 
+from upbit_assets.partitions import EPOCH, MILLISECOND
 from upbit_assets.postgres.resource import engine_for
 from upbit_assets.postgres_io.copy import cursor
 
@@ -26,8 +27,6 @@ RETRY_SECONDS = 1.0
 TRADES_KEPT = timedelta(minutes=15)  # until candles over REST have come
 PRUNE_EVERY = 40  # batches
 MOST_TRADES = 5_000  # in one batch; more of them are only in bronze
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND = timedelta(milliseconds=1)
 
 
 class Ticker(msgspec.Struct):

@@ -12,7 +12,6 @@ from upbit_assets.postgres_io import REFUSALS, Records, copy_records, lock_key, 
 from upbit_assets.stream.frames import Trade
 
 LOCK = lock_key("the stream")
-WRITTEN = "trades_written"  # the channel on which each batch is told: how many rows it had
 COLUMNS = ("market", "raw_data", "ingested_at", "traded_at", "key", "connection")
 SESSION = sa.text("SET statement_timeout = '30s'")
 
@@ -40,7 +39,7 @@ class Store:
             origin.claim_origin(connection, source, simulated=simulated)
 
     def write(self, trades: Sequence[Trade]) -> None:
-        """Append the rows, and tell who listens; all of them or none."""
+        """Append the rows; all of them or none."""
         records = Records(COLUMNS, trades)
         try:
             self.copy(records)
@@ -52,7 +51,6 @@ class Store:
     def copy(self, records: Records) -> None:
         with self.session() as connection:
             copy_records(connection, tables.bronze_trade_stream_raw, records)
-            connection.execute(sa.select(sa.func.pg_notify(WRITTEN, str(len(records.rows)))))
 
     @contextmanager
     def session(self) -> Iterator[sa.Connection]:
