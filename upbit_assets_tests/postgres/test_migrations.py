@@ -478,3 +478,15 @@ def test_what_rested_on_an_empty_answer_alone_is_covered_no_longer_after_an_upgr
             assert covered == [True, False]
         recomputed = "SELECT computed_at > '2026-07-02' FROM silver.trade_build ORDER BY window_start"
         assert column(owner, recomputed) == [True, False]
+
+
+@pytest.mark.parametrize("role", ["upbit_pipeline", "upbit_reader"])
+def test_either_role_reads_every_table_and_view_of_figures(owner: psycopg.Connection[Any], role: str):
+    denied = column(
+        owner,
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'v') "
+        "AND relnamespace::regnamespace::text IN ('silver', 'gold', 'live') AND NOT relispartition "
+        "AND NOT has_table_privilege(%s, oid, 'SELECT')",
+        role,
+    )
+    assert denied == []

@@ -83,4 +83,4 @@ COMMENT ON VIEW live.turnover_top10 IS '실시간 거래대금 상위 10: the te
 GRANT USAGE ON SCHEMA live TO upbit_pipeline, upbit_reader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON live.ticker, live.orderbook, live.trade TO upbit_pipeline;
 GRANT USAGE ON SEQUENCE live.batch TO upbit_pipeline;
-GRANT SELECT ON ALL TABLES IN SCHEMA live TO upbit_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA live TO upbit_pipeline, upbit_reader;
