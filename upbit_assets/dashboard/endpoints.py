@@ -118,6 +118,7 @@ def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
     return {
         "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
         **(row or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
+        "received_at": connection.scalar(sa.text("SELECT received_at FROM bronze.newest_ticker")),
         "stale_after": int(STALE_AFTER.total_seconds()),
         "dagster": settings.UPBIT_DAGSTER_URL,
     }
@@ -270,6 +271,11 @@ ENDPOINTS = (
             field("Start of the newest window that has figures", "window_start", tables.Moment),
             field("When those figures were computed", "computed_at", tables.Moment),
             field("When the newest of its data was collected", "collected_at", tables.Moment),
+            field(
+                "When the newest raw ticker of the last day was received, whether or not its figures are computed",
+                "received_at",
+                tables.Moment,
+            ),
             field("Seconds after which the data is stale", "stale_after", sa.Integer),
             field("The URL of the Dagster UI", "dagster"),
         ),

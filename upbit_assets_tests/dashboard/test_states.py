@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
@@ -29,6 +29,10 @@ def tell(url: str) -> None:
 def nothing(board_url: str, board: str) -> None:
     empty(board_url)
     tell(board_url)
+
+
+def shade(page: Page, part: str) -> str:
+    return page.evaluate("(part) => getComputedStyle(document.querySelector(part)).filter", part)
 
 
 def filled(url: str, market: Market, at: datetime, missing: tuple[datetime, ...] = ()) -> None:
@@ -91,7 +95,7 @@ def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Vis
     address = f"http://127.0.0.1:3000/assets/gold_market_stats?view=partitions&partition={key}"
     expect(cell(missing)).to_have_attribute("href", address)
     expect(cell(short)).to_have_class("part rejected")
-    expect(cell(short)).to_have_accessible_name(re.compile("일부, 4회 수집, 2행 거부"))
+    expect(cell(short)).to_have_accessible_name(re.compile("일부, 4회 수집, 2건 거부"))
     expect(cell(start)).to_have_class("open")
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"수집 141\s*일부 1\s*없음 1\s*수집 중 1"))
 
@@ -123,7 +127,8 @@ def test_it_turns_plainly_stale_when_collection_stops(visitor: Visitor, board_ur
     expect(page.locator("body")).to_have_attribute("data-state", "stale")
     expect(page.locator("#notice")).to_contain_text("수집이 멈췄습니다. 보이는 값은 47분 전")
     expect(page.locator("#age")).to_have_text("47분 전")
-    assert "grayscale" in page.evaluate("getComputedStyle(document.querySelector('main')).filter")
+    assert shade(page, "#top10") == "grayscale(1)"
+    assert shade(page, "#coverage") == "none", "its colours tell what is missing"
     assert_accessible(page)
     now = datetime.now(UTC)
     build = {"window_start": windows.at(now).start, "gold_rows": 2}
@@ -137,6 +142,28 @@ def test_it_turns_plainly_stale_when_collection_stops(visitor: Visitor, board_ur
     tell(board_url)
     expect(page.locator("body")).to_have_attribute("data-state", "live")
     expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_late_figures_of_data_that_come_in_are_not_called_stopped(visitor: Visitor, board_url: str, market: Market):
+    filled(board_url, market, datetime.now(UTC) - timedelta(minutes=47))
+    page = ready(visitor.open())
+    expect(page.locator("body")).to_have_attribute("data-state", "stale")
+    raw: list[dict[str, Any]] = [{"market": "KRW-BTC", "raw_data": {}, "ingested_at": datetime.now(UTC)}]
+    put(board_url, {tables.bronze_ticker_raw: raw})
+    with psycopg.connect(board_url) as connection:
+        notify(connection, "bronze.ticker_raw", windows.at(datetime.now(UTC)).start)
+    expect(page.locator("body")).to_have_attribute("data-state", "behind")
+    expect(page.locator("#notice")).to_contain_text("수집은 계속되고 있으나")
+    assert shade(page, "#top10") == "none"
+
+
+def test_depths_beyond_the_levels_shown_are_one_row(visitor: Visitor, board_url: str, market: Market):
+    fill(board_url, market, datetime.now(UTC), ["KRW-BTC"])
+    ask(board_url, "UPDATE gold.orderbook_stats SET bid_reach = 0.0002, ask_reach = 0.002")
+    tell(board_url)
+    page = ready(visitor.open())
+    rows = page.locator("#depths tr")
+    expect(rows).to_have_text([re.compile(r"±0.1%\s*≥ [\d.,]+[억만]?\s*[\d.,]+[억만]?$"), re.compile("±0.5%.*≥.*≥")])
 
 
 def test_a_stopped_database_looks_deliberate_and_comes_back(

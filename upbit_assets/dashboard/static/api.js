@@ -4,7 +4,8 @@
 /**
  * @typedef {object} Status
  * @property {string | null} window_start
- * @property {string | null} collected_at
+ * @property {string | null} collected_at of the newest figures
+ * @property {string | null} received_at of the newest raw ticker
  * @property {number} stale_after seconds
  * @property {boolean | null} simulated
  * @property {string} dagster

@@ -46,6 +46,9 @@ const parts = {
     drawLists();
     drawMarket();
   },
+  async status() {
+    state.status = await get("/api/status"); // drawn by refresh
+  },
   async coverage() {
     state.coverage = (await get("/api/coverage")).rows;
     drawWindows();
@@ -72,6 +75,7 @@ const parts = {
 
 /** Parts of the page by the table they show. @type {Record<string, string[]>} */
 const PARTS_OF_TABLE = {
+  "bronze.ticker_raw": ["status"],
   "gold.market_stats": ["markets", "coverage", "candles"],
   "silver.ticker": ["coverage"],
   "gold.orderbook_stats": ["book"],

@@ -29,7 +29,7 @@ export function drawOrderbook() {
     book.imbalance === null ? "" : figure(book.imbalance, percent(book.imbalance, { places: 1 })),
   );
   byId("beam").style.setProperty("--share", String((1 + Number(book.imbalance ?? 0)) / 2));
-  byId("depths").replaceChildren(...DEPTHS.map(([name, within]) => depthRow(book, name, within)));
+  byId("depths").replaceChildren(...distinctDepths(book).map(([name, within]) => depthRow(book, name, within)));
   byId("depth-caption").textContent =
     `${state.market} ${translation().depth}: ` +
     `${translation().bids} ${brief(book.total_bid_size)}, ${translation().asks} ${brief(book.total_ask_size)}`;
@@ -52,14 +52,25 @@ function drawLevels(book) {
   byId("bids").replaceChildren(...bids.map(row("up")));
 }
 
+/** Whether a distance is beyond the levels that the exchange shows. @param {Book} book @param {"bid" | "ask"} side @param {string} within */
+function isBeyond(book, side, within) {
+  const reach = book[`${side}_reach`];
+  return reach !== null && direction(sum([within, `-${reach}`])) > 0;
+}
+
+/** Beyond both sides' levels the depth is the whole book's, which one row says. @param {Book} book */
+function distinctDepths(book) {
+  const whole = DEPTHS.findIndex(([, within]) => isBeyond(book, "bid", within) && isBeyond(book, "ask", within));
+  return whole < 0 ? DEPTHS : DEPTHS.slice(0, whole + 1);
+}
+
 /** @param {Book} book @param {"01" | "05" | "1"} name @param {string} within */
 function depthRow(book, name, within) {
   const depth = (/** @type {"bid" | "ask"} */ side) => {
-    const [text, reach] = [book[`${side}_depth_${name}`], book[`${side}_reach`]];
+    const text = book[`${side}_depth_${name}`];
     if (text === null) return figure(null);
-    const beyond = reach !== null && direction(sum([within, `-${reach}`])) > 0; // beyond the levels shown
     const money = book.quote_currency === "KRW" ? amount(text, language.get()) : brief(text);
-    return figure(text, `${beyond ? "≥ " : ""}${money}`);
+    return figure(text, `${isBeyond(book, side, within) ? "≥ " : ""}${money}`);
   };
   return element(
     "tr",

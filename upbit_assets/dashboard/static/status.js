@@ -1,4 +1,4 @@
-// The page's status: live, stale, down, lost, empty or loading.
+// The page's status: live, behind (collected, but computed late), stale, down, lost, empty or loading.
 
 import { serverNow } from "./api.js";
 import { isLive, liveAge } from "./live.js";
@@ -27,8 +27,8 @@ export function drawStatus() {
   byId("empty").hidden = !bare;
   if (bare) {
     byId("empty-title").textContent = now === "empty" ? translation().emptyTitle : translation().downTitle;
-    byId("empty-text").textContent =
-      now === "empty" ? translation().emptyText : failure?.message || translation().downText;
+    const waiting = isReceiving() ? translation().computingText : translation().emptyText;
+    byId("empty-text").textContent = now === "empty" ? waiting : failure?.message || translation().downText;
   }
   const badge = byId("simulated");
   badge.hidden = !status?.simulated;
@@ -51,15 +51,28 @@ function statusName(seconds) {
   if (!state.database || failure) return "down";
   if (!status) return "loading";
   if (!status.collected_at) return "empty";
-  return seconds > status.stale_after ? "stale" : "live";
+  if (seconds <= status.stale_after) return "live";
+  return isReceiving() || isLive() ? "behind" : "stale";
+}
+
+/** Whether raw rows come in, whatever becomes of them. */
+function isReceiving() {
+  const { received_at: at, stale_after: limit } = state.status ?? {};
+  return Boolean(at && limit) && serverNow() - Date.parse(at ?? "") <= (limit ?? 0) * 1000;
 }
 
 /** @param {string} now @param {string} age @param {string} at @param {boolean} bare */
 function drawNotice(now, age, at, bare) {
   const { failure } = state;
   const problem = failure && failure.status !== 503 && failure.status ? failure.message : translation().down;
+  const { behind, lost, snapshotsStale, stale } = translation();
   /** @type {Record<string, string>} */
-  const notices = { lost: translation().lost, down: problem, stale: translation().stale(age, at) };
+  const notices = {
+    lost,
+    down: problem,
+    behind: (isReceiving() ? behind : snapshotsStale)(age, at),
+    stale: stale(age, at),
+  };
   const notice = (notices[now] ?? "") + (at && (now === "lost" || now === "down") ? translation().kept(at) : "");
   const place = byId("notice");
   if (place.textContent !== notice) place.textContent = notice;
