@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -17,6 +16,7 @@ import sqlalchemy as sa
 from dagster import AssetsDefinition, PartitionKeyRange, TimeWindow, build_output_context
 from psycopg import sql
 
+from upbit_assets import dagster_internals
 from upbit_assets.definitions import MarketDataIOManager
 from upbit_assets.partitions import SEOUL, WINDOW, Axis, windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -170,9 +170,8 @@ def span(first: datetime, snapshots: int) -> TimeWindow:
 
 def output_of(asset: AssetsDefinition, window: TimeWindow, *sources: sa.Table) -> Load:
     """What the asset returns for the windows of its sources."""
-    function: Any = asset.op.compute_fn
-    context = [SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []
-    return function.decorated_fn(*context, *(sa.select(source).where(in_window(source, window)) for source in sources))
+    selects = (sa.select(source).where(in_window(source, window)) for source in sources)
+    return dagster_internals.output_of(asset, window, **dict(zip(asset.keys_by_input_name, selects, strict=True)))
 
 
 def psql(stage: Stage, market_data: MarketData, file: Path) -> None:

@@ -161,6 +161,31 @@ def restore_archive(tables: tuple[str, ...], first: datetime | None, last: datet
 
 
 @main.command()
+@click.option("--partition", "partitions", required=True, help="A window, a day, or a range of them: FIRST...LAST.")
+@click.option("--select", "assets", help="Assets of silver and gold, separated by commas; by default all of them.")
+@click.option("--check", "must_agree", is_flag=True, help="Exit with 1 where anything differs.")
+def diff(partitions: str, assets: str | None, must_agree: bool) -> None:
+    """Show what would change if silver and gold were computed again from bronze. Nothing is written.
+
+    For instance --partition 2026-01-29-14:00...2026-01-29-14:50 of tickers and order books, or --partition 2026-01-29
+    of a day's candles and trades.
+    """
+    from upbit_assets import diff as differing
+    from upbit_assets.postgres.resource import Database, DatabaseError
+
+    use_the_running_stack()
+    try:
+        found = differing.diff(Database(), partitions, assets.split(",") if assets else ())
+    except (differing.DiffError, DatabaseError) as error:
+        raise click.ClickException(str(error)) from None
+    for table in found.tables("simple").values():
+        click.echo(f"{table}\n")
+    click.echo(differing.summary(found))
+    if must_agree and found.differing:
+        raise SystemExit(1)
+
+
+@main.command()
 @click.argument("table")
 @click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The first day, in Seoul.")
 @click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The last day, included.")

@@ -6,10 +6,11 @@ health.py alone reads Dagster's heartbeats by itself, as it must not take the se
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import DagsterInstance, OutputContext
+from dagster import AssetsDefinition, DagsterInstance, OutputContext, TimeWindow
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
@@ -31,6 +32,7 @@ __all__ = [
     "dagster_tables",
     "instance_of",
     "materialize_only",
+    "output_of",
     "prune",
     "share",
 ]
@@ -44,6 +46,13 @@ def instance_of(part: MayHaveInstanceWeakref[DagsterInstance]) -> DagsterInstanc
 def materialize_only(context: OutputContext, partitions: Iterable[str]) -> None:
     """Have an output materialize these of its partitions; Dagster takes all of a run's range to be there after it."""
     context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(list(partitions))
+
+
+def output_of(asset: AssetsDefinition, window: TimeWindow, **inputs: Any) -> Any:
+    """What an asset's function returns for a span of windows; a context that Dagster builds knows of one alone."""
+    function: Any = asset.op.compute_fn
+    context = [SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []
+    return function.decorated_fn(*context, **inputs)
 
 
 # How storages ask what tables and columns their database has, which they do before most statements.

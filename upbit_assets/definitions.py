@@ -4,7 +4,7 @@ import gc
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import archive, checks, day_checks, retention
+from upbit_assets import archive, checks, day_checks, diff, retention
 from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.automation import changed_windows, jobs, missing_days, schedules
 from upbit_assets.collected import CollectedIOManager
@@ -33,6 +33,7 @@ defs = Definitions(
         jobs.collect_days,
         jobs.refresh_days,
         jobs.make_table_partitions,
+        diff.diff_job,
         retention.drop_old_data,
     ],
     schedules=[

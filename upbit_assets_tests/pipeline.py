@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import dagster
@@ -25,6 +24,7 @@ from dagster import (
 
 from upbit_assets import checks as ticker_checks
 from upbit_assets import day_checks
+from upbit_assets.dagster_internals import output_of
 from upbit_assets.definitions import MarketDataIOManager, defs
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
@@ -76,12 +76,9 @@ def compute(database: Database, asset: AssetsDefinition, first: datetime, last: 
     partitions = asset.partitions_def
     axis = next(axis for axis in (windows, days) if axis.partitions is partitions)
     window = TimeWindow(axis.at(first).start, axis.at(last or first).end)
-    sources = [tables.metadata.tables[key.path[-1].replace("_", ".", 1)] for key in asset.dependency_keys]
-    function: Any = asset.op.compute_fn
-    load = function.decorated_fn(
-        *([SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []),
-        **{table.fullname.replace(".", "_"): sa.select(table).where(in_window(table, window)) for table in sources},
-    )
+    sources = {name: tables.metadata.tables[name.replace("_", ".", 1)] for name in asset.keys_by_input_name}
+    inputs = {name: sa.select(table).where(in_window(table, window)) for name, table in sources.items()}
+    load = output_of(asset, window, **inputs)
     context = dagster.build_output_context(
         asset_key=asset.key,
         definition_metadata=asset.metadata_by_key[asset.key],

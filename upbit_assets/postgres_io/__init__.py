@@ -5,26 +5,31 @@ can be copied into another one, which is why it imports its own parts relatively
 """
 
 from .copy import REFUSALS, Records, copy_records, storable
+from .diff import Difference, WindowDiff, compare
 from .io_manager import PostgresIOManager, asset_writer, no_retry_on_interrupt, stored_in, time_window
 from .locks import lock_key, locked
-from .writer import WRITE_CHANNEL, Load, Metadata, Rows, Write, Writer, in_window, insert, stage, writer
+from .writer import WRITE_CHANNEL, Load, Metadata, Rows, Write, Writer, in_window, insert, moment_of, stage, writer
 
 __all__ = [
     "REFUSALS",
     "WRITE_CHANNEL",
+    "Difference",
     "Load",
     "Metadata",
     "PostgresIOManager",
     "Records",
     "Rows",
+    "WindowDiff",
     "Write",
     "Writer",
     "asset_writer",
+    "compare",
     "copy_records",
     "in_window",
     "insert",
     "lock_key",
     "locked",
+    "moment_of",
     "no_retry_on_interrupt",
     "stage",
     "storable",

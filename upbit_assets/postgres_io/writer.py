@@ -120,20 +120,25 @@ class Writer:
         return described
 
     def transaction(self, load: Load, write: Write, tell: str | None) -> tuple[dict[sa.Table, int], Metadata]:
-        counts, connection, window, replaced = {}, self.connection, self.window, write == "replace"
-        with connection.begin():
-            if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
-                connection.execute(PLANNER)
-            for staged, select in load.staged.items():
-                connection.execute(CreateStage(staged, select))
-            for target, rows in load.tables.items():
-                if replaced:
-                    connection.execute(sa.delete(target).where(in_window(target, window)))
-                counts[target] = insert(connection, target, rows, window, emptied=replaced)
-            described = load.describe(connection, window) if window else {}
+        with self.connection.begin():
+            counts = self.fill(load, write)
+            described = load.describe(self.connection, self.window) if self.window else {}
             if tell:
-                connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, tell)))
+                self.connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, tell)))
         return counts, described
+
+    def fill(self, load: Load, write: Write) -> dict[sa.Table, int]:
+        """The same in the connection's transaction, which is left open; returns how many rows each table got."""
+        counts, connection, window, replaced = {}, self.connection, self.window, write == "replace"
+        if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
+            connection.execute(PLANNER)
+        for staged, select in load.staged.items():
+            connection.execute(CreateStage(staged, select))
+        for target, rows in load.tables.items():
+            if replaced:
+                connection.execute(sa.delete(target).where(in_window(target, window)))
+            counts[target] = insert(connection, target, rows, window, emptied=replaced)
+        return counts
 
     def metadata(self) -> Metadata:
         """For the materialization: what was written; of a single window, Dagster knows the number of rows as well."""
