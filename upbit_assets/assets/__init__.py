@@ -1,4 +1,4 @@
-"""What the data mean: one module a layer, one function an asset."""
+"""The assets: one module per layer, one function per asset."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,12 +8,12 @@ from dagster import AssetKey, BackfillPolicy, Backoff, RetryPolicy, TableColumnD
 from upbit_assets.partitions import Axis
 
 MOST_NAMED = 10
-# for a database that restarts; each try is a whole transaction, so trying again is safe
+# survives a restart of the database; each attempt is one transaction, so retrying is safe
 RETRY = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
 
 
 def common_asset_args(axis: Axis, source: str, kinds: set[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What every asset here shares."""
+    """The arguments that all assets share."""
     return {
         "owners": ["team:upbit_assets"],
         "io_manager_key": "postgres",
@@ -27,7 +27,7 @@ def common_asset_args(axis: Axis, source: str, kinds: set[str], metadata: Mappin
 
 
 def lineage(upstream: str, columns: Mapping[str, str]) -> TableColumnLineage:
-    """Each column's origin, which the UI draws: column → columns of the upstream asset, separated by spaces."""
+    """Column lineage for the UI: column → columns of the upstream asset, separated by spaces."""
     source = AssetKey(upstream)
     return TableColumnLineage(
         {column: [TableColumnDep(source, name) for name in names.split()] for column, names in columns.items()}
@@ -35,7 +35,7 @@ def lineage(upstream: str, columns: Mapping[str, str]) -> TableColumnLineage:
 
 
 def named(markets: Iterable[str]) -> str:
-    """The markets in words, the first few of many; shown in metadata and logs."""
+    """The markets as text for metadata and logs; only the first few if there are many."""
     first = sorted(markets)
     more = len(first) - MOST_NAMED
     return ", ".join(first[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Bronze: what the exchange said, to the letter."""
+"""Bronze: the exchange's responses, exactly as received."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from upbit_assets.upbit import UpbitClient, UpbitError
 
 
 def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
-    """What the bronze assets share."""
+    """The arguments that bronze assets share."""
     return common_asset_args(axis, source, {"upbit", "bronze"}, stored_in(table, write="append"))
 
 
@@ -30,11 +30,11 @@ def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
 def bronze_ticker_raw(context: AssetExecutionContext, exchange: Exchange, database: Database) -> Load | None:
     """One row per market and snapshot: the ticker as the exchange sent it, never changed.
 
-    Materializing the window now open collects one more snapshot into it, and once a window the market list into
-    `bronze.market_raw`. A past window keeps the rows it has; tickers have no history, so one that has none fails.
+    Materializing the current window appends a snapshot and, once per window, the market list in `bronze.market_raw`.
+    A past window keeps its rows; if it has none it fails, because tickers have no history.
     """
 
-    def once_a_window(client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
+    def once_per_window(client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
         with database.connect() as connection:
             listed = windows.with_rows(connection, tables.bronze_market_raw, [window.start])
         return {} if listed else market_list(context, client, window)
@@ -42,13 +42,13 @@ def bronze_ticker_raw(context: AssetExecutionContext, exchange: Exchange, databa
     def prepare(connection: sa.Connection) -> snapshots.Tickers:
         return snapshots.Tickers(UpbitClient.tickers, snapshots.active_markets(connection))
 
-    return snapshots.collect(context, exchange, database, tables.bronze_ticker_raw, prepare, beside=once_a_window)
+    return snapshots.collect(context, exchange, database, tables.bronze_ticker_raw, prepare, extra=once_per_window)
 
 
 def market_list(context: AssetExecutionContext, client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
     try:
         markets = client.markets()
-    except UpbitError as error:  # the tickers at hand are worth more; the check on the list tells that it is missing
+    except UpbitError as error:  # don't lose the tickers over it; a check reports the missing list
         context.log.warning(f"The market list was not collected: {error}")
         return {}
     return {tables.bronze_market_raw: snapshots.as_records(markets)} if markets.received_at < window.end else {}
@@ -58,8 +58,8 @@ def market_list(context: AssetExecutionContext, client: UpbitClient, window: Tim
 def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, database: Database) -> Load | None:
     """One row per market and snapshot: the order book (호가) as the exchange sent it, 30 levels a side, never changed.
 
-    Of the markets that UPBIT_ORDERBOOK_MARKETS says (unset: the 30 largest turnovers). Like tickers, books have no
-    history: the window now open gets one more snapshot, a past one keeps what it has.
+    For the markets in UPBIT_ORDERBOOK_MARKETS (unset: the 30 largest turnovers). Like tickers, books have no history:
+    the current window gets one more snapshot, a past window keeps its rows.
     """
 
     def prepare(connection: sa.Connection) -> snapshots.Orderbooks:
@@ -96,12 +96,12 @@ TRADES = PagedHistory(
 
 
 class CollectConfig(Config):
-    """How a run of candles or trades is configured."""
+    """Run configuration for candles and trades."""
 
     full_refresh: bool = Field(
         default=False,
-        description="Ask for the whole days once more, whatever of them is there. What the exchange says otherwise "
-        "than before is added, and is what counts then.",
+        description="Request the whole days again, even what was already collected. Rows that differ from the stored "
+        "ones are appended and take precedence.",
     )
 
 
@@ -109,11 +109,11 @@ class CollectConfig(Config):
 def bronze_candle_raw(
     context: AssetExecutionContext, config: CollectConfig, exchange: Exchange, database: Database
 ) -> MaterializeResult:
-    """One row per market and minute in which something was traded: the candle (분봉) as the exchange sent it.
+    """One row per market and minute with trades: the candle (분봉) as the exchange sent it.
 
-    By the exchange's day, which begins at 09:00 KST, of the markets that UPBIT_CANDLE_MARKETS says (unset: the 10
-    largest turnovers of the day). Any past day can be materialized; what it has is not asked for again. A candle still
-    forming is not stored. `bronze.candle_page` notes what was asked for.
+    By the exchange's day, which begins at 09:00 KST, for the markets in UPBIT_CANDLE_MARKETS (unset: the 10 largest
+    turnovers of the day). Any past day can be materialized; only missing intervals are requested. An unfinished candle
+    is not stored. `bronze.candle_page` records the requested intervals.
     """
     return CANDLES.collect(context, exchange, database, full_refresh=config.full_refresh)
 
@@ -124,24 +124,24 @@ def bronze_trade_raw(
 ) -> MaterializeResult:
     """One row per trade (체결) as the exchange sent it, by the exchange's day, which begins at 09:00 KST.
 
-    Of the markets that UPBIT_TRADE_MARKETS says (unset: the 10 largest turnovers of the day). The exchange tells the
-    last seven days; today gets what is new. `bronze.trade_page` notes what was asked for.
+    For the markets in UPBIT_TRADE_MARKETS (unset: the 10 largest turnovers of the day). The exchange serves the last
+    seven days; for today, new trades are appended. `bronze.trade_page` records the requested intervals.
     """
     return TRADES.collect(context, exchange, database, full_refresh=config.full_refresh)
 
 
 @asset(**bronze(windows, "trade_stream", tables.bronze_trade_stream_raw))
 def bronze_trade_stream_raw(context: AssetExecutionContext, database: Database) -> Load | None:
-    """One row per trade of any market as the exchange's WebSocket told it, by the window in which it was made.
+    """One row per trade of any market as the exchange's WebSocket sent it, by the window in which it was made.
 
-    The process `upbit-assets stream` collects it; materializing a window tells how many rows there are.
+    The process `upbit-assets stream` collects it; materializing a window reports its row count.
     """
     table = tables.bronze_trade_stream_raw
     with database.connect() as connection:
         there = sa.select(sa.func.count()).where(in_window(table, context.partition_time_window))
         if not (rows := connection.scalar(there)):
             raise Failure(
-                "The stream collected nothing there. Without it running, `upbit-assets stream`, nothing comes in.",
+                "The stream collected no trades in this window. Is `upbit-assets stream` running?",
                 allow_retries=False,
             )
     context.add_output_metadata({"dagster/partition_row_count": rows})

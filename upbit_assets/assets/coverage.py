@@ -1,4 +1,4 @@
-"""What was asked of the exchange, and so what a missing row means: nobody traded, or nothing sound was collected."""
+"""Coverage: which intervals were collected, so whether a missing row means no trade or missing data."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from upbit_assets.postgres.tables import Moment, written_after
 from upbit_assets.postgres_io import in_window
 
 MINUTE = timedelta(minutes=1)
-REPORTING_DELAY = timedelta(minutes=10)  # so long after a moment the exchange may still come to tell more of it
+REPORTING_DELAY = timedelta(minutes=10)  # how long the exchange may still add rows of a past moment
 
 
 @dataclass(frozen=True)
 class Gap:
     """A part of a market's day that was not collected: `[start, end)`.
 
-    Empty, at the day's end: all of it was, which is yet to be held against what the exchange says of the whole day.
+    An empty gap at the day's end means that all of the day was collected, but not verified yet.
     """
 
     day: datetime
@@ -37,8 +37,8 @@ FROM (SELECT day, market, min(nth) AS nth
       FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
       GROUP BY day, market) AS wanted
 CROSS JOIN LATERAL (
-  SELECT coalesce(range_agg(covered) FILTER (WHERE standing), '{{}}') AS covered,
-         bool_or(proved) FILTER (WHERE standing) AS proved,
+  SELECT coalesce(range_agg(covered) FILTER (WHERE valid), '{{}}') AS covered,
+         bool_or(proved) FILTER (WHERE valid) AS proved,
          (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS unavailable
   FROM ({pages}) AS page WHERE NOT :full_refresh AND day = wanted.day AND market = wanted.market
 ) AS pages
@@ -66,13 +66,14 @@ def gaps(
     full_refresh: bool = False,
     raw: sa.Table | None = None,
 ) -> list[Gap]:
-    """What is not collected of the wanted (day, market)s until a moment, newest day first.
+    """The missing intervals of the wanted (day, market)s before `until`, newest day first.
 
-    `include_unavailable`: those too that the exchange last said it doesn't have.
-    `full_refresh`: also those already collected. `raw`: the table that must still hold the rows; what was dropped from
-    it counts as not collected.
+    Args:
+        include_unavailable: also those that the exchange last reported as unavailable.
+        full_refresh: also those already collected.
+        raw: count intervals whose rows were dropped from this table as missing.
     """
-    pages = sa.select(page, standing(page).label("standing"))
+    pages = sa.select(page, not_disproved(page).label("valid"))
     found = connection.execute(
         sa.text(GAPS.format(pages=in_sql(pages if raw is None else pages.where(not_dropped(page, raw))))),
         {
@@ -91,23 +92,23 @@ def gaps(
 def requested_market_days(
     connection: sa.Connection, page: sa.Table, starts: Iterable[datetime]
 ) -> list[tuple[datetime, str]]:
-    """The (day, market)s of these days of which something was asked for."""
+    """The (day, market)s of these days that have pages."""
     pages = sa.select(page.c.day, page.c.market).where(page.c.day == sa.any_(sa.cast(list(starts), sa.ARRAY(Moment))))
     return list(connection.execute(pages.distinct().order_by(page.c.day.desc(), page.c.market)).tuples())
 
 
 def days_written_since(connection: sa.Connection, page: sa.Table, snapshot: str) -> set[datetime]:
-    """The days of which something was asked for since `snapshot`."""
+    """The days that got pages since `snapshot`."""
     return set(connection.scalars(sa.select(page.c.day).where(written_after(page, snapshot)).distinct()))
 
 
 def not_dropped(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether the rows that a page tells of were not dropped since."""
+    """SQL: whether a page's rows were not dropped since."""
     return ~tables.dropped(raw, page.c.day, known=page.c.ingested_at)
 
 
-def standing(page: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether what a page says it covers was not disproved since, when its day was held against the exchange's own."""
+def not_disproved(page: sa.Table) -> sa.ColumnElement[bool]:
+    """SQL: whether no later verification of the page's day failed."""
     later = page.alias("later")
     same = (later.c.day == page.c.day, later.c.market == page.c.market)
     return ~sa.exists().where(*same, later.c.id > page.c.id, ~later.c.proved)
@@ -118,13 +119,13 @@ def in_sql(rows: sa.Select[Any]) -> str:
 
 
 def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
-    """Each market's day with the parts of it that were collected, as a multirange, and whether that was proved."""
+    """Each market's day with its collected intervals, as a multirange, and whether it was proved."""
     return (
         sa.select(
             page.c.day,
             page.c.market,
-            sa.func.range_agg(page.c.covered).filter(standing(page)).label("covered"),
-            sa.func.bool_or(page.c.proved).filter(standing(page)).label("proved"),
+            sa.func.range_agg(page.c.covered).filter(not_disproved(page)).label("covered"),
+            sa.func.bool_or(page.c.proved).filter(not_disproved(page)).label("proved"),
             sa.func.max(page.c.problem).label("problem"),
             sa.func.count().label("pages"),
         )
@@ -135,7 +136,7 @@ def covered(page: sa.Table, raw: sa.Table, window: TimeWindow) -> sa.Subquery:
 
 
 def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[Any]:
-    """How many minutes of each market's day traded, were silent, or are missing: not collected, or rejected."""
+    """The numbers of traded, silent and missing (not collected, or rejected) minutes of each market's day."""
     page, minutes = covered(tables.bronze_candle_page, tables.bronze_candle_raw, window), minute_counts(validated)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
@@ -162,10 +163,9 @@ def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[
 
 
 def minute_counts(validated: sa.TableClause) -> sa.Subquery:
-    """The minutes of each market's day that have a candle, and those whose candles were all rejected: somebody traded,
-    and nothing sound is known.
+    """The number of minutes of each market's day that have an accepted candle, and of those with only rejected ones.
 
-    A candle whose time is what is wrong with it may be of any minute, and so is one of its own.
+    A candle with an invalid time may be of any minute, so it counts as a minute of its own.
     """
     row, itself = validated.c, sa.cast(validated.c.id, sa.Text)
     minute = sa.case((row.reason.startswith("candle_date_time"), itself), else_=sa.func.coalesce(row.started, itself))

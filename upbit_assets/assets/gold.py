@@ -1,7 +1,7 @@
-"""Gold: the figures of windows and days, each table computed inside the database by its file in `sql`.
+"""Gold: figures per window or day, each table computed inside the database by its file in `sql`.
 
-The files name the silver that they read. It is an input of each asset all the same: the IO manager refuses the windows
-of an input whose rows were dropped.
+The files name the silver tables that they read. These are inputs of the assets nevertheless, because the IO manager
+rejects windows of an input whose rows were dropped.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,14 +24,14 @@ SQL = Path(__file__).parent / "sql"
 
 
 def gold(axis: Axis, source: str, table: sa.Table, upstream: str, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What the gold assets share. `columns`: each one's origin in the upstream asset."""
+    """The arguments that gold assets share. `columns`: each one's origin in the upstream asset."""
     return common_asset_args(
         axis, source, {"sql", "gold"}, stored_in(table, write="replace", lineage=lineage(upstream, columns))
     )
 
 
 def figures(table: sa.Table, window: TimeWindow) -> sa.Select[Any]:
-    """The rows of a table for the windows of a span, as its SQL file says: `:start` and `:end` are the span's."""
+    """The rows that a table's SQL file computes for a span, bound to its `:start` and `:end`."""
     text = (SQL / f"{table.name}.sql").read_text(encoding="utf-8").rstrip().removesuffix(";")
     computed = [column for column in table.columns if column.identity is None and column.server_default is None]
     rows = sa.text(text).bindparams(start=window.start, end=window.end)
@@ -68,9 +68,9 @@ def computed(context: AssetExecutionContext, *of: sa.Table, describe: Describe =
 def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> Load:
     """One row per market and window: its last snapshot's figures, ranked by turnover (거래대금) and by volatility.
 
-    Turnover is compared in KRW; BTC- and USDT-markets are converted at KRW-BTC and KRW-USDT of the same snapshot.
-    Where that snapshot lacks the rate, the window's newest is taken, and
-    `rank_note` says so; with none, the market ranks last.
+    Turnover is compared in KRW; BTC- and USDT-markets are converted at KRW-BTC and KRW-USDT of the same snapshot. If
+    that snapshot lacks the rate, the window's newest is used and `rank_note` says so; without any, the market ranks
+    last.
     """
     return computed(context, tables.gold_market_stats, tables.gold_market_stats_build, describe=turnover_top10)
 
@@ -97,7 +97,7 @@ def gold_market_stats(context: AssetExecutionContext, silver_ticker: Input) -> L
 def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input) -> Load:
     """One row per market and window: spread, depth and imbalance of its last order book, and the window's mean spread.
 
-    Of a book that has no bids or no asks, the figures that need both sides are NULL.
+    If a book has no bids or no asks, the figures that need both sides are NULL.
     """
     return computed(context, tables.gold_orderbook_stats, tables.gold_orderbook_stats_build, describe=orderbook_spreads)
 
@@ -130,8 +130,8 @@ def gold_orderbook_stats(context: AssetExecutionContext, silver_orderbook: Input
 def gold_market_daily(context: AssetExecutionContext, silver_candle: Input, silver_trade: Input) -> Load:
     """One row per market and exchange's day (from 09:00 KST): prices, turnover, VWAP and realized volatility, ranked.
 
-    Of the markets whose candles are collected. Volume, turnover and VWAP are of every trade where the whole day's
-    trades are there, else of the candles, and `vwap_source` says which. Ranks are among the collected markets.
+    For the markets whose candles are collected. Volume, turnover and VWAP come from the trades if all of the day were
+    collected, else from the candles; `vwap_source` says which. Ranks are among the collected markets.
     """
     return computed(context, tables.gold_market_daily, tables.gold_market_daily_build, describe=daily_top10)
 
@@ -158,8 +158,8 @@ def gold_market_daily(context: AssetExecutionContext, silver_candle: Input, silv
     )
 )
 def gold_trade_stats(context: AssetExecutionContext, silver_trade_stream: Input) -> Load:
-    """One row per market and window in which something was traded: OHLC, turnover, VWAP, who bought and sold, ranked.
+    """One row per market and window with trades: OHLC, turnover, VWAP, buy and sell volume, ranked.
 
-    Of every trade that the stream has collected; 체결강도 is `strength`.
+    From all trades that the stream collected; 체결강도 is `strength`.
     """
     return computed(context, tables.gold_trade_stats, tables.gold_trade_stats_build)

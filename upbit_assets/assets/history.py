@@ -1,7 +1,7 @@
-"""What collecting candles and trades has in common: a past, asked for page by page.
+"""Collecting history (candles, trades), page by page.
 
-Each page is a transaction of its own together with a note of what it covers. What is covered is not asked for again,
-by whatever run, so a run that ends early costs nothing of what it had.
+Each page is stored in one transaction with a record of the interval that it covers. No run requests a covered interval
+again, so a run that ends early loses nothing.
 """
 
 import json
@@ -42,29 +42,29 @@ from upbit_assets.postgres_io import Load, Metadata, Records, Writer, asset_writ
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
-# the last trades of a minute are stored a moment after its end, and our clock may be ahead by half of this
+# the exchange serves a minute's last trades shortly after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
-AT_ONCE = 4  # pages under way, so that the limit is reached though each takes a while
+CONCURRENT_REQUESTS = 4  # enough to reach the rate limit despite each one's latency
 LOG_EVERY = 10  # seconds
-MOST_STUCK = 5  # then it is the exchange, not a market
-ROUNDING = Decimal("1e-9")  # the exchange rounds what it has added up to about 16 digits
-ENOUGH = 3  # so often a day is asked for to no avail, then it stays as it is
+MAX_STUCK_MARKETS = 5  # with more, the exchange is at fault, not a market
+ROUNDING = Decimal("1e-9")  # the exchange rounds its sums to about 16 digits
+MAX_VERIFICATIONS = 3  # of a day without new rows; then it stays unverified
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PagedHistory:
-    """How one kind of rows is collected.
+    """How one kind of history is collected.
 
     Args:
-        raw, page: the tables of the rows, and of the notes what is covered.
-        refinement, volume: how silver takes a row, and its field that adds up to the day's volume.
-        onward: tables that are computed from them, which need partitions as well.
+        raw, page: the tables of the rows, and of the records of covered intervals.
+        refinement, volume: how silver validates a row, and the field whose sum is the day's volume.
+        onward: tables computed from these, which need partitions too.
         selection: of the markets.
-        pages: asks for a gap, page after page.
-        grain: what is asked for is whole multiples of it, so that no candle still forming is.
-        available_days: how many days the exchange still tells; None: all of them.
+        pages: requests a gap, page by page.
+        grain: requests end at multiples of it, so that unfinished candles are left out.
+        available_days: how many past days the exchange serves; None: all of them.
     """
 
     raw: sa.Table
@@ -80,10 +80,10 @@ class PagedHistory:
     def collect(
         self, context: AssetExecutionContext, exchange: Exchange, database: Database, *, full_refresh: bool = False
     ) -> MaterializeResult:
-        """Collect all that the days lack, or `full_refresh` all of the days; what that is, is asked under their lock.
+        """Collect the days' missing intervals (all of the days if `full_refresh`), determined under the days' lock.
 
         Raises:
-            Failure: there is nothing to collect by, or the exchange didn't give all of it; what it gave stays.
+            Failure: no markets can be selected, or the exchange didn't return everything; what it returned is stored.
         """
         progress, span = Progress(context), context.partition_time_window
         past = [start for start in days.starts_in(span) if start + DAY <= datetime.now(UTC)]
@@ -109,31 +109,31 @@ class PagedHistory:
         out: Writer,
         progress: "Progress",
     ) -> None:
-        """Ask for the gaps page by page, and store each page with its note before the next."""
+        """Request the gaps page by page; each page is stored before the next one."""
         claimed, stuck = False, list[NoProgressError]()
         of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
         each_pages = (self.pages_of(client, gaps, stuck) for gaps in of_each)
         try:
-            with closing(interleave_concurrently(each_pages, AT_ONCE)) as pages:
+            with closing(interleave_concurrently(each_pages, CONCURRENT_REQUESTS)) as pages:
                 for page in pages:
                     if page.reply and not claimed:
                         claim_origin(database, page.reply)
                         warn_of_clock(progress.context, page.reply)
                         claimed = True
                     if page.proved is not None:
-                        page = self.held_against_the_day(connection, client, page)
+                        page = self.verified(connection, client, page)
                     new = new_rows(connection, self.raw, page)
-                    out.append(Load({self.raw: as_records(page, new), self.page: note(page)}))
+                    out.append(Load({self.raw: as_records(page, new), self.page: page_record(page)}))
                     progress.add(page, len(new))
-        except UpbitError as error:  # the client has already tried again where that could help
+        except UpbitError as error:  # the client has already retried what is retryable
             raise Failure(f"{error} {progress.kept}", allow_retries=False) from error
         if stuck:
             raise Failure(f"{' '.join(map(str, stuck))} {progress.kept}", allow_retries=False) from stuck[0]
 
     def pages_of(self, client: UpbitClient, gaps: Sequence[Gap], stuck: list[NoProgressError]) -> Iterator[Page]:
-        """The pages of a market's day as far as they lead, and a look at the day as a whole if that is due.
+        """The pages of a market's day, and the verification of the whole day if that is due.
 
-        One that leads nowhere keeps no other market waiting; many end the run.
+        A market whose pages make no progress is skipped; MAX_STUCK_MARKETS of them end the run.
         """
         try:
             for gap in gaps:
@@ -143,20 +143,20 @@ class PagedHistory:
                         return
         except NoProgressError as error:
             stuck.append(error)
-            if len(stuck) == MOST_STUCK:
+            if len(stuck) == MAX_STUCK_MARKETS:
                 raise
 
-    def held_against_the_day(self, connection: sa.Connection, client: UpbitClient, page: Page) -> Page:
-        """Whether a day's rows add up to what the exchange says of the day: in what was asked, or at a second look.
+    def verified(self, connection: sa.Connection, client: UpbitClient, page: Page) -> Page:
+        """The page with whether the day's rows add up to the exchange's day candle, which is requested again if not.
 
         Raises:
-            UpbitError: the second look failed.
+            UpbitError: that request failed.
         """
         ours, rejected = self.collected_volume(connection, page.gap)
-        at_least = volume_told(connection, page.gap)
+        at_least = last_ticker_volume(connection, page.gap)
 
         def proves(day_candle: Row | None) -> bool:
-            """Whether the volumes agree; what silver rejects is missing there, and may be the difference."""
+            """Whether the volumes agree; rows that silver rejects may make up the difference."""
             whole = volume_of(day_candle)
             if whole is None or whole * (1 + ROUNDING) < at_least:
                 return False
@@ -167,16 +167,16 @@ class PagedHistory:
             page = replace(page, reply=reply, day_candle=row)
         if proves(page.day_candle):
             return replace(page, proved=True)
-        if self.times_disproved(connection, page.gap) + 1 < ENOUGH:
+        if self.failed_verifications(connection, page.gap) + 1 < MAX_VERIFICATIONS:
             return page
         problem = (
-            f"All that is told adds up to {ours} coins, but the day's candle says {volume_of(page.day_candle)} and the "
-            f"day's last ticker {at_least}: asked {ENOUGH} times with the same result."
+            f"Collected volume: {ours} coins, but the day's candle has {volume_of(page.day_candle)} and the day's "
+            f"last ticker {at_least}: requested {MAX_VERIFICATIONS} times with the same result."
         )
         return replace(page, problem=problem)
 
     def collected_volume(self, connection: sa.Connection, gap: Gap) -> tuple[Decimal, int]:
-        """The volume of the day's rows that silver takes, and how many it rejects."""
+        """The volume of the day's rows that silver accepts, and how many it rejects."""
         day = sa.select(self.raw).where(self.raw.c.day == gap.day, self.raw.c.market == storable_market(gap.market))
         row = self.refinement.validated(day.subquery("bronze")).subquery("validated").c
         good = row.reason.is_(None)
@@ -184,8 +184,8 @@ class PagedHistory:
         ours, rejected = connection.execute(sa.select(sa.func.coalesce(volume, 0), sa.func.count().filter(~good))).one()
         return ours, rejected
 
-    def times_disproved(self, connection: sa.Connection, gap: Gap) -> int:
-        """How often the day did not add up since its newest row came."""
+    def failed_verifications(self, connection: sa.Connection, gap: Gap) -> int:
+        """How often verification of the day failed since its newest row was stored."""
         raw, page = self.raw.c, self.page.c
         of = storable_market(gap.market)
         newest = sa.select(sa.func.max(raw.ingested_at)).where(raw.day == gap.day, raw.market == of).scalar_subquery()
@@ -198,15 +198,14 @@ class PagedHistory:
         )
 
     def settled(self, now: datetime) -> datetime:
-        """Until when there will be no other rows than those of now."""
+        """The time before which the exchange's rows are final."""
         return now - SETTLED - (now - SETTLED - EPOCH) % self.grain
 
     def missing(self, connection: sa.Connection, span: TimeWindow, full_refresh: bool) -> list[Gap]:
-        """What of the days was not collected, or `full_refresh` all of it, newest first.
+        """The days' missing intervals (all of the days if `full_refresh`), newest first.
 
         Raises:
-            Failure: there is nothing to choose markets by, or the exchange doesn't tell a day any more of which
-                nothing is there.
+            Failure: no markets can be selected, or a day without rows is no longer available from the exchange.
         """
         now, starts = datetime.now(UTC), days.starts_in(span)
         try:
@@ -228,15 +227,15 @@ class PagedHistory:
         oldest = days.at(now).start - self.available_days * DAY
         if gone := sorted({gap.day for gap in missing if gap.day < oldest} - {day for day, _ in found}):
             raise Failure(
-                f"Nothing was collected of {days.named(gone)}, and it can't be collected any more: the exchange tells "
-                f"the last {self.available_days} days only, back to {days.key_of(oldest)}.",
+                f"Nothing was collected of {days.named(gone)}, and it can't be collected any more: the exchange serves "
+                f"only the last {self.available_days} days, back to {days.key_of(oldest)}.",
                 allow_retries=False,
             )
         return [gap for gap in missing if gap.day >= oldest]
 
 
-def volume_told(connection: sa.Connection, gap: Gap) -> Decimal:
-    """What was traded of the day until its last ticker that was collected: the day has no less."""
+def last_ticker_volume(connection: sa.Connection, gap: Gap) -> Decimal:
+    """The day's volume by its last collected ticker, a lower bound of the whole day's."""
     ticker = tables.silver_ticker.c
     last = sa.select(ticker.day_volume).where(
         ticker.market == gap.market,
@@ -249,10 +248,10 @@ def volume_told(connection: sa.Connection, gap: Gap) -> Decimal:
 
 @dataclass
 class Progress:
-    """What a run has collected so far, told in its log every few seconds and at its end."""
+    """What a run has collected so far, logged every LOG_EVERY seconds."""
 
     context: AssetExecutionContext
-    asked: timedelta = timedelta()
+    requested: timedelta = timedelta()
     covered: timedelta = timedelta()
     pages: int = 0
     rows: int = 0
@@ -263,12 +262,10 @@ class Progress:
     logged_at: float = field(default_factory=time.monotonic)
 
     def begin(self, missing: Sequence[Gap]) -> None:
-        self.asked = sum((gap.end - gap.start for gap in missing), timedelta())
+        self.requested = sum((gap.end - gap.start for gap in missing), timedelta())
         self.market_days = len({(gap.day, gap.market) for gap in missing})
         self.started = self.logged_at = time.monotonic()
-        self.context.log.info(
-            f"{self.market_days:,} markets' days are not whole." if missing else "Nothing is missing."
-        )
+        self.context.log.info(f"{self.market_days:,} market days are incomplete." if missing else "Nothing is missing.")
 
     def add(self, page: Page, new: int) -> None:
         self.pages += page.proved is None
@@ -276,8 +273,8 @@ class Progress:
         if page.proved is False:
             self.disproved.append(f"{page.gap.market} {days.key_of(page.gap.day)}")
             self.context.log.warning(
-                f"{self.disproved[-1]}: what was collected doesn't add up to the exchange's own candle of the day; "
-                "what it covers is void, and asked for again."
+                f"{self.disproved[-1]}: the collected volume doesn't match the exchange's candle of the day; the day "
+                "counts as missing and is requested again."
             )
         if page.problem:
             self.problems[f"{page.gap.market} {days.key_of(page.gap.day)}"] = page.problem
@@ -287,42 +284,42 @@ class Progress:
             self.log_progress(page)
 
     def log_progress(self, page: Page) -> None:
-        seconds, share = time.monotonic() - self.started, self.covered / (self.asked or MILLISECOND)
+        seconds, share = time.monotonic() - self.started, self.covered / (self.requested or MILLISECOND)
         self.context.log.info(
-            f"{share:.1%} of {self.market_days:,} markets' days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
-            f"{self.pages:,} pages, {self.pages / seconds:.1f} a second; about {seconds * (1 / share - 1):,.0f} s to go"
+            f"{share:.1%} of {self.market_days:,} market days, at {days.key_of(page.gap.day)}: {self.rows:,} rows in "
+            f"{self.pages:,} pages, {self.pages / seconds:.1f} a second; about {seconds * (1 / share - 1):,.0f} s left"
             if share
             else f"{self.rows:,} rows in {self.pages:,} pages"
         )
 
     @property
     def kept(self) -> str:
-        return f"{self.rows:,} rows in {self.pages:,} pages were collected and stay; the next run goes on there."
+        return f"{self.rows:,} rows in {self.pages:,} pages were collected and stored; the next run continues there."
 
     def metadata(self) -> Metadata:
         seconds = max(time.monotonic() - self.started, 0.001)
         return {
-            "markets' days that were not whole": self.market_days,
+            "incomplete market days": self.market_days,
             "pages": self.pages,
             "pages per second": round(self.pages / seconds, 2),
-            **({"not to be had": self.problems} if self.problems else {}),
-            **({"does not add up": ", ".join(self.disproved)} if self.disproved else {}),
+            **({"unavailable": self.problems} if self.problems else {}),
+            **({"volume mismatch": ", ".join(self.disproved)} if self.disproved else {}),
         }
 
 
-def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> Generator[T, None, None]:
-    """The items of all the iterators as they come, `at_once` of them advanced at a time, each in a thread.
+def interleave_concurrently(iterators: Iterable[Iterator[T]], concurrency: int) -> Generator[T, None, None]:
+    """The items of all iterators as they arrive; `concurrency` iterators are advanced at a time, each in a thread.
 
-    What one of them raises is raised when the items are given that were under way.
+    An exception is raised after the items already being fetched were yielded.
     """
     waiting, problem = iter(iterators), None
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(concurrency) as pool:
         running: dict[Future[T | None], Iterator[T]] = {}
 
         def advance(iterator: Iterator[T]) -> None:
             running[pool.submit(next, iterator, None)] = iterator
 
-        for iterator in islice(waiting, at_once):
+        for iterator in islice(waiting, concurrency):
             advance(iterator)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -338,22 +335,22 @@ def interleave_concurrently(iterators: Iterable[Iterator[T]], at_once: int) -> G
 
 
 def new_rows(connection: sa.Connection, raw: sa.Table, page: Page) -> list[KeyedRow]:
-    """The rows of a page that bronze doesn't have to the letter."""
+    """The rows of a page that bronze doesn't have in exactly this form."""
     found = connection.execute(
         sa.select(raw.c.key, sa.cast(raw.c.raw_data, sa.Text)).where(
             raw.c.day == page.gap.day,
             raw.c.market == storable_market(page.gap.market),
-            raw.c.key == sa.any_(sa.cast([said.key for said in page.rows], sa.ARRAY(sa.Text))),
+            raw.c.key == sa.any_(sa.cast([row.key for row in page.rows], sa.ARRAY(sa.Text))),
         )
     )
     known = defaultdict(list)
     for key, text in found:
         known[key].append(exact(text))
-    return [said for said in page.rows if not any(matches_stored(document, said.row) for document in known[said.key])]
+    return [row for row in page.rows if not any(matches_stored(document, row.row) for document in known[row.key])]
 
 
 def exact(text: str) -> Any:
-    """JSON with every number to its last digit; the text where it is none, or nested too deeply to be read here."""
+    """JSON with exact numbers; the text itself if it isn't JSON or is nested too deeply to parse."""
     try:
         return json.loads(text, parse_float=Decimal, parse_int=Decimal, strict=False)
     except (ArithmeticError, ValueError, RecursionError):
@@ -361,7 +358,7 @@ def exact(text: str) -> Any:
 
 
 def matches_stored(document: Any, text: str) -> bool:
-    """Whether bronze keeps this text as this document; one that jsonb refuses is kept as a string."""
+    """Whether bronze's document is this text; text that jsonb rejects is stored as a string."""
     if isinstance(document, str):
         return document == text.replace("\0", r"\u0000")
     return bool(document == exact(text))
@@ -372,11 +369,11 @@ def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
     return Records(
         ("market", "raw_data", "ingested_at", "day", "key"),
         rows,
-        lambda said: (storable_market(said.row.market), said.row, received_at, page.gap.day, said.key),
+        lambda row: (storable_market(row.row.market), row.row, received_at, page.gap.day, row.key),
     )
 
 
-def note(page: Page) -> Records:
+def page_record(page: Page) -> Records:
     received_at = page.reply.received_at if page.reply else datetime.now(UTC)
     covered: Range[datetime] = Range(page.start, page.end)
     of = (storable_market(page.gap.market), page.gap.day)

@@ -1,4 +1,4 @@
-"""What a person sees on gold's materializations in the Dagster UI."""
+"""Previews of gold in the Dagster UI, as metadata of its materializations."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -53,7 +53,7 @@ def daily_top10(connection: sa.Connection, window: TimeWindow) -> Metadata:
 
 
 def orderbook_spreads(connection: sa.Connection, window: TimeWindow) -> Metadata:
-    """The tightest spreads of the newest window written, with what lies within 1 percent."""
+    """The tightest spreads of the newest window written, with the depth within 1 percent."""
     stats = tables.gold_orderbook_stats
     rows = newest(connection, stats, stats.c.window_start, window, stats.c.spread_bps)
     cells = [
@@ -79,13 +79,13 @@ def newest(
 def newest_ten(
     table: sa.Table, start: sa.Column[Any], window: TimeWindow, order: sa.Column[Any]
 ) -> sa.Select[tuple[Any, ...]]:
-    moment = table.c[table.info["window"]]  # which the index begins with that finds the window's rows
+    moment = table.c[table.info["window"]]  # the leading column of the index
     last = sa.select(start).where(in_window(table, window)).order_by(moment.desc()).limit(1).scalar_subquery()
     return sa.select(table).where(in_window(table, window), start == last).order_by(order, table.c.market).limit(10)
 
 
 def as_table(name: str, head: str, rows: Sequence[Sequence[str]]) -> Metadata:
-    """`head`: the columns' names, a blank between them; those of figures begin with a minus."""
+    """`head`: the columns' names, separated by spaces; "-" before a name aligns it right."""
     if not rows:
         return {}
     columns = head.split()
@@ -105,7 +105,7 @@ def bar(amount: Decimal | None, rows: Sequence[sa.Row[Any]]) -> str:
 
 
 def format_decimal(figure: Decimal, decimals: int | None = None) -> str:
-    """A decimal with thousands, without an exponent and without the zeros that say nothing; rounded if told."""
+    """A decimal with thousands separators, without exponent and trailing zeros; rounded if `decimals` is given."""
     text = f"{figure:,f}" if decimals is None else f"{figure:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -115,7 +115,7 @@ def format_or_dash(figure: Decimal | None, form: str) -> str:
 
 
 def format_krw(amount: Decimal | None) -> str:
-    """KRW as people write it: 1.23조, 456.7억, 89,012."""
+    """KRW in Korean units: 1.23조, 456.7억, 89,012."""
     if amount is None:
         return "–"
     for unit, name in ((JO, "조"), (EOK, "억")):

@@ -1,4 +1,4 @@
-"""What the silver of tickers, order books, candles and trades has in common: raw rows typed, validated and counted."""
+"""From raw rows to silver, for any kind of data: typed, validated, de-duplicated and counted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from upbit_assets.partitions import Axis, days
 from upbit_assets.postgres_io import Load, Metadata, Rows, in_window, stage
 from upbit_assets.settings import UPBIT_OPENED
 
-# Upbit's figures stay far inside these; jsonb would take 1e-400 and 1e400
+# Upbit's figures are far within these bounds; jsonb would accept 1e-400 and 1e400
 SMALLEST, LARGEST = Decimal("1e-20"), Decimal("1e20")
 UPBIT_OPENED_MS = int(days.start_of(UPBIT_OPENED).timestamp()) * 1000
 CLOCK_TOLERANCE_MS = 600_000
@@ -27,15 +27,15 @@ class Refinement:
     """How raw rows of one kind become silver.
 
     Args:
-        axis: the windows by which they are refined, each for itself.
+        axis: the windows, each of which is refined independently.
         bronze, silver, rejected, build: the tables.
-        identity: columns of bronze that are equal where two rows are of the same thing; the last one counts.
-        code: the field that names the market.
-        texts, numbers, documents: fields of the raw row, taken out as what they are: {column: field}. One that some
-            rows call otherwise is "name|other name", and the column has the first.
-        reasons: why silver can't take a row, the first that holds.
-        columns: of silver, from a row that it can take.
-        join: something to join to each row before it is validated.
+        identity: bronze's key columns; of rows with the same key, the last one counts.
+        code: the field with the market's code.
+        texts, numbers, documents: fields to extract, by type; texts as {column: field}. "name|other name" for a field
+            with alternative names; the column is named after the first.
+        reasons: (condition, reason) pairs for rejecting a row; the first true one applies.
+        columns: silver's columns, from an accepted row.
+        join: a relation to join to each row before validation.
     """
 
     axis: Axis
@@ -53,7 +53,7 @@ class Refinement:
     join: Callable[[sa.Subquery], sa.FromClause] | None = None
 
     def load(self, bronze: sa.Select[Any], further: Further = lambda _row: {}) -> Load:
-        """Silver of the window, its rejected rows, its row counts, and what else is made from the validated rows."""
+        """The window's silver, rejected rows and row counts, and what `further` derives from the validated rows."""
         validated = self.validated(bronze.subquery("bronze"))
         row = stage("validated", validated)
         return Load(
@@ -68,8 +68,8 @@ class Refinement:
         )
 
     def validated(self, bronze: sa.Subquery) -> sa.Select[Any]:
-        """Every raw row with its figures typed, the reason why silver can't take it if there is one, and its place
-        among the good rows of the same thing, or the bad ones, from the last said."""
+        """Every raw row with typed figures, the reason for its rejection (or NULL), and `row_number`: 1 for the newest
+        among the accepted (or the rejected) rows with the same key."""
         raw = bronze.c.raw_data
         fields = optimization_fence(
             sa.select(
@@ -87,7 +87,7 @@ class Refinement:
         typed = optimization_fence(figures)
         reason = sa.case(*unreadable(typed.c), *self.reasons(typed.c)).label("reason")
         with_reason = optimization_fence(sa.select(typed, reason))
-        # what no good row needs any more is not carried through the sort
+        # don't carry through the sort what accepted rows no longer need
         light = [column for column in with_reason.c if column.name not in ("raw_data", "code", *self.documents)]
         row = optimization_fence(
             sa.select(*light, sa.case((with_reason.c.reason.is_not(None), with_reason.c.raw_data)).label("raw_data"))
@@ -107,7 +107,7 @@ class Refinement:
         )
 
     def row_counts(self, row: sa.TableClause) -> sa.Select[Any]:
-        """What became of each window's raw rows."""
+        """Each window's numbers of raw, accepted, rejected and duplicate rows."""
         start = self.axis.floor(row.c[self.bronze.info["window"]]).label("window_start")
         good, rows = row.c.reason.is_(None), sa.func.count()
         return sa.select(
@@ -119,7 +119,7 @@ class Refinement:
         ).group_by(start)
 
     def describe(self, connection: sa.Connection, window: TimeWindow) -> Metadata:
-        """The books of the windows just written, and the commonest reasons for a rejection."""
+        """The row counts of the windows just written, and the most frequent reasons for rejection."""
         built, refused = self.build, self.rejected
         names = ("bronze_rows", "silver_rows", "rejected_rows", "duplicate_rows")
         totals = connection.execute(
@@ -144,8 +144,8 @@ class Refinement:
 
 
 def optimization_fence(rows: sa.Select[Any]) -> sa.Subquery:
-    """Rows computed before whatever is made of them: without OFFSET, the planner would take each field out of the
-    JSON once a use. With OFFSET 0, other than with NULL, it would not do that in parallel."""
+    """A subquery that the planner doesn't inline: otherwise it would extract a field from the JSON once per use.
+    OFFSET 0 would prevent parallel plans too; OFFSET NULL doesn't."""
     return rows.offset(sa.literal_column("NULL")).subquery()
 
 
@@ -154,7 +154,7 @@ def first_name(names: str) -> str:
 
 
 def document(raw: Column, names: str) -> Column:
-    """The first of the raw row's fields that is there."""
+    """The first of the alternative fields that the raw row has."""
     return sa.func.coalesce(*(raw[name] for name in names.split("|"))) if "|" in names else raw[names]
 
 
@@ -165,12 +165,12 @@ def text(raw: Column, names: str) -> Column:
 
 
 def number(document: Column) -> sa.ColumnElement[Decimal]:
-    """The number that a JSON document is; NULL where it is none."""
+    """The JSON value as numeric; NULL if it isn't a number."""
     return sa.case((sa.func.jsonb_typeof(document) == "number", sa.cast(document, sa.Numeric)))
 
 
 def unreadable(row: Any) -> Cases:
-    """What no kind of row may be."""
+    """Reasons for rejection that apply to all kinds of rows."""
     return [
         (
             row.code.is_(None) & (sa.func.jsonb_typeof(row.raw_data) == "string"),
@@ -201,7 +201,7 @@ def plausible(figure: Column) -> sa.ColumnElement[bool]:
 
 
 def milliseconds(figure: Column, ingested_at: Column) -> Cases:
-    """A time that Upbit's history and the moment of collection allow."""
+    """A time must be after Upbit's opening, and not after the row was collected."""
     newest = sa.extract("epoch", ingested_at) * 1000 + CLOCK_TOLERANCE_MS
     return [
         (figure.is_(None), f"{figure.key}: not a number"),

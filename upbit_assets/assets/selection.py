@@ -1,4 +1,4 @@
-"""Which markets are collected where all of them would be too many: configuration, read anew each time."""
+"""Selection of the markets to collect, by settings that are read on each use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from upbit_assets.partitions import DAY
 from upbit_assets.settings import Setting, Settings
 
-# the ranking that was the day's last; for a day from before the first ranking, the first one
+# the day's last ranking; if it has none, the first later one, else the newest
 RANKED = sa.text("""
 WITH ranked AS NOT MATERIALIZED (
   SELECT window_start FROM gold.market_stats_build
@@ -33,7 +33,7 @@ ORDER BY each.start DESC, stats.rank_volume, stats.market
 
 
 class NoRankingError(ValueError):
-    """Nothing was ranked so far to choose markets by; the message says what to do."""
+    """There is no ranking yet to choose markets by; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MarketSelection:
     setting: Setting[int | tuple[str, ...]]
 
     def markets(self, connection: sa.Connection, starts: Sequence[datetime]) -> list[tuple[datetime, str]]:
-        """(day, market) of each day that starts so, the newest day and the largest turnover first.
+        """The (day, market)s of the days with these starts, newest day and largest turnover first.
 
         Raises:
             NoRankingError: there is no ranking to choose by.

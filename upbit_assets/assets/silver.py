@@ -1,4 +1,4 @@
-"""Silver: bronze, typed, checked and de-duplicated, inside the database."""
+"""Silver: bronze typed, validated and de-duplicated inside the database."""
 
 from decimal import Decimal
 from typing import Any
@@ -33,7 +33,7 @@ HH_MM = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 def silver(axis: Axis, source: str, table: sa.Table, raw: str, /, **columns: str) -> dict[str, Any]:
-    """What the silver assets share. `raw`: columns that come out of the raw row; `columns`: where others come from."""
+    """The arguments that silver assets share. `raw`: columns derived from the raw row; `columns`: origin of others."""
     origin = {"market": "market", "ingested_at": "ingested_at", **dict.fromkeys(raw.split(), "raw_data"), **columns}
     stored = stored_in(table, write="replace", lineage=lineage(f"bronze_{source}_raw", origin))
     return common_asset_args(axis, source, {"sql", "silver"}, stored)
@@ -43,7 +43,7 @@ ISO = 'YYYY-MM-DD"T"HH24:MI:SS'
 
 
 def utc_text(moment: Column, form: str = ISO, zone: str = "UTC") -> Column:
-    """A time as the exchange spells it."""
+    """A time in the exchange's format."""
     return sa.func.to_char(sa.func.timezone(zone, moment), form)
 
 
@@ -51,14 +51,14 @@ def kst_text(moment: Column, form: str = ISO) -> Column:
     return utc_text(moment, form, "Asia/Seoul")
 
 
-def misrated(row: Any) -> sa.ColumnElement[bool]:
-    """Whether the rate is not that of the row's own prices. NULL where it names no previous price, or 0."""
+def wrong_rate(row: Any) -> sa.ColumnElement[bool]:
+    """Whether the rate contradicts the row's prices; NULL if the previous price is missing or 0."""
     previous = sa.func.nullif(row.prev_closing_price, 0)
     return sa.func.abs((row.signed_change_rate + 1) * previous - row.trade_price) > previous * RATE_TOLERANCE
 
 
 def trade_date(row: Any) -> Column:
-    """In KST, which the hosts outside of Korea don't say."""
+    """In KST; the hosts outside Korea send UTC only."""
     return sa.func.coalesce(row.trade_date, kst_text(moment_of(row.trade_timestamp), "YYYYMMDD"))
 
 
@@ -66,8 +66,8 @@ def trade_time(row: Any) -> Column:
     return sa.func.coalesce(row.trade_time, kst_text(moment_of(row.trade_timestamp), "HH24MISS"))
 
 
-def mistimed(row: Any) -> Cases:
-    """A ticker tells its last trade's time twice. What is wrong is looked for only where the two differ."""
+def wrong_trade_time(row: Any) -> Cases:
+    """A ticker has its last trade's time twice; only if they differ is it determined what is wrong."""
     which = sa.case(
         (~row.trade_date.regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
         (~row.trade_time.regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
@@ -105,9 +105,9 @@ TICKER = Refinement(
             "signed_change_rate: out of range",
         ),
         (~plausible(row.prev_closing_price), "prev_closing_price: negative or out of range"),
-        (misrated(row), "signed_change_rate: not the change from prev_closing_price to trade_price"),
+        (wrong_rate(row), "signed_change_rate: not the change from prev_closing_price to trade_price"),
         *milliseconds(row.trade_timestamp, row.ingested_at),
-        *mistimed(row),
+        *wrong_trade_time(row),
     ],
     columns=lambda good: [
         good.market,
@@ -137,18 +137,18 @@ TICKER = Refinement(
 def silver_ticker(bronze_ticker_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the ticker's figures as exact numerics, its last trade's time in KST.
 
-    A market that a snapshot names twice counts once, the last time. What can't be typed or is impossible goes to
-    `silver.ticker_rejected` with its reason, and what was built from how much to `silver.ticker_build`.
+    If a snapshot has a market twice, the last row counts. Rows that can't be typed or are impossible go to
+    `silver.ticker_rejected` with a reason; `silver.ticker_build` has the row counts.
     """
     return TICKER.load(bronze_ticker_raw)
 
 
-SIDES = {"ask": 1, "bid": -1}  # asks rise from the best, bids fall
+SIDES = {"ask": 1, "bid": -1}  # asks ascend from the best price, bids descend
 NUMBERS = sa.ARRAY(sa.Numeric)
 
 
 def levels(fields: sa.Subquery) -> sa.FromClause:
-    """A book's levels as arrays without the padding, and whether they are sound: best first, each with a size."""
+    """A book's levels as arrays without the padding, and whether they are valid: best first, each with a size."""
     document = fields.c.orderbook_units
     listed = sa.case((sa.func.jsonb_typeof(document) == "array", document), else_=sa.cast([], JSONB))
     units = (
@@ -158,7 +158,7 @@ def levels(fields: sa.Subquery) -> sa.FromClause:
     )
     names = [f"{side}_{figure}" for side in SIDES for figure in ("price", "size")]
     level = sa.select(units.c.nth, *(number(units.c.unit[name]).label(name) for name in names)).subquery("level")
-    arrays, sound = [], []
+    arrays, valid = [], []
     for side, direction in SIDES.items():
         price, size = level.c[f"{side}_price"], level.c[f"{side}_size"]
 
@@ -172,8 +172,8 @@ def levels(fields: sa.Subquery) -> sa.FromClause:
         padding = (price == 0) & (size == 0)
         real = price.between(SMALLEST, LARGEST) & size.between(SMALLEST, LARGEST)
         best_first = listed_by(price, level.c.nth).is_not_distinct_from(listed_by(price, price * direction))
-        sound += [sa.func.bool_and(sa.func.coalesce(padding | real, False)), best_first]
-    return sa.select(*arrays, sa.func.coalesce(sa.and_(*sound), False).label("sound")).lateral("levels")
+        valid += [sa.func.bool_and(sa.func.coalesce(padding | real, False)), best_first]
+    return sa.select(*arrays, sa.func.coalesce(sa.and_(*valid), False).label("valid")).lateral("levels")
 
 
 ORDERBOOK = Refinement(
@@ -187,7 +187,7 @@ ORDERBOOK = Refinement(
     documents=("orderbook_units",),
     join=levels,
     reasons=lambda row: [
-        (~row.sound, "orderbook_units: not levels with a price and a size each, the best first"),
+        (~row.valid, "orderbook_units: not levels with a price and a size each, the best first"),
         (row.bid_prices[1] >= row.ask_prices[1], "orderbook_units: the best bid is not below the best ask"),
         *amount(row.total_ask_size),
         *amount(row.total_bid_size),
@@ -213,25 +213,25 @@ ORDERBOOK = Refinement(
 def silver_orderbook(bronze_orderbook_raw: sa.Select[Any]) -> Load:
     """One row per market and snapshot: the order book's levels, the best first, without the exchange's padding.
 
-    A crossed book, or one whose levels are no levels, goes to `silver.orderbook_rejected` with its reason.
+    A crossed book, or one with malformed levels, goes to `silver.orderbook_rejected` with its reason.
     """
     return ORDERBOOK.load(bronze_orderbook_raw)
 
 
 def minute_of(row: Any) -> Column:
-    """The start of a candle, from its time of day: that it is of the row's day is validated by the date beside it."""
+    """The start of a candle by its time of day; its date is validated separately."""
     return row.day + sa.cast(sa.func.substr(row.started, 12, 8), sa.Interval)
 
 
-def misdated(row: Any) -> Cases:
-    """The exchange spells times without a zone; what it calls UTC must not be KST."""
+def wrong_candle_time(row: Any) -> Cases:
+    """The exchange's times have no zone: verify that those named UTC are not KST."""
     time, start = sa.func.coalesce(sa.func.substr(row.started, 11), ""), minute_of(row)
     return [
         (~time.regexp_match(f"^T{HH_MM}:00$"), "candle_date_time_utc: not the start of a minute"),
         (sa.func.substr(row.started, 1, 10) != utc_text(row.day, "YYYY-MM-DD"), "candle_date_time_utc: of another day"),
         (row.started != row.key, "candle_date_time_utc: not what bronze.key says"),
         (
-            row.started_kst != kst_text(start),  # which the hosts outside of Korea don't say
+            row.started_kst != kst_text(start),  # NULL from the hosts outside Korea
             "candle_date_time_kst: not nine hours after the UTC time",
         ),
         (moment_of(row.timestamp) < start, "timestamp: before the candle began"),
@@ -263,7 +263,7 @@ CANDLE = Refinement(
         *amount(row.candle_acc_trade_volume),
         *amount(row.candle_acc_trade_price),
         *milliseconds(row.timestamp, row.ingested_at),
-        *misdated(row),
+        *wrong_candle_time(row),
     ],
     columns=lambda good: [
         good.market,
@@ -288,10 +288,10 @@ CANDLE = Refinement(
     )
 )
 def silver_candle(context: AssetExecutionContext, bronze_candle_raw: sa.Select[Any]) -> Load:
-    """One row per market and minute in which something was traded: a candle's figures as exact numerics.
+    """One row per market and minute with trades: a candle's figures as exact numerics.
 
-    A candle that was collected twice counts once, as it was last. How many minutes of a market's day traded, were
-    silent, or are missing, is in `silver.candle_coverage`.
+    Of a candle that was collected twice, the last row counts. `silver.candle_coverage` has the numbers of traded,
+    silent and missing minutes of each market's day.
     """
     window = context.partition_time_window
 
@@ -353,7 +353,7 @@ TRADE_STREAM = Refinement(
     rejected=tables.silver_trade_stream_rejected,
     build=tables.silver_trade_stream_build,
     identity=("traded_at", "market", "key"),
-    # as the WebSocket has it, or as REST does, which tells what is asked for afterwards
+    # the WebSocket's field, or REST's for trades that were backfilled
     code="code|market",
     texts={"taker": "ask_bid", "date": "trade_date|trade_date_utc", "time": "trade_time|trade_time_utc"},
     numbers=("sequential_id", "trade_price", "trade_volume", "trade_timestamp|timestamp"),
@@ -397,9 +397,9 @@ def of_its_day(row: Any) -> sa.ColumnElement[bool]:
     )
 )
 def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
-    """One row per trade: its time to the millisecond, price, volume, and which side the taker was on.
+    """One row per trade: its time to the millisecond, price, volume, and the taker's side.
 
-    The exchange's id alone tells trades apart: time, price and volume may be those of another one too.
+    The key is the exchange's id: different trades may have the same time, price and volume.
     """
     return TRADE.load(bronze_trade_raw)
 
@@ -418,7 +418,7 @@ def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
 def silver_trade_stream(bronze_trade_stream_raw: sa.Select[Any]) -> Load:
     """One row per trade of any market, by the window in which it was made; computed when the window is over.
 
-    What two connections or a new subscription told twice counts once. `silver.all_trades` has these and those of
-    `silver_trade`, each once.
+    Trades received twice, from two connections or after resubscribing, count once. `silver.all_trades` is the union
+    with `silver_trade`, without duplicates.
     """
     return TRADE_STREAM.load(bronze_trade_stream_raw)

@@ -1,4 +1,4 @@
-"""What collecting tickers and order books has in common: they are as they are now, and have no past."""
+"""Collecting snapshots (tickers, order books), which are available for the present only."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,25 +21,25 @@ from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt
 from upbit_assets.upbit import Reply, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
 
-Beside = Callable[[UpbitClient, TimeWindow], dict[sa.Table, Records]]
-MOST_CALLS = 50  # to find out which of some codes are unknown
+Extra = Callable[[UpbitClient, TimeWindow], dict[sa.Table, Records]]
+MAX_CALLS = 50  # to find the unknown market codes by bisection
 OUTDATED = timedelta(seconds=30)
 
 
 class Request(Protocol):
-    """What is asked of the exchange for a snapshot."""
+    """The request for a snapshot."""
 
     @property
     def unknown(self) -> AbstractSet[str]:
-        """Codes that were asked for and that the exchange doesn't know."""
+        """Requested market codes that the exchange doesn't know."""
         ...
 
     def replies(self, client: UpbitClient) -> Sequence[Reply]:
-        """The snapshot, of as few replies as it takes."""
+        """The snapshot, in as few replies as possible."""
         ...
 
     def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
-        """What is not as it should be and may be better in another answer: {what: of which markets, or when}."""
+        """Problems that another request may solve: {problem: the markets or time concerned}."""
         ...
 
 
@@ -49,12 +49,12 @@ def collect(
     database: Database,
     table: sa.Table,
     prepare: Callable[[sa.Connection], Request],
-    beside: Beside = lambda _client, _window: {},
+    extra: Extra = lambda _client, _window: {},
 ) -> Load | None:
-    """One more snapshot into the window now open, with what is stored beside it; nothing into a past one.
+    """A snapshot for the current window, with the rows of `extra`; None for a past window, which keeps its rows.
 
     Raises:
-        Failure: a past window of which nothing was collected, or the exchange didn't give a snapshot in time.
+        Failure: a past window has no rows, or the exchange didn't return a snapshot in time.
     """
     span, now = context.partition_time_window, datetime.now(UTC)
     empty = past_windows_without_rows(database, table, span, now)
@@ -63,8 +63,8 @@ def collect(
     if empty:
         raise Failure(no_history(empty, span), allow_retries=False)
     if span.end <= now:
-        context.log.info("The window is over: its raw rows stay as they are.")
-        context.add_output_metadata({"collected": "nothing: the window is over, its raw rows stay as they are"})
+        context.log.info("The window is over: its raw rows are left unchanged.")
+        context.add_output_metadata({"collected": "nothing: the window is over, its raw rows are left unchanged"})
         return None
     open_window = TimeWindow(span.end - WINDOW, span.end)
     with database.connect() as connection:
@@ -79,39 +79,40 @@ def collect(
                 "source": MetadataValue.url(reply.url[:2000]),
                 "simulated": reply.simulated,
                 "collected at": MetadataValue.timestamp(reply.received_at),
-                "exchange answered in seconds": round(reply.seconds, 3),
+                "response time in seconds": round(reply.seconds, 3),
                 **request.flaws(replies),
             }
         )
         if request.unknown:
             context.add_output_metadata({"unknown to the exchange": named(request.unknown)})
             context.log.warning(f"The exchange doesn't know {named(request.unknown)}; the others are collected.")
-        return Load({table: as_records(*replies), **beside(client, open_window)})
+        return Load({table: as_records(*replies), **extra(client, open_window)})
 
 
 def snapshot(
     context: AssetExecutionContext, client: UpbitClient, request: Request, window: TimeWindow
 ) -> Sequence[Reply]:
-    """What the exchange answers in time, asked once more where that may be better; of two flawed answers, both."""
+    """The replies received before the window's end. A flawed snapshot is requested once more; if both are flawed, both
+    are kept."""
     try:
         replies = request.replies(client)
-    except UpbitError as error:  # the client has already tried again where that could help
+    except UpbitError as error:  # the client has already retried what is retryable
         raise Failure(str(error), allow_retries=False) from error
     if flaws := request.flaws(replies):
-        context.log.warning(f"{in_one_line(flaws)}. The exchange is asked once more.")
+        context.log.warning(f"{in_one_line(flaws)}. Requesting the snapshot once more.")
         try:
             again = request.replies(client)
         except UpbitError as error:
-            context.log.warning(f"That failed, so the first answer stays: {error}")
+            context.log.warning(f"The second request failed, so the first snapshot is kept: {error}")
         else:
             replies = [*replies, *again] if request.flaws(again) else again
             if flaws := request.flaws(replies):
-                context.log.warning(f"After two answers: {in_one_line(flaws)}.")
+                context.log.warning(f"After two requests: {in_one_line(flaws)}.")
     in_time = [reply for reply in replies if reply.received_at < window.end]
     if not in_time:
         raise Failure(
-            f"The window {windows.key_of(window.start)} closed before the exchange's answer was in; its last moments "
-            "are not collected. The next window is collected by its own run.",
+            f"The window {windows.key_of(window.start)} ended before the response arrived, so this snapshot is not "
+            "stored. The next window is collected by its own run.",
             allow_retries=False,
         )
     return in_time
@@ -123,7 +124,7 @@ def in_one_line(flaws: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class OneCall:
-    """What one call answers; `expected` are the markets that must be in it."""
+    """A snapshot by a single call; `expected`: the markets that the reply must contain."""
 
     ask: Callable[[UpbitClient], Reply]
     expected: AbstractSet[str] = frozenset()
@@ -137,7 +138,7 @@ class OneCall:
 
 
 class Tickers(OneCall):
-    """All tickers at once."""
+    """The tickers of all markets."""
 
     def flaws(self, replies: Sequence[Reply]) -> Mapping[str, str]:
         return {**super().flaws(replies), **outdated(replies)}
@@ -145,9 +146,9 @@ class Tickers(OneCall):
 
 @dataclass
 class Orderbooks:
-    """The order books of some markets; `listed`: those that the exchange's market list had last.
+    """The order books of some markets; `listed`: the markets on the newest market list.
 
-    One code that the exchange doesn't know has it refuse all of them. `unknown` are those found so far.
+    The exchange rejects the whole call if it doesn't know one of the codes; `unknown` collects those.
     """
 
     markets: Sequence[str]
@@ -158,11 +159,11 @@ class Orderbooks:
         """The books of all markets that the exchange knows.
 
         Raises:
-            UpbitError: it knows none of them, or it is something else.
+            UpbitError: it knows none of them, or the call failed for another reason.
         """
         parts = [[market for market in self.markets if market not in self.unknown]]
         replies, failure, calls = list[Reply](), None, 0
-        while parts and (calls := calls + 1) <= MOST_CALLS:
+        while parts and (calls := calls + 1) <= MAX_CALLS:
             part = parts.pop()
             try:
                 replies.append(client.orderbook(part))
@@ -179,7 +180,7 @@ class Orderbooks:
         return replies
 
     def split(self, markets: list[str]) -> tuple[list[str], list[str]]:
-        """In two, where one code is unknown: the unlisted ones and the others, or else the halves."""
+        """Two parts to find an unknown code by: the unlisted codes and the others if there are both, else halves."""
         unlisted = [market for market in markets if market not in self.listed]
         if 0 < len(unlisted) < len(markets):
             return unlisted, [market for market in markets if market in self.listed]
@@ -191,11 +192,11 @@ class Orderbooks:
 
 def missing(expected: AbstractSet[str], replies: Sequence[Reply]) -> dict[str, str]:
     there = {row.market for reply in replies for row in reply.rows}
-    return {"not in the answer": named(expected - there)} if expected - there else {}
+    return {"not in the response": named(expected - there)} if expected - there else {}
 
 
 def outdated(replies: Sequence[Reply]) -> dict[str, str]:
-    """Of all the exchange's markets some are traded every second; an answer without those is of an earlier moment."""
+    """Some market trades every second, so a reply whose newest ticker is older comes from a cache."""
     reply = replies[-1]
     stamps = (fields(row, "timestamp")[0] for row in reply.rows)
     newest = max((int(stamp) for stamp in stamps if re.fullmatch(r"\d{1,14}", stamp)), default=None)
@@ -213,14 +214,14 @@ def as_records(*replies: Reply) -> Records:
 
 
 def listed_markets(connection: sa.Connection) -> set[str]:
-    """Those of the newest market list that was collected; none where there is no list."""
+    """The markets on the newest collected market list; empty if there is none."""
     listing = tables.bronze_market_raw.c
     newest = connection.scalar(sa.select(listing.ingested_at).order_by(listing.ingested_at.desc()).limit(1))
     return set(connection.scalars(sa.select(listing.market).where(listing.ingested_at == newest)))
 
 
 def active_markets(connection: sa.Connection) -> set[str]:
-    """Those that had a ticker within the last ten minutes, and have not left the market list since."""
+    """The markets that had a ticker in the last ten minutes and were not delisted since."""
     rows = tables.bronze_ticker_raw.c
     recent = rows.ingested_at > datetime.now(UTC) - WINDOW
     active = set(connection.scalars(sa.select(rows.market).where(recent).distinct()))
@@ -228,7 +229,7 @@ def active_markets(connection: sa.Connection) -> set[str]:
 
 
 def storable_market(market: str) -> str:
-    """The code cut to its column, without what text in PostgreSQL can't hold; the raw row keeps all of it."""
+    """The code truncated to its column's length, without NUL characters; the raw row keeps it whole."""
     return market.encode("utf-8", "ignore").decode().replace("\0", "")[:30]
 
 
@@ -246,11 +247,11 @@ def claim_origin(database: Database, reply: Reply) -> None:
 
 
 def warn_of_clock(context: AssetExecutionContext, reply: Reply) -> None:
-    """Tell while it is still tolerated that the clock goes wrong."""
+    """Warn about a clock offset before it exceeds what is tolerated."""
     if abs(reply.clock_ahead) >= NOTEWORTHY:
         context.log.warning(
             f"This machine's clock is {in_words(reply.clock_ahead)}. Beyond {TOLERATED.seconds} seconds nothing is "
-            "collected: have it kept by NTP."
+            "collected: synchronize it by NTP."
         )
 
 
@@ -262,16 +263,16 @@ def past_windows_without_rows(database: Database, table: sa.Table, span: TimeWin
 
 
 def no_history(empty: Sequence[datetime], span: TimeWindow) -> str:
-    """What to tell a person who asks for windows that nobody collected."""
+    """The error message for past windows without rows."""
     gaps = set(empty)
     filled = [start for start in windows.starts_in(span) if start not in gaps]
     advice = (
-        f" {len(filled)} of the {len(filled) + len(gaps)} windows asked for do hold rows: select those, or select "
-        "silver and gold alone to rebuild what there is."
+        f" {len(filled)} of the {len(filled) + len(gaps)} requested windows have rows: select those, or select only "
+        "silver and gold to rebuild them."
         if filled
         else ""
     )
     return (
-        f"Nothing was collected in {windows.named(empty)}, and it can't be collected any more: what the exchange "
-        f"says of the present has no history.{advice}"
+        f"Nothing was collected in {windows.named(empty)}, and it can't be collected any more: the exchange has no "
+        f"history of snapshots.{advice}"
     )

@@ -159,7 +159,7 @@ def test_a_day_that_never_adds_up_is_asked_for_three_times_and_says_so(
     ((problem, missing, proved),) = ask(
         market_url, "SELECT problem, minutes_missing, proved FROM silver.candle_coverage"
     )
-    assert "but the day's candle says" in problem
+    assert "but the day's candle has" in problem
     assert (missing > 0, proved) == (True, False)
 
 

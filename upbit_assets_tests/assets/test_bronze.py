@@ -1,4 +1,4 @@
-"""Bronze: what the exchange said, to the letter, and nothing else."""
+"""Bronze: the exchange's responses, exactly as received, and nothing else."""
 
 import os
 from datetime import datetime, timedelta
@@ -102,7 +102,7 @@ def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: 
     assert result.success
     assert rows(database, tables.bronze_ticker_raw, leave_out=()) == before
     assert metadata_of(result, "bronze_ticker_raw")["collected"] == (
-        "nothing: the window is over, its raw rows stay as they are"
+        "nothing: the window is over, its raw rows are left unchanged"
     )
 
 
@@ -123,7 +123,7 @@ def test_a_range_with_empty_windows_fails_naming_them(database: Database, exchan
 
     assert not result.success
     assert "Nothing was collected in 2026-01-29-14:10, 2026-01-29-14:30, and" in said(result)
-    assert "2 of the 4 windows asked for do hold rows" in said(result)
+    assert "2 of the 4 requested windows have rows" in said(result)
 
 
 def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Database, exchange: Handle):
@@ -164,7 +164,7 @@ def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
     result = materialize("bronze_ticker_raw", first=window.start)
 
     assert not result.success
-    assert f"The window {windows.key_of(window.start)} closed before the exchange's answer was in" in said(result)
+    assert f"The window {windows.key_of(window.start)} ended before the response arrived" in said(result)
     assert rows(database, tables.bronze_ticker_raw) == []
 
 

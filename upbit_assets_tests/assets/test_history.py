@@ -234,7 +234,7 @@ class TestADay:
     @BOTH
     def test_a_range_of_days_is_one_run(self, market_url: str, exchange: Handle, kind: str):
         first = YESTERDAY - 2 * DAY
-        assert collected(kind, first, YESTERDAY)["markets' days that were not whole"] == 3
+        assert collected(kind, first, YESTERDAY)["incomplete market days"] == 3
         for day in (first, YESTERDAY - DAY, YESTERDAY):
             assert_whole(market_url, exchange, kind, day=day)
 
@@ -289,8 +289,8 @@ class TestBadPages:
         same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
         exchange.faults.add(PATH[kind], "body", body=same, skip=1)
         failure = failed(kind)
-        assert "gave a page with nothing older than what is known: asking on would lead nowhere." in failure
-        assert f"{A_PAGE} rows in 1 pages were collected and stay; the next run goes on there." in failure
+        assert "returned no rows older than those already known, so paging makes no progress." in failure
+        assert f"{A_PAGE} rows in 1 pages were collected and stored; the next run continues there." in failure
         exchange.faults.clear()
         collected(kind)
         assert_whole(market_url, exchange, kind)
@@ -300,7 +300,7 @@ class TestBadPages:
         self, market_url: str, exchange: Handle, kind: str, monkeypatch: pytest.MonkeyPatch
     ):
         choose(monkeypatch, MARKET, OTHER)
-        monkeypatch.setattr(history, "AT_ONCE", 1)
+        monkeypatch.setattr(history, "CONCURRENT_REQUESTS", 1)
         same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
         exchange.faults.add(rf"{PATH[kind]}\?market={MARKET}", "body", body=same, skip=1)
         assert f"market={MARKET}" in failed(kind)
@@ -312,10 +312,10 @@ class TestBadPages:
     def test_an_exchange_whose_pages_all_lead_nowhere_is_not_asked_for_long(self, market_url: str, exchange: Handle):
         same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
         exchange.faults.add("candles", "body", body=same)
-        assert "asking on would lead nowhere." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
+        assert "paging makes no progress." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
         # some are under way when the last one ends the run, and some begin before that is noticed; each looks twice
-        most = 2 * (history.MOST_STUCK + 1 + 2 * history.AT_ONCE)
-        assert history.MOST_STUCK < exchange.faults.show()[0]["seen"] <= most
+        most = 2 * (history.MAX_STUCK_MARKETS + 1 + 2 * history.CONCURRENT_REQUESTS)
+        assert history.MAX_STUCK_MARKETS < exchange.faults.show()[0]["seen"] <= most
 
     @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
     def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
@@ -341,7 +341,7 @@ class TestBadPages:
         exchange.faults.add("candles", "status", status=418, body=body, skip=2)
         with_block = failed("candle")
         assert "The exchange has blocked this IP address until 2099-01-02 03:04:05 UTC" in with_block
-        assert "100 rows in 2 pages were collected and stay; the next run goes on there." in with_block
+        assert "100 rows in 2 pages were collected and stored; the next run continues there." in with_block
         with Counter(exchange) as counter:
             assert "blocked this IP address until 2099-01-02" in failed("candle")
         assert counter.calls == 0
@@ -358,7 +358,7 @@ class TestBadPages:
     ):
         choose(monkeypatch, OTHER, MARKET)
         exchange.faults.add(f"market={OTHER}&", "status", status=404, skip=1)
-        problems = collected(kind)["not to be had"]
+        problems = collected(kind)["unavailable"]
         assert list(problems) == [f"{OTHER} 2026-06-30"]
         assert "with status 404: 'Simulated error 404'" in problems[f"{OTHER} 2026-06-30"]
         assert_whole(market_url, exchange, kind)
@@ -374,7 +374,7 @@ class TestBadPages:
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         choose(monkeypatch, OTHER, MARKET)
-        monkeypatch.setattr(history, "AT_ONCE", 1)
+        monkeypatch.setattr(history, "CONCURRENT_REQUESTS", 1)
         ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
         exchange.faults.add(f"market={OTHER}&", "status", status=404)
         assert "This database holds real data" in failed("candle")

@@ -12,7 +12,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import CHAIN, ask, checks, evaluate, materialize, metadata_of, now, put_bronze, ticker
 
-UNKNOWN, MISSING, OLD = "unknown to the exchange", "not in the answer", "the newest ticker is of"
+UNKNOWN, MISSING, OLD = "unknown to the exchange", "not in the response", "the newest ticker is of"
 NAMED = ["KRW-BTC", "KRW-ETH", "KRW-USDT"]
 ON_THE_LIST = ("bronze_ticker_raw", "named_markets_are_listed")
 A_MOMENT_AGO = timedelta(seconds=1)

@@ -233,7 +233,7 @@ def test_a_minute_is_settled_ten_seconds_after_its_end(now, settled):
 
 
 class TestLies:
-    """A page that leads nowhere ends a walk, and one that contradicts itself covers nothing that it doesn't tell."""
+    """Paging without progress ends, and a page that contradicts itself covers only the interval of its rows."""
 
     @pytest.fixture(autouse=True)
     def _late(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ class TestLies:
     def test_the_same_full_page_again_and_again(self):
         at = MIDNIGHT + 5 * MINUTE
         exchange = self.saying([candle(at + MINUTE), candle(at)])
-        with pytest.raises(NoProgressError, match="call 3 gave a page with nothing older than what is known"):
+        with pytest.raises(NoProgressError, match="call 3 returned no rows older than those already known"):
             list(candle_pages(exchange, self.GAP))
         exchange = self.saying([trade(at, 7), trade(at, 8)])
         with pytest.raises(NoProgressError, match="call 4 gave a page"):
@@ -315,4 +315,4 @@ class TestLies:
         exchange.trades = hesitant  # type: ignore[method-assign]
         found = list(trade_pages(exchange, Gap(MIDNIGHT, MARKET, MIDNIGHT, MIDNIGHT + 20 * timedelta(hours=1))))
         assert asked[:5] == [None, 1, 1, 1, 1]  # until seven seconds after midnight
-        assert [said.key for page in found for said in page.rows] == ["5"]
+        assert [row.key for page in found for row in page.rows] == ["5"]

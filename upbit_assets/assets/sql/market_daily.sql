@@ -1,4 +1,4 @@
--- gold.market_daily: one row is a market's day as the exchange counts days, from 09:00 KST: prices, turnover, volatility.
+-- gold.market_daily: one row is a market and exchange's day (from 09:00 KST): prices, turnover, volatility.
 -- The days are those that begin in [start, end). To try it in psql, set both, then paste all of this:
 --   \set start '''2026-01-29 09:00+09'''
 --   \set end '''2026-01-30 09:00+09'''
@@ -33,7 +33,7 @@ candles AS (
   GROUP BY day, market
 ),
 
--- the days of which every trade was collected, by pages that nothing has disproved, of those not dropped since
+-- the days whose trades were all collected: pages later disproved or dropped don't count
 trades_collected AS (
   SELECT day, market
   FROM bronze.trade_page AS page
@@ -60,7 +60,7 @@ trades AS (
   GROUP BY day, market
 ),
 
--- of which none had to be rejected, and which are those of the candles: the exchange rounds to about 16 digits
+-- those without rejected trades whose sums equal those of the candles; the exchange rounds to about 16 digits
 whole_trades AS (
   SELECT day, market, trades.turnover, trades.volume
   FROM trades
@@ -97,10 +97,10 @@ amounts AS (
   LEFT JOIN whole_trades USING (day, market)
 ),
 
--- read twice, and computed once
+-- used twice, so computed once
 priced AS MATERIALIZED (
   SELECT amounts.*,
-         -- the exchange rounds turnovers to 16 digits, so that the VWAP of one price may lie beside it
+         -- the exchange rounds turnovers to 16 digits, so the VWAP of trades at a single price may differ from it slightly
          CASE WHEN average BETWEEN low_price * (1 - 1e-9) - 1e-16 AND high_price * (1 + 1e-9) + 1e-16
               THEN least(greatest(average, low_price), high_price) END AS vwap,
          round(sqrt(squared_changes), 10) AS realized_volatility,

@@ -1,5 +1,5 @@
--- gold.market_daily_build: one row is a day: how many rows gold.market_daily has of it, and which candles and trades
--- they are of.
+-- gold.market_daily_build: one row is a day: its row count in gold.market_daily, and the builds of candles and trades
+-- that it was computed from.
 -- The days are those that begin in [start, end). To try it in psql, set both, then paste all of this:
 --   \set start '''2026-01-29 09:00+09'''
 --   \set end '''2026-01-30 09:00+09'''

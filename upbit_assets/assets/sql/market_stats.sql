@@ -16,7 +16,7 @@ ticker_day_before AS NOT MATERIALIZED (
     AND ingested_at < CAST(:end AS timestamptz) - interval '1 day'
 ),
 
--- every snapshot of a market beside what the window's snapshots say together
+-- every snapshot of a market, with aggregates over its window
 in_window AS (
   SELECT *,
          max(trade_price) OVER market_window AS window_high,
@@ -57,7 +57,7 @@ in_krw AS (
                                         AND newest_rate.market = 'KRW-' || last_snapshot.quote_currency
 ),
 
--- for each snapshot, the one of the same window a day before whose time of day is nearest; of two, the earlier
+-- for each snapshot, the one of the window 24 hours before with the nearest time of day; of two, the earlier
 nearest AS (
   SELECT DISTINCT ON (wanted.ingested_at) wanted.ingested_at, there.ingested_at AS day_before
   FROM (SELECT DISTINCT window_start, ingested_at FROM ticker) AS wanted
@@ -68,7 +68,7 @@ nearest AS (
            there.ingested_at
 ),
 
--- what the exchange's day counters gained since the window's first snapshot; those of a new day began at 0
+-- the increase of the exchange's day counters since the window's first snapshot; on a new day they start at 0
 gained AS (
   SELECT in_krw.*,
          day_volume - CASE WHEN new_day THEN 0 ELSE first_day_volume END AS volume_gained,
@@ -84,7 +84,7 @@ figures AS (
   SELECT gained.*,
          CASE WHEN snapshots > 1 THEN gold.quotient(window_high - window_low, window_low, 10) END AS volatility,
          gold.quotient(gained.trade_price - before.trade_price, before.trade_price, 10) AS change_rate_24h,
-         -- counters that went back, or of which one stood still, say nothing
+         -- NULL if a counter decreased or didn't change
          CASE WHEN volume_gained > 0 AND turnover_gained > 0
               THEN gold.quotient(turnover_gained, volume_gained, 16) END AS vwap
   FROM gained

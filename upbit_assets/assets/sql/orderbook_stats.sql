@@ -1,5 +1,5 @@
 -- gold.orderbook_stats: one row is a market's last order book of a ten-minute window: spread, depth and imbalance.
--- A book with one side alone has no middle, so nothing that needs one.
+-- A one-sided book has no mid price, so the figures based on it are NULL.
 -- The windows are those that begin in [start, end). To try it in psql, set both, then paste all of this:
 --   \set start '''2026-01-29 14:00+09'''
 --   \set end '''2026-01-29 14:10+09'''
@@ -25,8 +25,8 @@ in_window AS (
 
 last_book AS (
   SELECT *,
-         (best_bid + best_ask) * 0.5 AS mid_price,  -- divided by 2 it would lose a 17th digit
-         -- the exchange shows 30 levels a side: one that has fewer is shown whole
+         (best_bid + best_ask) * 0.5 AS mid_price,  -- division by 2 would lose a 17th digit
+         -- the exchange sends at most 30 levels a side; a side with fewer is complete
          CASE WHEN cardinality(bid_prices) >= 30 THEN bid_prices[cardinality(bid_prices)] END AS last_bid_shown,
          CASE WHEN cardinality(ask_prices) >= 30 THEN ask_prices[cardinality(ask_prices)] END AS last_ask_shown
   FROM in_window

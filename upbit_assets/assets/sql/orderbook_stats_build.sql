@@ -1,5 +1,5 @@
--- gold.orderbook_stats_build: one row is a window: how many rows gold.orderbook_stats has of it, and which silver they
--- are of.
+-- gold.orderbook_stats_build: one row is a window: its row count in gold.orderbook_stats, and the build of silver that
+-- it was computed from.
 -- The windows are those that begin in [start, end). To try it in psql, set both, then paste all of this:
 --   \set start '''2026-01-29 14:00+09'''
 --   \set end '''2026-01-29 14:10+09'''

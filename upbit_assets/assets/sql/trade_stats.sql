@@ -1,4 +1,4 @@
--- gold.trade_stats: one row is a market's trades of a ten-minute window: prices, volume, who bought and who sold.
+-- gold.trade_stats: one row is a market's trades in a ten-minute window: prices, volume, buy and sell volume.
 -- The windows are those that begin in [start, end). To try it in psql, set both, then paste all of this:
 --   \set start '''2026-01-29 14:00+09'''
 --   \set end '''2026-01-29 14:10+09'''
@@ -28,7 +28,7 @@ figures AS (
 ),
 
 priced AS (
-  -- a quotient is rounded, and so may lie beside the one price that there was
+  -- the quotient is rounded, so it may lie outside [low_price, high_price]
   SELECT *, least(greatest(gold.quotient(turnover, volume, 16), low_price), high_price) AS vwap
   FROM figures
 ),
