@@ -9,7 +9,7 @@ from bench.stage import MarketData, Stage, output_of
 from upbit_assets.assets.bronze import CANDLES
 from upbit_assets.assets.coverage import Gap
 from upbit_assets.assets.gold import gold_market_daily
-from upbit_assets.assets.history import as_records, note
+from upbit_assets.assets.history import as_records, page_record
 from upbit_assets.assets.pages import Page, candle_pages
 from upbit_assets.assets.silver import silver_candle
 from upbit_assets.partitions import DAY, days
@@ -66,7 +66,7 @@ def candle_day(stage: Stage) -> list[Result]:
 
 
 def load(page: Page) -> Load:
-    return Load({CANDLES.raw: as_records(page, page.rows), CANDLES.page: note(page)})
+    return Load({CANDLES.raw: as_records(page, page.rows), CANDLES.page: page_record(page)})
 
 
 def copied(data: MarketData, name: str) -> list[bytes]:

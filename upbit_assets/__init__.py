@@ -2,7 +2,7 @@
 
 import warnings
 
-# backfill policies and partitioned checks are what this project is built on; the exact versions are locked
+# this project relies on backfill policies and partitioned checks; the exact versions are locked
 warnings.filterwarnings(
     "ignore", message=r"Parameter `backfill_policy`|Specifying a partitions_def on an AssetCheckSpec"
 )

@@ -1,4 +1,4 @@
-"""What must be true of tickers, window by window; and that data come in."""
+"""Checks of tickers and the trade stream, by window, and of freshness."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from upbit_assets import feeds
 from upbit_assets.assets import named, snapshots
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import candles, orderbooks, trades
-from upbit_assets.check_results import PresentCheck, Result, Results, WindowCheck, checks_of, window_check
+from upbit_assets.check_results import CurrentStateCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import in_window
@@ -23,8 +23,7 @@ FRESH = timedelta(minutes=5)
 
 @window_check(AssetCheckSeverity.WARN)
 def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -> Results:
-    """The markets that have tickers in a window are those of the market list collected in it, and each of its snapshots
-    has them all."""
+    """The markets with tickers in a window are those of its market list, and every snapshot has all of them."""
     tickers, listed = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.bronze_market_raw, span)
     at_times = by_window(connection, sa.intersect(listed, in_some_snapshots(tables.bronze_ticker_raw, span)))
     without_ticker = by_window(connection, sa.except_(listed, tickers))
@@ -47,7 +46,7 @@ def markets_match_the_market_list(connection: sa.Connection, span: TimeWindow) -
 
 
 def in_some_snapshots(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
-    """The markets that are in some of a window's snapshots, and not in all of them."""
+    """The markets that are in some of a window's snapshots, but not in all."""
     start = windows.floor(table.c.ingested_at).label("window")
     snapshots = sa.func.count(table.c.ingested_at.distinct()).label("snapshots")
     rows = sa.select(start, snapshots).where(in_window(table, span))
@@ -61,7 +60,7 @@ def in_some_snapshots(table: sa.Table, span: TimeWindow) -> sa.Select[Any]:
 
 
 def named_markets_are_listed(connection: sa.Connection) -> Result:
-    """The markets that settings name are on the newest market list; of others nothing is collected."""
+    """The markets named in settings are on the newest market list; others can't be collected."""
     listed = snapshots.listed_markets(connection)
     if not listed:
         return Result(True, note="There is no market list yet.")
@@ -70,38 +69,38 @@ def named_markets_are_listed(connection: sa.Connection) -> Result:
     return Result(not any(unlisted.values()), {name: named(codes) for name, codes in unlisted.items() if codes})
 
 
-LISTED = PresentCheck(named_markets_are_listed, AssetCheckSeverity.WARN)
+LISTED = CurrentStateCheck(named_markets_are_listed, AssetCheckSeverity.WARN)
 
 
 def accounted_for(refinement: Refinement) -> WindowCheck:
     @window_check()
     def every_bronze_row_is_accounted_for(connection: sa.Connection, span: TimeWindow) -> Results:
-        """Raw rows = silver rows + rejected rows + duplicates, counted anew in each table.
+        """Raw rows = silver rows + rejected rows + duplicates, counted in the tables.
 
-        Raw rows that came after silver was computed are not silver's to account for; the sensor asks for it again.
+        Raw rows added after silver was computed don't count; the sensor requests a recomputation.
         """
         built = refinement.build
-        noted = sa.select(built.c.window_start, built.c.duplicate_rows, built.c.bronze_rows).where(
+        recorded = sa.select(built.c.window_start, built.c.duplicate_rows, built.c.bronze_rows).where(
             in_window(built, span)
         )
-        superfluous, read = {}, {}
-        for start, duplicates, bronze_rows in connection.execute(noted):
-            superfluous[start], read[start] = duplicates, bronze_rows
+        duplicates, read = {}, {}
+        for start, duplicate_rows, bronze_rows in connection.execute(recorded):
+            duplicates[start], read[start] = duplicate_rows, bronze_rows
         counted = {
             "raw": counts(connection, refinement.bronze, span, refinement.axis),
             "silver": counts(connection, refinement.silver, span, refinement.axis),
             "rejected": counts(connection, refinement.rejected, span, refinement.axis),
-            "duplicates": superfluous,
+            "duplicates": duplicates,
         }
-        books = {
+        row_counts = {
             start: {name: rows.get(start, 0) for name, rows in counted.items()}
             for start in refinement.axis.starts_in(span)
         }
         results = {}
-        for start, book in books.items():
-            later = max(book["raw"] - read.get(start, book["raw"]), 0)
-            told = f"{later} raw rows came after silver was computed." if later else None
-            results[start] = Result(2 * book["raw"] - later == sum(book.values()), book, told)
+        for start, rows in row_counts.items():
+            later = max(rows["raw"] - read.get(start, rows["raw"]), 0)
+            note = f"{later} raw rows were added after silver was computed." if later else None
+            results[start] = Result(2 * rows["raw"] - later == sum(rows.values()), rows, note)
         return results
 
     return every_bronze_row_is_accounted_for
@@ -109,7 +108,7 @@ def accounted_for(refinement: Refinement) -> WindowCheck:
 
 @window_check(AssetCheckSeverity.WARN)
 def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Every market that the window's raw rows name has a price in silver."""
+    """Every market with raw rows in the window has a price in silver."""
     collected, priced = markets_of(tables.bronze_ticker_raw, span), markets_of(tables.silver_ticker, span)
     missing = by_window(connection, sa.except_(collected, priced))
     return {
@@ -119,12 +118,12 @@ def no_price_is_missing(connection: sa.Connection, span: TimeWindow) -> Results:
 
 
 def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[str, str]) -> WindowCheck:
-    """`start`: gold's column that names the window; `ranks`: {rank: the figure that it follows}."""
+    """`start`: gold's column with the start of the window; `ranks`: {rank column: ranked column}."""
     gold = start.table
 
     @window_check()
     def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Results:
-        """Ranks start at 1, follow their figures, and every market of silver has one, but where there is no figure."""
+        """Ranks start at 1 and follow their figures; every market of silver with a figure has one."""
         in_place = []
         for rank, figure in ((gold.c[rank], gold.c[figure]) for rank, figure in ranks.items()):
             place = sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
@@ -146,8 +145,9 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
     return ranks_are_complete
 
 
-# Of a market of a window: the last snapshot before it (else its first), its last one, and the trades between the two.
-# The counters begin anew with the exchange's day. Which trades of a snapshot's own millisecond it counts, nobody says.
+# For each window and market: the last snapshot before the window (else its first), its last snapshot, and the trades
+# between the two. The counters restart with the exchange's day. Whether a snapshot counts all trades of its own
+# millisecond is not documented.
 TRADES_AGAINST_COUNTERS = sa.text("""
 WITH snapshot AS (
   SELECT each.start, ticker.market, ticker.ingested_at, ticker.traded_at, ticker.day_volume, ticker.day_turnover,
@@ -197,20 +197,20 @@ ROUNDING = Decimal("1e-15")  # the exchange's counters have some 16 digits
 
 @window_check(AssetCheckSeverity.WARN)
 def every_trade_is_there(connection: sa.Connection, span: TimeWindow) -> Results:
-    """The window's trades add up to what the exchange's day counters gained between two snapshots, volume and turnover.
+    """Volume and turnover of the window's trades equal the increase of the exchange's day counters.
 
-    From the last snapshot before the window to the last one in it, so that windows in a row leave nothing between them.
+    From the last snapshot before the window to the last one in it, so that there is no gap between adjacent windows.
     """
     values = {"start": span.start, "end": span.end, "rounding": ROUNDING}
     proved, missing = defaultdict[datetime, list[str]](list), defaultdict[datetime, list[str]](list)
     for start, market, whole in connection.execute(TRADES_AGAINST_COUNTERS, values):
-        if whole is not None:  # as it is where the exchange gave no counters
+        if whole is not None:  # NULL if a snapshot has no counters
             (proved if whole else missing)[start].append(market)
     return {
         start: Result(
             not missing[start],
-            {"markets whose trades add up": len(proved[start]), "trades are missing of": named(missing[start])},
-            None if proved[start] or missing[start] else "There are no two snapshots to hold the trades against.",
+            {"markets with all trades": len(proved[start]), "markets with missing trades": named(missing[start])},
+            None if proved[start] or missing[start] else "There are no two snapshots to compare the trades with.",
         )
         for start in windows.starts_in(span)
     }
@@ -236,7 +236,7 @@ def by_window(connection: sa.Connection, markets: sa.Executable) -> defaultdict[
 
 
 def newest_window_is_fresh(connection: sa.Connection) -> Result:
-    """The newest figures are at most five minutes old; asked every five minutes, even when nothing runs."""
+    """The newest figures are at most five minutes old; evaluated every five minutes, even if nothing runs."""
     at = tables.gold_market_stats.c.ingested_at
     newest = connection.scalar(sa.select(at).order_by(at.desc()).limit(1))
     if newest is None:
@@ -249,7 +249,7 @@ def newest_window_is_fresh(connection: sa.Connection) -> Result:
     )
 
 
-FRESHNESS = PresentCheck(newest_window_is_fresh, AssetCheckSeverity.WARN)
+FRESHNESS = CurrentStateCheck(newest_window_is_fresh, AssetCheckSeverity.WARN)
 
 all_checks: list[AssetChecksDefinition] = [
     checks_of("bronze_ticker_raw", windows, markets_match_the_market_list, LISTED),

@@ -1,4 +1,4 @@
-"""Which windows are materialized: those of which something was collected. Others would look as if they were there."""
+"""Materializes only windows with collected data, so that the UI doesn't show missing windows as materialized."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NOT_COMPUTED = "Nothing was collected in, or no silver is computed of,"
 
 @dataclass(frozen=True)
 class Basis:
-    """The tables of which a row tells that a window was collected, and what is true of the others."""
+    """The tables in which a row means that a window was collected, and the message for windows without rows."""
 
     axis: Axis
     tables: Sequence[sa.Table]
@@ -33,8 +33,8 @@ class Basis:
 def bases() -> dict[sa.Table, Basis]:
     """By the asset's table.
 
-    The candles and trades of a day are computed together into one gold, so either's pages tell that it was collected:
-    trades are to be had of the last days only, and a day in which nobody traded has no rows.
+    Candles and trades of a day share a gold table, so the pages of either show that the day was collected: trades are
+    available for the last days only, and a day without trades has no rows.
     """
     found = {}
     for gold in GOLD_TABLES:
@@ -53,38 +53,38 @@ BASES = bases()
 
 
 class CollectedIOManager(RetainingIOManager):
-    """Materializes the windows of which something was collected, and names the others."""
+    """Materializes the windows with collected data, and reports the others."""
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         """Write what the asset returned.
 
         Raises:
-            Failure: nothing was collected in any of the run's windows; they are empty now.
+            Failure: none of the run's windows has collected data; they are empty now.
         """
         basis, span = BASES.get(self.table_of(context)), time_window(context)
         if obj is None or basis is None or span is None:
             super().handle_output(context, obj)
             return
-        there = self.collected(basis, span)  # one that the write empties counts
+        there = self.collected(basis, span)  # before the write too: a window that it empties counts
         super().handle_output(context, obj)
-        leave_out(context, basis, there | self.collected(basis, span))
+        materialize(context, basis, there | self.collected(basis, span))
 
     def collected(self, basis: Basis, span: TimeWindow) -> set[str]:
         with self.connect() as connection:
             return basis.keys(connection, span)
 
 
-def leave_out(context: OutputContext, basis: Basis, there: set[str]) -> None:
-    asked_for, asset = context.asset_partition_keys, context.asset_key.to_user_string()
-    missing = [key for key in asked_for if key not in there]
+def materialize(context: OutputContext, basis: Basis, there: set[str]) -> None:
+    requested, asset = context.asset_partition_keys, context.asset_key.to_user_string()
+    missing = [key for key in requested if key not in there]
     if not missing:
         return
     absence = f"{basis.absence} {basis.axis.named([basis.axis.start_of(key) for key in missing])}"
-    if len(missing) == len(asked_for):
+    if len(missing) == len(requested):
         raise Failure(f"{absence}: {asset} has no rows there.", allow_retries=False)
     context.log.warning(
-        f"{absence}: {asset} has no rows there. The other {len(asked_for) - len(missing):,} of the {len(asked_for):,} "
-        "partitions asked for are materialized."
+        f"{absence}: {asset} has no rows there. The other {len(requested) - len(missing):,} of the {len(requested):,} "
+        "requested partitions are materialized."
     )
     context.add_output_metadata({"not materialized": absence})
-    materialize_only(context, [key for key in asked_for if key in there])
+    materialize_only(context, [key for key in requested if key in there])

@@ -1,10 +1,9 @@
-"""A clock that was wrong for a while must not stop Dagster.
+"""Recovers Dagster from timestamps in the future, left by a clock that was ahead.
 
-Dagster goes on from its newest tick, and the parts of its daemon from when they last did something, which they
-remember. After a clock that was ahead for a minute, or is set back, no schedule and no sensor ticks and no run leaves
-the queue until that moment comes, and every heartbeat is from the future, which passes for health. So the daemon looks
-a few times a minute whether anything is dated later than now; where it is, all of that is dated back by as much, and
-the daemon starts anew. It looks when it starts, too: the clock may have been wrong before.
+Dagster continues from its newest tick, and its daemon's threads from when they were last active, which they keep in
+memory. If the clock was ahead for a minute, or is set back, no schedule or sensor ticks and no run is dequeued until
+that time, while heartbeats from the future pass as healthy. So when the daemon starts, and a few times a minute, it
+searches for timestamps later than now. If there are any, they are shifted back and the daemon restarts.
 """
 
 import logging
@@ -19,19 +18,19 @@ from dagster import DagsterInstance, QueuedRunCoordinator
 
 from upbit_assets.dagster_internals import SCHEDULED_EXECUTION_TIME_TAG, InstigatorState, InstigatorTick, instance_of
 
-LOOK_SECONDS = 20
-TOLERANCE = 5  # seconds that hold nothing up for long
+CHECK_SECONDS = 20
+TOLERANCE = 5  # seconds; a shorter delay doesn't matter
 log = logging.getLogger("dagster.daemon.clock")
 
 
 class RunCoordinator(QueuedRunCoordinator):
-    """Dagster's own, in whose process the clock is watched if it is the daemon's."""
+    """Dagster's queue, which also watches the clock in the daemon's process."""
 
     _watching = False
 
     @property
     def dequeue_interval_seconds(self) -> int:
-        """Only the daemon asks for it, before any of its parts begins; there is no public way into its process."""
+        """Read only by the daemon, before its threads start; there is no public hook into its process."""
         if not self._watching:
             self._watching = True
             watch(instance_of(self))
@@ -39,30 +38,30 @@ class RunCoordinator(QueuedRunCoordinator):
 
 
 def watch(instance: DagsterInstance) -> None:
-    """Date back what is dated later than now, and go on looking in a thread."""
+    """Shift back timestamps later than now, now and periodically in a thread."""
     date_back(instance)
-    threading.Thread(target=keep_watching, args=(instance,), name="clock", daemon=True).start()
+    threading.Thread(target=check_periodically, args=(instance,), name="clock", daemon=True).start()
 
 
-def keep_watching(instance: DagsterInstance) -> None:
+def check_periodically(instance: DagsterInstance) -> None:
     while True:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
         try:
             ahead = date_back(instance)
-        except Exception:  # the database may be away; the daemon's own parts survive that too
-            log.exception("It could not be seen whether the clock was ahead")
+        except Exception:  # the database may be unreachable, which the daemon's own threads survive too
+            log.exception("Checking for timestamps in the future failed")
             continue
         if ahead:
-            log.warning("The daemon starts anew, as its parts wait for that time too.")
+            log.warning("Restarting the daemon, because its threads wait for that time too.")
             logging.shutdown()
-            # the same process for whoever started it
+            # keeps the pid, for whoever supervises it
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 def date_back(instance: DagsterInstance) -> timedelta | None:
-    """By how much the newest of Dagster's ticks and heartbeats was later than now, and all of them are dated back.
+    """Shift back Dagster's ticks and heartbeats that are later than now. Returns by how much the newest was ahead.
 
-    These are Dagster's own calls, which its daemon uses for the same; none of them is documented.
+    These calls of the instance are used by Dagster's daemon too, but not documented.
     """
     now = time.time()
     latest = now + TOLERANCE
@@ -73,8 +72,8 @@ def date_back(instance: DagsterInstance) -> timedelta | None:
         for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, after=latest)
     ]
     beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
-    noted = [moment for state in states for moment in moments(state).values()]
-    ahead = max([tick.timestamp for tick in ticks] + beats + noted, default=now) - now
+    stored = [moment for state in states for moment in moments(state).values()]
+    ahead = max([tick.timestamp for tick in ticks] + beats + stored, default=now) - now
     if ahead < TOLERANCE:
         return None
     for tick in ticks:
@@ -88,20 +87,20 @@ def date_back(instance: DagsterInstance) -> timedelta | None:
     found = timedelta(seconds=round(ahead))
     log.warning(
         f"Dagster's newest tick or heartbeat is {found} later than this machine's clock: the clock was ahead, or has "
-        f"been set back. Whatever is dated later than now, {len(ticks)} ticks among it, is dated back by as much, so "
-        "that schedules and sensors go on at once. Have the clock kept by NTP."
+        f"been set back. All timestamps later than now, including {len(ticks)} ticks, were shifted back by as much, so "
+        "that schedules and sensors continue at once. Synchronize the clock by NTP."
     )
     return found
 
 
 def moments(state: InstigatorState) -> dict[str, float]:
-    """The times that a schedule or sensor goes on from."""
+    """The times that a schedule or sensor continues from."""
     fields: dict[str, Any] = state.instigator_data._asdict()  # type: ignore[union-attr]
     return {name: value for name, value in fields.items() if name.endswith("timestamp") and value}
 
 
 def date_tick_back(instance: DagsterInstance, tick: InstigatorTick, ahead: float) -> None:
-    """With its runs: one that is known to be of a time would pass for what is to be run when that time comes."""
+    """Shift back a tick and its runs: a run tagged with a future time would count as that time's run."""
     data, at = tick.tick_data, tick.timestamp - ahead
     end = data.end_timestamp and data.end_timestamp - ahead
     instance.update_tick(tick._replace(tick_data=data._replace(timestamp=at, end_timestamp=end)))

@@ -1,7 +1,7 @@
-"""All that this project takes from Dagster past its public API, for what the API can't do; ruff forbids it elsewhere.
+"""All uses of Dagster beyond its public API, which ruff forbids elsewhere.
 
-A later Dagster may change any of it: test_dagster_internals.py says what, and the tables are looked at before each use.
-health.py alone reads Dagster's heartbeats by itself, as it must not take the seconds that importing Dagster takes.
+A newer Dagster may change any of it: test_dagster_internals.py reports what, and the tables' schema is verified before
+each use. Only health.py reads Dagster's heartbeats itself, because importing Dagster takes seconds.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,43 +20,43 @@ from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 
-# what is used elsewhere under its own name
+# names that are re-exported
 __all__ = [
-    "SCHEDULED_EXECUTION_TIME_TAG",  # by which Dagster knows whether a schedule has asked for a run of that time
-    "AssetCheckEvaluationTargetMaterializationData",  # what a check looked at, which the public evaluation takes
-    "CheckRunHealthResult",  # a launcher's answer to run monitoring
-    "InstigatorState",  # where a schedule or sensor goes on from
-    "InstigatorTick",  # one time that it was asked
-    "RunLauncher",  # what a mixin of all launchers is made of: only the default one is public
-    "WorkerStatus",  # the answer's kinds
+    "SCHEDULED_EXECUTION_TIME_TAG",  # by which Dagster finds the run of a schedule's tick
+    "AssetCheckEvaluationTargetMaterializationData",  # an argument of the public AssetCheckEvaluation
+    "CheckRunHealthResult",  # the result type of a launcher's check_run_worker_health
+    "InstigatorState",  # the state of a schedule or sensor
+    "InstigatorTick",  # a tick of it
+    "RunLauncher",  # the base class for a mixin; only the default launcher is public
+    "WorkerStatus",  # part of CheckRunHealthResult
     "dagster_tables",
     "instance_of",
     "materialize_only",
     "output_of",
     "prune",
-    "share",
+    "share_connections",
 ]
 
 
 def instance_of(part: MayHaveInstanceWeakref[DagsterInstance]) -> DagsterInstance:
-    """The instance of a launcher or coordinator, which has no public name for whoever derives from it."""
+    """The instance of a launcher or coordinator; subclasses have no public access to it."""
     return part._instance
 
 
 def materialize_only(context: OutputContext, partitions: Iterable[str]) -> None:
-    """Have an output materialize these of its partitions; Dagster takes all of a run's range to be there after it."""
+    """Materialize only these partitions of an output; by default Dagster marks the run's whole range."""
     context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(list(partitions))
 
 
 def output_of(asset: AssetsDefinition, window: TimeWindow, **inputs: Any) -> Any:
-    """What an asset's function returns for a span of windows; a context that Dagster builds knows of one alone."""
+    """What an asset's function returns for a span of windows; contexts built by Dagster support only a single one."""
     function: Any = asset.op.compute_fn
     context = [SimpleNamespace(partition_time_window=window)] if function.has_context_arg() else []
     return function.decorated_fn(*context, **inputs)
 
 
-# How storages ask what tables and columns their database has, which they do before most statements.
-QUESTIONS = (
+# methods of Dagster's storages that query which tables and columns exist, called before most statements
+SCHEMA_QUERIES = (
     "_has_asset_daemon_asset_evaluations_table",
     "_has_asset_key_col_on_connection",
     "_has_instigators_table",
@@ -73,34 +73,34 @@ QUESTIONS = (
 )
 
 
-def share(engine: sa.Engine, storages: Iterable[Any]) -> None:
-    """Have storages, whose tables are there, take their connections from the engine, and ask for a table only once.
+def share_connections(engine: sa.Engine, storages: Iterable[Any]) -> None:
+    """Let storages use the engine's connection pool, and query only once whether a table exists.
 
-    Dagster's own open a connection for each statement, and ask each time: 700 connections and 400 questions a minute,
-    which were two thirds of PostgreSQL's work.
+    By default they open a connection per statement and repeat these queries: 700 connections and 400 queries a minute,
+    two thirds of PostgreSQL's work.
     """
     for storage in storages:
         storage._engine = engine
-        for question in QUESTIONS:
-            if hasattr(storage, question):
-                setattr(storage, question, Remembered(getattr(storage, question)))
+        for name in SCHEMA_QUERIES:
+            if hasattr(storage, name):
+                setattr(storage, name, CachedWhenTrue(getattr(storage, name)))
 
 
-class Remembered:
-    """A question to the database that is asked until the answer is yes: what is there once is not taken away."""
+class CachedWhenTrue:
+    """A schema query whose result is cached once it is true: tables and columns are never removed."""
 
-    def __init__(self, ask: Callable[..., bool]) -> None:
-        self.ask, self.known = ask, set[tuple[str, ...]]()
+    def __init__(self, query: Callable[..., bool]) -> None:
+        self.query, self.known = query, set[tuple[str, ...]]()
 
-    def __call__(self, *about: Any) -> bool:
-        names = tuple(each for each in about if isinstance(each, str))  # the others are connections
-        if names not in self.known and self.ask(*about):
+    def __call__(self, *arguments: Any) -> bool:
+        names = tuple(each for each in arguments if isinstance(each, str))  # the others are connections
+        if names not in self.known and self.query(*arguments):
             self.known.add(names)
         return names in self.known
 
 
-REVISIONS = frozenset({"29b539ebc72a"})  # Dagster's own schema, as its alembic_version says: those known here
-RUNS_AT_ONCE = 200
+REVISIONS = frozenset({"29b539ebc72a"})  # supported revisions of Dagster's schema (alembic_version)
+PRUNE_BATCH = 200  # runs
 
 OLD_RUNS = sa.text("""
 SELECT id, run_id FROM runs
@@ -113,13 +113,13 @@ SELECT array_agg(asset_key) AS assets, array_agg(check_name) AS checks, array_ag
 FROM (SELECT asset_key, check_name, max(id) AS last FROM asset_check_executions GROUP BY asset_key, check_name) AS each
 """)
 
-# All of it is found by an index; statistics that lag behind must not make the planner read the whole log instead.
+# force index scans: with outdated statistics the planner would read the whole log
 BY_INDEX = sa.text("""
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)
 """)
 
-# What an earlier call left as a window's last materialization, and these runs have replaced since.
+# materializations that earlier calls kept as a window's last one, and that these runs have superseded
 DELETE_REPLACED = sa.text("""
 WITH events AS (
   DELETE FROM event_logs AS event USING event_logs AS newer
@@ -132,8 +132,7 @@ WITH events AS (
 DELETE FROM asset_event_tags USING events WHERE event_id = events.id
 """)
 
-# The last materialization of each window stays, and with it what Dagster knows to be there; so does each check's last
-# result.
+# keeps each window's last materialization, and so its status in Dagster, and each check's last result
 DELETE_RUNS = sa.text("""
 WITH events AS (
   DELETE FROM event_logs AS event
@@ -155,14 +154,14 @@ DELETE FROM runs WHERE run_id = ANY(:runs)
 
 
 class UnknownDagsterSchemaError(RuntimeError):
-    """Dagster's tables are not those that were known here; nothing was done to them."""
+    """Dagster's schema has an unsupported revision; its tables were left unchanged."""
 
 
 def dagster_tables() -> sa.Engine:
-    """Dagster's database, where its tables are those known here.
+    """Dagster's database.
 
     Raises:
-        UnknownDagsterSchemaError: they are not.
+        UnknownDagsterSchemaError: its schema has an unsupported revision.
     """
     url = sqlalchemy_url(instance_url())
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -176,19 +175,19 @@ def require_known(connection: sa.Connection) -> None:
     found = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() if there else []
     if not found or not REVISIONS.issuperset(found):
         raise UnknownDagsterSchemaError(
-            f"Dagster's database has the schema {', '.join(found) or 'of no version'}, and this version of "
-            f"upbit_assets knows {', '.join(sorted(REVISIONS))} only, so it left Dagster's tables as they are. Install "
-            "the Dagster that requirements.lock names, or a newer upbit_assets."
+            f"Dagster's database has the schema revision {', '.join(found) or '(none)'}, but this version of "
+            f"upbit_assets supports only {', '.join(sorted(REVISIONS))}, so it left Dagster's tables unchanged. "
+            "Install the Dagster version in requirements.lock, or a newer upbit_assets."
         )
 
 
 def prune(engine: sa.Engine, before: datetime) -> int:
-    """Delete finished runs and their log from Dagster's database; returns how many runs.
+    """Delete finished runs and their logs from Dagster's database; returns the number of runs.
 
-    Dagster's own way of deleting a run takes its materializations along. A transaction is of a few runs, so that no
-    lock is held for long; what was deleted before it was stopped is not looked at again.
+    Dagster's own deletion of a run would delete its materializations too. Each batch of runs is a transaction, so that
+    locks are short and an interrupted call keeps its progress.
     """
-    old = {"before": before.astimezone(UTC).replace(tzinfo=None), "most": RUNS_AT_ONCE}
+    old = {"before": before.astimezone(UTC).replace(tzinfo=None), "most": PRUNE_BATCH}
     pruned, after = 0, 0
     with engine.connect() as connection:
         last = connection.execute(LAST_RESULTS).mappings().one()

@@ -1,4 +1,4 @@
-"""What must be true of order books, candles, trades and days, and of them all together."""
+"""Checks of order books, candles, trades and days, and of their consistency."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,14 +15,14 @@ from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import in_window
 
-# the exchange rounds what it has added up to about 16 digits
+# the exchange rounds its sums to about 16 digits
 ROUNDING = Decimal("1e-9")
 LAST_DIGIT = Decimal("1e-16")  # of a VWAP
 
 
 @window_check()
 def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Every market that has a book in a window has figures of the last one; two sides have a spread above zero."""
+    """Every market with a book in a window has figures of its last one; a two-sided book has a positive spread."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
     there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(in_window(silver, span))
@@ -45,26 +45,25 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 
 @window_check(AssetCheckSeverity.WARN)
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Of each market of a day that is over, the exchange was asked for every minute, no minute was rejected, and all of
-    them add up to what it says of the whole day."""
+    """For each market of a past day, every minute was collected, none is rejected, and the day's volume is verified."""
     coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
     known = sa.select(coverage.c.day, coverage.c.market).where(in_window(coverage, span))
-    # a candle that doesn't say of which market it is may be missing in any of them
-    said = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
-    unknown = sa.except_(sa.select(rejected.c.day, said).where(in_window(rejected, span)), known)
+    # a candle without a market may be missing in any of them
+    named_market = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
+    unknown = sa.except_(sa.select(rejected.c.day, named_market).where(in_window(rejected, span)), known)
     lacking = sa.union(known.where((coverage.c.minutes_missing > 0) | coverage.c.proved.is_(False)), unknown)
     missing, now = by_window(connection, lacking), datetime.now(UTC)
     return {
         start: Result(
             start + DAY > now or not missing[start],
-            {"not whole": named(missing[start])},
+            {"incomplete": named(missing[start])},
             "The day is not over." if start + DAY > now else None,
         )
         for start in days.starts_in(span)
     }
 
 
-# Where both are there, whatever gold took its figures from: it takes trades only where they are those of the candles.
+# For all days with both, whichever gold used: gold uses trades only if they match the candles.
 TRADES_AGAINST_CANDLES = sa.text("""
 WITH collected AS (
   SELECT day, market
@@ -102,19 +101,18 @@ WHERE daily.day >= :start AND daily.day < :end AND daily.minutes_missing = 0
 
 @window_check()
 def trades_and_candles_agree(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Where all of a day's trades and candles were collected, they add up to the same volume and turnover, and to what
-    gold says."""
+    """If all of a day's trades and candles were collected, volume and turnover are the same for both and in gold."""
     return named_by_day(
         connection,
         TRADES_AGAINST_CANDLES,
         span,
-        "trades that do not add up to the candles",
+        "trades and candles differ",
         rounding=ROUNDING,
         last_digit=LAST_DIGIT,
     )
 
 
-# the candles before the minute of the ticker's last trade, and up to and including it, bound what the ticker says
+# the candles before the minute of the ticker's last trade, and those including it, are bounds of the ticker's figures
 TICKER_AGAINST_CANDLES = sa.text("""
 WITH collected AS (
   SELECT day, market, range_agg(covered) AS covered
@@ -122,7 +120,7 @@ WITH collected AS (
   WHERE day >= :start AND day < :end AND page.ingested_at < built.computed_at
   GROUP BY day, market
 ), ticker AS (
-  SELECT collected.day, collected.market, last.traded_at, raw.said
+  SELECT collected.day, collected.market, last.traded_at, raw.figures
   FROM collected
   CROSS JOIN LATERAL (
     SELECT ingested_at, traded_at FROM silver.ticker
@@ -132,7 +130,8 @@ WITH collected AS (
     ORDER BY ingested_at DESC LIMIT 1
   ) AS last
   CROSS JOIN LATERAL (
-    SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each(raw_data) WHERE jsonb_typeof(value) = 'number') AS said
+    SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each(raw_data) WHERE jsonb_typeof(value) = 'number')
+             AS figures
     FROM bronze.ticker_raw
     WHERE jsonb_typeof(raw_data) = 'object' AND ingested_at = last.ingested_at AND market = collected.market
     ORDER BY id DESC LIMIT 1
@@ -148,24 +147,24 @@ CROSS JOIN LATERAL (
   FROM (SELECT *, started_at + interval '1 minute' <= ticker.traded_at AS before FROM silver.candle
         WHERE market = ticker.market AND started_at >= ticker.day AND started_at <= ticker.traded_at) AS minutes
 ) AS candles
-WHERE (candles.opening_price = (said->'opening_price')::numeric
-   AND (said->'acc_trade_volume')::numeric
+WHERE (candles.opening_price = (figures->'opening_price')::numeric
+   AND (figures->'acc_trade_volume')::numeric
        BETWEEN candles.volume_before * (1 - :rounding) AND candles.volume * (1 + :rounding)
-   AND (said->'high_price')::numeric BETWEEN coalesce(candles.high_before, 0) AND candles.high
-   AND (said->'low_price')::numeric BETWEEN candles.low AND coalesce(candles.low_before, 'infinity')) IS NOT TRUE
+   AND (figures->'high_price')::numeric BETWEEN coalesce(candles.high_before, 0) AND candles.high
+   AND (figures->'low_price')::numeric BETWEEN candles.low AND coalesce(candles.low_before, 'infinity')) IS NOT TRUE
 """)
 
 
 @window_check()
 def candles_and_tickers_agree(connection: sa.Connection, span: TimeWindow) -> Results:
-    """The day's candles say what the last ticker that they reach says: the opening price, high, low and volume."""
+    """The day's candles agree with the last ticker that they cover: opening price, high, low, volume."""
     return named_by_day(connection, TICKER_AGAINST_CANDLES, span, "ticker and candles differ", rounding=ROUNDING)
 
 
 def named_by_day(
     connection: sa.Connection, query: sa.TextClause, span: TimeWindow, what: str, **values: Any
 ) -> Results:
-    """The results of a query that gives the (day, market)s which are wrong."""
+    """The results of a query that returns the wrong (day, market)s."""
     wrong = by_window(connection, query.bindparams(start=span.start, end=span.end, **values))
     return {start: Result(not wrong[start], {what: named(wrong[start])}) for start in days.starts_in(span)}
 

@@ -1,4 +1,4 @@
-"""The front door: everything that Dagster loads, and nothing computed here."""
+"""Everything that Dagster loads."""
 
 import gc
 
@@ -17,7 +17,7 @@ check()
 
 
 class MarketDataIOManager(CollectedIOManager):
-    """Assets in the tables of the data dictionary."""
+    """Stores assets in the tables of this project."""
 
     tables = metadata
 
@@ -48,7 +48,7 @@ defs = Definitions(
         "exchange": Exchange(),
         "postgres": MarketDataIOManager(database=database),
     },
-    # a process a step would take three times as long, and the work is PostgreSQL's
+    # a process per step would take three times as long, and PostgreSQL does the work
     executor=in_process_executor,
 )
 
@@ -65,5 +65,5 @@ if archive.is_configured():
         ),
     )
 
-# what is loaded stays until the process ends; looking through it once more then takes half a second of each run
+# don't traverse loaded modules at exit, which takes half a second of each run
 gc.freeze()

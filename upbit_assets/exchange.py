@@ -10,5 +10,5 @@ class Exchange(ConfigurableResource):
     """Upbit's public REST API at UPBIT_API_URL."""
 
     def client(self, *, background: bool = False) -> UpbitClient:
-        """A client; with `background`, its calls give way to those that collect current data."""
+        """A client; `background` calls yield to calls for current data."""
         return UpbitClient(settings.UPBIT_API_URL, background=background)

@@ -1,6 +1,6 @@
 """The feeds and what gold computes from them, each declared once.
 
-Jobs, sensors, retention and progress messages follow from it; `test_feeds.py` says what else a new one lacks.
+Jobs, sensors, retention and progress messages are derived from this; `test_feeds.py` reports what a new feed lacks.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class Feed:
     """A kind of market data, from the exchange's reply to silver.
 
     Args:
-        name: after which its assets are called.
+        name: part of its assets' names.
         refinement: its tables and windows, and how raw rows become silver.
-        markets: those that are collected; None: all of them, or what its history says.
-        history: how past days are collected; None: the exchange tells the present only.
-        coverage: notes how many pages silver knew of, where a window without rows tells something too.
-        row_label: what progress messages call silver's rows; None where those of its gold are enough.
-        streamed: another process collects it, without a run; a window is computed when it is over.
+        markets: selection of the collected markets; None: all of them, or that of `history`.
+        history: how past days are collected; None: the exchange serves only the current state.
+        coverage: the table with the number of pages that silver was computed from, if a page without rows matters.
+        row_label: the name of silver's rows in progress messages; None: its gold's messages suffice.
+        streamed: collected by a separate process instead of runs; a window is computed when it is over.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Feed:
 
     @property
     def computed_assets(self) -> list[str]:
-        """What a window needs anew whose raw rows have changed."""
+        """The assets to recompute in a window whose raw rows have changed."""
         return [*([self.bronze_asset] if self.streamed else []), self.silver_asset]
 
     @property
@@ -61,13 +61,18 @@ class Feed:
 
     @property
     def pages(self) -> tuple[sa.Table, sa.Table] | None:
-        """The pages by which it was asked for, and the table that notes how many of them silver knew."""
+        """The table of pages, and the one with the number of pages that silver was computed from."""
         return (self.history.page, self.coverage) if self.history and self.coverage is not None else None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A feed that gold is computed from: the column that notes of which silver, and how much older its window is."""
+    """A feed that gold is computed from.
+
+    Args:
+        noted: gold's build column with the silver build that was used.
+        older: how much earlier the silver window is than gold's.
+    """
 
     feed: Feed
     noted: str
@@ -83,8 +88,8 @@ class GoldTable:
     """Figures of each window of one or more feeds, which have the same axis.
 
     Args:
-        build: tells when a window was computed, and from which silver.
-        row_label: what progress messages call its rows.
+        build: when a window was computed, and from which silver.
+        row_label: the name of its rows in progress messages.
     """
 
     table: sa.Table
@@ -118,7 +123,7 @@ class GoldTable:
 
     @property
     def collected_into(self) -> list[sa.Table]:
-        """The tables that tell which windows something was collected of."""
+        """The tables in which a row means that a window was collected."""
         pages = [feed.pages[0] for feed in self.feeds if feed.pages]
         return [*(feed.refinement.bronze for feed in self.feeds), *pages]
 

@@ -54,7 +54,7 @@ def page(url: str) -> str | None:
 
 
 def stream() -> str | None:
-    """What is wrong with the stream in this container: it does nothing any more, or hears nothing of the exchange."""
+    """The problem of the stream in this container (it hangs, or receives no data), or None."""
     from upbit_assets.stream import status
 
     return status.problem()

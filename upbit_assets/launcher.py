@@ -1,4 +1,4 @@
-"""How runs start, and how it is noticed that one has died."""
+"""Launching runs, and detecting dead ones."""
 
 import time
 from typing import Any
@@ -7,14 +7,14 @@ from dagster import DagsterRun, DefaultRunLauncher
 
 from upbit_assets.dagster_internals import CheckRunHealthResult, RunLauncher, WorkerStatus, instance_of
 
-PATIENCE_SECONDS = 60  # a process that has just begun, or whose database starts again, shows no life for a while
+GRACE_SECONDS = 60  # a process that just started, or whose database restarts, has no heartbeat for a while
 
 
 class RunHealthMixin(RunLauncher):
-    """Tells run monitoring of the runs whose process is gone, whoever started it and wherever it was.
+    """Reports runs whose process is gone to run monitoring, on any machine and also for runs of the command line.
 
-    Dagster itself notices nothing where the machine lost power, or where a command line's process was killed: the run
-    would stay started for ever, hold its place in the queue, and keep its windows from being computed again.
+    Dagster itself doesn't detect a power failure or a killed command-line process: the run would stay started forever,
+    occupy a slot of the queue, and block recomputation of its windows.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -29,17 +29,17 @@ class RunHealthMixin(RunLauncher):
         alive = instance_of(self).event_log_storage.has_heartbeat(run.run_id)  # type: ignore[attr-defined]
         return self.health_result(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
 
-    def health_result(self, alive: bool, run: DagsterRun, what_is_wrong: str) -> CheckRunHealthResult:
-        """That it is well, or that it has failed where it has not been alive for a while."""
+    def health_result(self, alive: bool, run: DagsterRun, problem: str) -> CheckRunHealthResult:
+        """RUNNING, or FAILED with the problem after GRACE_SECONDS without a sign of life."""
         if alive:
             self._gone_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         gone = time.monotonic() - self._gone_since.setdefault(run.run_id, time.monotonic())
-        if gone < PATIENCE_SECONDS:
+        if gone < GRACE_SECONDS:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         del self._gone_since[run.run_id]
-        return CheckRunHealthResult(WorkerStatus.FAILED, what_is_wrong)
+        return CheckRunHealthResult(WorkerStatus.FAILED, problem)
 
 
 class WatchedRunLauncher(RunHealthMixin, DefaultRunLauncher):
-    """Runs as processes of the code location."""
+    """Launches runs as processes of the code location."""

@@ -17,7 +17,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
-MOST_NAMED = 5
+MAX_NAMED = 5
 # the tags with a run's partitions
 PARTITION, RANGE_START, RANGE_END = (
     f"dagster/{tag}" for tag in ("partition", "asset_partition_range_start", "asset_partition_range_end")
@@ -52,8 +52,8 @@ class Axis:
 
     def named(self, starts: Sequence[datetime]) -> str:
         """The windows as text; only the first few if there are many."""
-        more = len(starts) - MOST_NAMED
-        return ", ".join(map(self.key_of, starts[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+        more = len(starts) - MAX_NAMED
+        return ", ".join(map(self.key_of, starts[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
     def start_of(self, key: str) -> datetime:
         """The start of the window with this partition key."""

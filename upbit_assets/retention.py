@@ -1,4 +1,4 @@
-"""How long data live: each layer's, and Dagster's own log. What nobody sets lives for ever."""
+"""Retention of each layer's data and of Dagster's runs; unlimited unless configured."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -32,12 +32,12 @@ from upbit_assets.postgres_io import PostgresIOManager, in_window, time_window
 from upbit_assets.settings import settings
 
 LAYERS = ("bronze", "silver", "gold")
-# a long write has the table locked; rows came after the archive was compared
-REFUSED_FOR_NOW = (psycopg.errors.LockNotAvailable, psycopg.errors.SerializationFailure)
+# the table is locked by a long write; rows were added after the comparison with the archive
+RETRYABLE = (psycopg.errors.LockNotAvailable, psycopg.errors.SerializationFailure)
 
 
 def days(what: str) -> int | None:
-    """How many days `what` is kept; None is for ever."""
+    """The retention of a layer, or of Dagster's runs, in days; None: unlimited."""
     return getattr(settings, f"UPBIT_KEEP_{what.upper()}_DAYS")
 
 
@@ -50,13 +50,13 @@ def partitioned(connection: sa.Connection, layer: str) -> Sequence[str]:
 
 
 def drop(connection: sa.Connection, table: str, before: datetime, archived_rows: int | None = None) -> tuple[int, int]:
-    """Drop what a table has from before that day in Seoul: (partitions, rows that were in none of their own).
+    """Drop a table's rows from before that day in Seoul; returns (dropped partitions, rows in the default partition).
 
-    Each call of the function drops a few, in a transaction of its own where the connection commits by itself.
+    Each call of the SQL function drops a few partitions, in its own transaction if the connection autocommits.
 
     Args:
-        archived_rows: how many rows the archive has from before that day. There is one call, which refuses where the
-            table has more; None: it does not matter.
+        archived_rows: the archive's row count before that day; the single call then fails if the table has more rows.
+            None: drop regardless of the archive.
     """
     function = sa.func.bronze.drop_partitions(sa.cast(table, REGCLASS), before, archived_rows)
     call = sa.select(function.table_valued("partitions", "stray_rows"))
@@ -76,10 +76,10 @@ WHERE inhparent = CAST(:table AS regclass)
 
 
 def drop_archived(database: Database, connection: sa.Connection, table: str, before: datetime) -> tuple[int, int]:
-    """The same of a table of bronze, partition by partition, each once its archive was read back and agrees.
+    """The same for a bronze table, partition by partition, after verifying that the archive has the same rows.
 
     Raises:
-        ArchiveError: that of a day doesn't; what is older is dropped, and nothing else.
+        ArchiveError: a day's archive differs; only older partitions are dropped.
     """
     from upbit_assets.archive.days import agreed_rows
     from upbit_assets.archive.store import Store
@@ -92,13 +92,13 @@ def drop_archived(database: Database, connection: sa.Connection, table: str, bef
     return dropped, stray_rows
 
 
-@op(description="Drops what is older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_, _GOLD_ and _DAGSTER_DAYS say")
+@op(description="Drops data older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_DAYS, _GOLD_DAYS and _DAGSTER_DAYS")
 def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
     now, kept_longer = datetime.now(UTC), list[str]()
     for layer in LAYERS:
         if kept := days(layer):
             before = now - timedelta(days=kept)
-            with database.connect() as connection:  # each table on its own, so that none waits for another's locks
+            with database.connect() as connection:  # a transaction per table: none waits for another's locks
                 for table in partitioned(connection, layer):
                     try:
                         if layer == "bronze" and archive.is_configured():
@@ -106,23 +106,23 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
                         else:
                             partitions, stray_rows = drop(connection, table, before)
                     except sa.exc.OperationalError as error:
-                        if not isinstance(error.orig, REFUSED_FOR_NOW):
+                        if not isinstance(error.orig, RETRYABLE):
                             raise
                         kept_longer.append(f"{table}: {error.orig}")
                         continue
                     except archive.ArchiveError as error:
                         kept_longer.append(f"{table}: {error}")
                         continue
-                    context.log.info(f"{table}: {partitions} partitions dropped, and {stray_rows} rows outside of them")
+                    context.log.info(f"{table}: {partitions} partitions and {stray_rows} stray rows dropped")
     with database.connect() as connection:
-        context.log.info(f"{connection.execute(DROPPED).rowcount} results of checks dropped with their windows")
+        context.log.info(f"{connection.execute(DROPPED).rowcount} check results of dropped windows deleted")
     if kept := days("dagster"):
         context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
     if kept_longer:
-        raise Failure(f"The next night tries again what could not be dropped. {'; '.join(kept_longer)}")
+        raise Failure(f"Some data was not dropped; the next night's run retries. {'; '.join(kept_longer)}")
 
 
-@job(description="Drops data that are older than the configured number of days")
+@job(description="Drops data older than the configured number of days")
 def drop_old_data() -> None:
     old_data_dropped()
 
@@ -132,13 +132,13 @@ def drop_old_data() -> None:
     job=drop_old_data,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Drops data that are older than the configured number of days, and Dagster's old runs",
+    description="Drops data older than the configured number of days, and Dagster's old runs",
 )
 def drop_old_data_daily() -> RunRequest:
     return RunRequest()
 
 
-# how many rows each table's windows had when something was computed from them
+# the build tables with the row counts of each table's windows when they were last used
 BUILDS: dict[sa.Table, tuple[Axis, sa.Table]] = {
     table: (feed.axis, feed.refinement.build)
     for feed in FEEDS
@@ -147,7 +147,7 @@ BUILDS: dict[sa.Table, tuple[Axis, sa.Table]] = {
 
 
 class RetainingIOManager(PostgresIOManager):
-    """Refuses to compute from what was dropped: its result would be empty, and replace what is still kept."""
+    """Rejects inputs whose rows were dropped: the result would be empty, and replace data that is still kept."""
 
     database: ResourceDependency[Database]
 
@@ -163,7 +163,7 @@ class RetainingIOManager(PostgresIOManager):
 
 
 def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -> None:
-    """Raise Failure where a window's rows were dropped of which something was computed, unless all came back since."""
+    """Raise Failure if windows of the span have fewer rows than were used before, because they were dropped."""
     kept = connection.scalar(sa.select(kept_from(table)))
     if kept is None or span.start >= kept:
         return
@@ -174,8 +174,7 @@ def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -
     dropped = sa.select(start).where(in_window(build, span), start < kept, held < had).order_by(start)
     if lost := connection.scalars(dropped).all():
         raise Failure(
-            f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; what it held in "
-            f"{axis.named(lost)} was dropped and can't be computed from any more. What was computed from it before is "
-            "left as it is.",
+            f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; its rows in {axis.named(lost)} "
+            "were dropped, so these windows can't be recomputed. Results computed before are left unchanged.",
             allow_retries=False,
         )

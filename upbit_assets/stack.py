@@ -372,7 +372,7 @@ def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime,
 
 def watch(processes: list[Process]) -> None:
     """Print the progress until a process ends or the stack is interrupted."""
-    since, complaint = datetime.now(UTC), status.problem()
+    since, problem = datetime.now(UTC), status.problem()
     while True:
         for process in processes:
             process.require_alive()
@@ -385,7 +385,7 @@ def watch(processes: list[Process]) -> None:
         for computed_at, message in messages:
             click.echo(f"{computed_at.astimezone(SEOUL):%H:%M:%S}  {message}")
             since = max(since, computed_at)
-        former, complaint = complaint, status.problem()
-        if complaint != former:
-            click.echo(complaint or "The stream receives data.")
+        former, problem = problem, status.problem()
+        if problem != former:
+            click.echo(problem or "The stream receives data.")
         time.sleep(2)

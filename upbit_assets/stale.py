@@ -1,9 +1,9 @@
-"""Which windows' silver or gold no longer follows from what lies below: asked of the database, not of Dagster.
+"""Finds the windows whose silver or gold is out of date with the layer below, in the database rather than in Dagster.
 
-Bronze is append-only, so a window has changed exactly when its number of raw rows has, or that of the pages by which
-they were asked for: one without rows tells that nobody traded. Which windows to count is told by the transaction that
-wrote each row: a look remembers PostgreSQL's snapshot, and the next one takes up what was committed since, however late
-or out of order, and however long some other transaction stays open.
+Bronze is append-only, so a window has changed if and only if its number of raw rows or pages has; a page without rows
+means that nobody traded. Which windows to count follows from the transaction id in each row: each poll stores
+PostgreSQL's snapshot, and the next one finds everything committed since, however late or out of order, and however
+long other transactions stay open.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from upbit_assets.feeds import GoldTable
 from upbit_assets.partitions import each_of
 from upbit_assets.postgres import tables
 
-MOST_TOGETHER = 144  # windows counted in one statement, which locks the partitions from the first to the last
+MAX_WINDOWS_PER_STATEMENT = 144  # a statement locks all partitions between its first and last window
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A window to compute again, the assets that need it, and the state of their sources that asks for it."""
+    """A window to recompute, the assets concerned, and the state of their sources."""
 
     start: datetime
     assets: frozenset[str]
@@ -32,9 +32,9 @@ class Stale:
 
 
 def committed(connection: sa.Connection) -> tuple[str, str]:
-    """(the database's identity, what is committed in it by now: a pg_snapshot's text).
+    """(the database's identity, its current pg_snapshot as text).
 
-    A database that was put back to an earlier moment is another one.
+    A database that was restored to an earlier point has another identity.
     """
     now = sa.text(
         "SELECT concat_ws('/', system_identifier, timeline_id, oid), pg_current_snapshot()::text "
@@ -47,9 +47,9 @@ def committed(connection: sa.Connection) -> tuple[str, str]:
 def collected_since(
     connection: sa.Connection, gold: GoldTable, snapshot: str, within: TimeWindow | None = None
 ) -> set[datetime]:
-    """The windows that got raw rows since `snapshot`: those of a span, in whose partitions alone is looked, or all."""
+    """The windows that got raw rows since `snapshot`; with `within`, only its partitions are scanned."""
     found = set[datetime]()
-    # each in a transaction of its own, as all of a table's partitions may be locked
+    # one transaction per table, because each may lock all of the table's partitions
     for table in (feed.refinement.bronze for feed in gold.feeds):
         moment = table.c[table.info["window"]]
         rows = sa.select(gold.axis.floor(moment)).where(tables.written_after(table, snapshot)).distinct()
@@ -58,7 +58,7 @@ def collected_since(
 
 
 def computed_since(connection: sa.Connection, gold: GoldTable, snapshot: str) -> set[datetime]:
-    """The windows of which a page was asked for, or silver computed, since then, and those that gold compares with."""
+    """The windows of gold whose pages or silver were written since `snapshot`."""
     pages = [
         sa.select(feed.pages[0].c.day).where(tables.written_after(feed.pages[0], snapshot))
         for feed in gold.feeds
@@ -72,7 +72,7 @@ def computed_since(connection: sa.Connection, gold: GoldTable, snapshot: str) ->
 
 
 def oldest(connection: sa.Connection, gold: GoldTable) -> datetime | None:
-    """The first moment of which there are raw rows or pages."""
+    """The time of the first raw row or page."""
     first = [
         connection.scalar(sa.select(table.c[table.info["window"]]).order_by(table.c[table.info["window"]]).limit(1))
         for table in gold.collected_into
@@ -81,20 +81,20 @@ def oldest(connection: sa.Connection, gold: GoldTable) -> datetime | None:
 
 
 def collected(connection: sa.Connection, gold: GoldTable, span: TimeWindow) -> set[datetime]:
-    """The windows of a span that have raw rows or pages."""
+    """The windows of a span with raw rows or pages."""
     starts = gold.axis.starts_in(span)
     return set().union(*(gold.axis.with_rows(connection, table, starts) for table in gold.collected_into))
 
 
 def stale(connection: sa.Connection, gold: GoldTable, candidates: set[datetime]) -> list[Stale]:
-    """Those of the windows that have to be computed again, newest first."""
-    block = MOST_TOGETHER * gold.axis.length
+    """Those of the windows that have to be recomputed, newest first."""
+    block = MAX_WINDOWS_PER_STATEMENT * gold.axis.length
     together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - gold.axis.origin) // block)
     return [each for _, starts in together for each in stale_of(connection, gold, list(starts))]
 
 
 def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[datetime]) -> list[Stale]:
-    """The same of a few windows, whose span is all of the tables that is opened."""
+    """The same for a few windows; only the partitions of their span are opened."""
     each = each_of(candidates)
     start, computed = each.c.start, gold.build
     relation: sa.FromClause = each
@@ -117,7 +117,7 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
             known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
             changed |= asked != sa.func.coalesce(known, 0)
             states.append(asked)
-        # what retention dropped in part must not replace what was computed from the whole: a person decides on that
+        # never replace results by those of partially dropped rows; that is a manual decision
         kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)
         columns.append(kept & changed)
     relation = relation.outerjoin(computed, computed.c.window_start == start)

@@ -186,7 +186,7 @@ class TestSchedule:
         planned = datetime.now(UTC) - timedelta(seconds=61)
         skipped = tick_at(planned, instance)
         assert isinstance(skipped, SkipReason)
-        assert "came too late; a past snapshot can't be taken" in str(skipped.skip_message)
+        assert "is too late; past snapshots can't be collected" in str(skipped.skip_message)
 
     def test_the_tables_partitions_are_made_ahead(self, market_url: str, database: Database):
         tomorrow = f"{datetime.now(windows.partitions.start.tzinfo) + timedelta(days=1):%Y%m%d}"

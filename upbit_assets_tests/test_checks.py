@@ -9,7 +9,7 @@ import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, DagsterInstance
 
 from upbit_assets import checks
-from upbit_assets.check_results import evaluate_present
+from upbit_assets.check_results import evaluate_current
 from upbit_assets.partitions import WINDOW
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
@@ -111,7 +111,7 @@ def test_raw_rows_that_came_after_silver_are_told_and_not_held_against_it(url: s
     put_bronze(database, PAST + WINDOW / 2, {"KRW-03": ticker("KRW-03")})
     evaluation = evaluate("silver_ticker", ACCOUNTS, PAST)
     assert evaluation.passed
-    assert evaluation.description == "Checked: 2026-01-29-14:00. 1 raw rows came after silver was computed."
+    assert evaluation.description == "Checked: 2026-01-29-14:00. 1 raw rows were added after silver was computed."
     ask(url, "DELETE FROM silver.ticker WHERE market = 'KRW-03'")
     assert not evaluate("silver_ticker", ACCOUNTS, PAST).passed
 
@@ -141,7 +141,7 @@ def test_freshness_is_said_of_the_newest_materialization(database: Database, exc
     result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
     assert FRESHNESS[1] not in judged(result), "which would say the same of every run"
     with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
-        evaluation = evaluate_present(FRESHNESS[0], checks.FRESHNESS, connection, instance)
+        evaluation = evaluate_current(FRESHNESS[0], checks.FRESHNESS, connection, instance)
     target = evaluation.target_materialization_data
     assert target
     assert target.run_id == result.run_id

@@ -112,7 +112,9 @@ def test_what_tables_there_are_is_asked_once(storage: InstanceStorage):
         storage.schedule_storage.all_instigator_state()
         storage.event_log_storage.get_asset_records([AssetKey("silver_ticker")])
     assert asked
-    assert [each for each in asked if "pg_catalog" in each] == [], "it asks by another method than those of QUESTIONS"
+    assert [each for each in asked if "pg_catalog" in each] == [], (
+        "it asks by another method than those of SCHEMA_QUERIES"
+    )
 
 
 def test_the_installed_dagsters_tables_are_known():

@@ -108,7 +108,7 @@ DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
         ["DELETE FROM silver.trade {traded} AND price = 95"],
         {"raw": 45, "silver": 44, "rejected": 0, "duplicates": 0},
     ),
-    (COVERAGE, ["UPDATE silver.candle_coverage SET minutes_missing = 1 {day}"], {"not whole": "KRW-0"}),
+    (COVERAGE, ["UPDATE silver.candle_coverage SET minutes_missing = 1 {day}"], {"incomplete": "KRW-0"}),
     (
         RANKS,
         [
@@ -127,7 +127,7 @@ DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
             "UPDATE gold.market_daily SET vwap = vwap * 1.00000001 {day}",
             "UPDATE gold.market_daily SET volume = volume * 1.00000001 {day}",
         ],
-        {"trades that do not add up to the candles": ", ".join(MARKETS[:5])},
+        {"trades and candles differ": ", ".join(MARKETS[:5])},
     ),
     (
         TICKERS,
@@ -179,7 +179,7 @@ def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_told(t
     ]
     evaluation, passed = judged(TRADES, TODAY, days)
     assert passed == [False, True]
-    assert "trades that do not add up to the candles: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
+    assert "trades and candles differ: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
 
 
 def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: str):
@@ -188,7 +188,7 @@ def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: 
 
     evaluation, passed = judged(COVERAGE, TODAY, days)
     assert passed == [False, True]
-    assert "not whole: (none)" in shown(evaluation)["failing windows"]
+    assert "incomplete: (none)" in shown(evaluation)["failing windows"]
 
 
 def test_what_was_not_collected_is_not_compared(two_days: str, database: Database):
@@ -200,7 +200,7 @@ def test_what_was_not_collected_is_not_compared(two_days: str, database: Databas
 
     for check in (TRADES, TICKERS):
         assert judged(check, TODAY, days)[0].passed
-    assert "not whole: KRW-0 |" in shown(judged(COVERAGE, TODAY, days)[0])["failing windows"]
+    assert "incomplete: KRW-0 |" in shown(judged(COVERAGE, TODAY, days)[0])["failing windows"]
 
 
 def test_a_day_that_is_not_over_need_not_be_whole(market_url: str, database: Database):

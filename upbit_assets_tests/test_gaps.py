@@ -105,7 +105,7 @@ class TestCloseGaps:
         job = defs.resolve_job_def("collect_days")
         run = daemon.instance.create_run_for_job(job, tags={HISTORY: "true"}, status=DagsterRunStatus.STARTED)
         assert daemon.tick() == set()
-        assert daemon.skipped == "What was asked for before is still being collected"
+        assert daemon.skipped == "An earlier run is still collecting"
         daemon.instance.report_run_failed(run)
         assert daemon.tick() == asked("candle", 1)
 
@@ -122,7 +122,7 @@ class TestCloseGaps:
             if daemon.tick():  # and nobody carries it out
                 asked_after.append(seconds)
         assert asked_after == [0, 30, 90, 210]
-        assert daemon.skipped == "1 days wait for another try"
+        assert daemon.skipped == "1 days wait for a retry"
 
     def test_while_one_waits_the_next_is_filled(self, daemon: GapCloser):
         assert [daemon.tick() for _ in ORDER] == [asked(*each) for each in ORDER]
@@ -285,7 +285,7 @@ class TestCollectToday:
         asked = self.tick(instance)
         if second < 70:
             assert isinstance(asked, SkipReason)
-            assert "The day has only begun" in str(asked.skip_message)
+            assert "The day has just begun" in str(asked.skip_message)
         else:
             assert isinstance(asked, RunRequest)
             assert asked.partition_key == days.key_of(TODAY + DAY)

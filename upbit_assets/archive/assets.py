@@ -47,7 +47,7 @@ from upbit_assets.partitions import DAY, SEOUL
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import no_retry_on_interrupt
 
-MOST_A_RUN = 7  # days; its check reads all of them in one transaction
+MAX_WINDOWS_PER_RUN = 7  # days; its check reads all of them in one transaction
 COLLECTED_BY = {
     table: feed.bronze_asset
     for feed in FEEDS
@@ -178,7 +178,7 @@ def run_requests(needed: dict[datetime, frozenset[str]], now: datetime) -> Itera
     for names in sorted(set(needed.values()), key=sorted):
         for span in spans(sorted(day for day in needed if needed[day] == names), seoul_days):
             days = seoul_days.starts_in(span)
-            for first in range(0, len(days), MOST_A_RUN):
-                together = days[first : first + MOST_A_RUN]
+            for first in range(0, len(days), MAX_WINDOWS_PER_RUN):
+                together = days[first : first + MAX_WINDOWS_PER_RUN]
                 key = f"{'+'.join(sorted(names))}/{now.isoformat()}"
                 yield range_run_request(seoul_days, together, archive.name, names, key)

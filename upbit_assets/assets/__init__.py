@@ -7,7 +7,7 @@ from dagster import AssetKey, BackfillPolicy, Backoff, RetryPolicy, TableColumnD
 
 from upbit_assets.partitions import Axis
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 # survives a restart of the database; each attempt is one transaction, so retrying is safe
 RETRY = RetryPolicy(max_retries=2, delay=3, backoff=Backoff.EXPONENTIAL)
 
@@ -37,5 +37,5 @@ def lineage(upstream: str, columns: Mapping[str, str]) -> TableColumnLineage:
 def named(markets: Iterable[str]) -> str:
     """The markets as text for metadata and logs; only the first few if there are many."""
     first = sorted(markets)
-    more = len(first) - MOST_NAMED
-    return ", ".join(first[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(first) - MAX_NAMED
+    return ", ".join(first[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""When something that was asked for in vain is asked for again."""
+"""Retries with exponential back-off, across ticks of a sensor."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ FIRST_RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Attempt:
-    """How often something was asked for in one state of its sources, and when it may be again (epoch seconds)."""
+    """How often a run was requested for one state of its sources, and the earliest next time (epoch seconds)."""
 
     sources: str
     times: int = 0
@@ -17,7 +17,7 @@ class Attempt:
 
     @classmethod
     def of(cls, stored: list[Any] | None, sources: str) -> "Attempt":
-        """The stored attempt, or a new one where the sources have changed since."""
+        """The stored attempt, or a new one if the sources have changed since."""
         return cls(*stored) if stored and stored[0] == sources else cls(sources)
 
     def next(self, now: datetime) -> "Attempt":

@@ -1,4 +1,4 @@
-"""The sensor that asks for silver and gold of the windows whose raw rows changed since."""
+"""The sensor that requests silver and gold of the windows whose raw rows have changed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -36,29 +36,29 @@ from upbit_assets.stale import (
     stale,
 )
 
-MOST_A_RUN = DAY // WINDOW
-RECENT = 2 * DAY  # whose raw rows are looked at each time; those of all partitions, which takes long, every
-EVERYTHING_EVERY = timedelta(minutes=10)
+MAX_WINDOWS_PER_RUN = DAY // WINDOW
+RECENT = 2 * DAY  # raw rows scanned at each tick
+EVERYTHING_EVERY = timedelta(minutes=10)  # scanning all partitions takes long
 
 
 @sensor(
     jobs=list(REFRESHES.values()),
     minimum_interval_seconds=10,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Asks for silver and gold of exactly the windows whose raw rows changed since silver was built",
+    description="Requests silver and gold of exactly the windows whose raw rows changed since silver was built",
 )
 def refresh_changed_windows(context: SensorEvaluationContext, database: Database) -> SensorResult:
-    """Asks for silver and gold of exactly the windows whose raw rows changed since silver was built.
+    """Requests silver and gold of exactly the windows whose raw rows changed since silver was built.
 
-    Late rows, rows from other processes, what came in while this was off, and windows whose last run failed: these
-    are asked for again, at growing intervals.
+    That includes late rows, rows from other processes, rows added while the sensor was off, and windows whose last run
+    failed, which are retried at growing intervals.
     """
     now = datetime.now(UTC)
     cursor = json.loads(context.cursor or "{}")
     with database.connect() as connection:
         found = find_stale_windows(connection, cursor, now)
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
-    # a stale window stays in the cursor until it is found whole
+    # a stale window stays in the cursor until it is up to date
     cursor["waiting"] = {}
     for gold, window in found:
         key = waiting_key(gold, window.start)
@@ -76,10 +76,8 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
 
 
 def computable(gold: GoldTable, start: datetime, now: datetime) -> bool:
-    """Whether a window may be computed: what a stream brings changes all the time, until it is over.
-
-    A window ahead of the clock, which may have been set back, has no partition yet.
-    """
+    """Whether a window may be computed: a streamed one changes constantly until it is over, and a future one (the clock
+    may have been set back) has no partition yet."""
     return start <= now - (gold.axis.length + SETTLED if gold.streamed else timedelta())
 
 
@@ -90,23 +88,23 @@ def waiting_key(gold: GoldTable, start: datetime) -> str:
 def find_stale_windows(
     connection: sa.Connection, cursor: dict[str, Any], now: datetime
 ) -> list[tuple[GoldTable, Stale]]:
-    """The stale windows among those worth a look; moves the cursor past what need not be looked at again.
+    """The stale windows among the candidates; advances the cursor.
 
-    Raw rows are looked for in the newest partitions, and every ten minutes in all. The cursor has a snapshot for each
-    of the two, taken before anything is read, so that nothing falls between one look and the next. On a database not
-    seen before, the past is looked through too, a stretch a tick and the newest first.
+    Raw rows are searched in the newest partitions, and every ten minutes in all. The cursor has a snapshot for each of
+    the two, taken before reading, so that no row is missed between two polls. For a new database, all of the past is
+    scanned too, one stride per tick, newest first.
     """
     database, snapshot = committed(connection)
     first = {gold.asset: gold.axis.partitions.start.isoformat() for gold in GOLD_TABLES}
-    # a version that knew other tables left another cursor
+    # the cursor of a version with other tables is discarded
     if cursor.get("database") != database or cursor.get("first", {}).keys() != first.keys():
-        cursor.update(database=database, waiting={}, past=past(connection, now))
+        cursor.update(database=database, waiting={}, past=all_of_the_past(connection, now))
         cursor.update(recent=snapshot, everything=snapshot, everything_at=now.timestamp())
     else:
         for gold in GOLD_TABLES:
-            reach_back(gold, cursor)
+            extend_past(gold, cursor)
     cursor["first"] = first
-    # a clock that was ahead must not keep everything from being looked at until then
+    # negative if the clock was ahead before
     everything = not 0 <= now.timestamp() - cursor["everything_at"] < EVERYTHING_EVERY.total_seconds()
     newest = None if everything else TimeWindow(now - RECENT, now + DAY)
     found = []
@@ -115,19 +113,19 @@ def find_stale_windows(
         candidates |= computed_since(connection, gold, cursor["recent"])
         waiting = (key.split("/") for key in cursor.get("waiting", {}))
         candidates |= {gold.axis.start_of(key) for asset, key in waiting if asset == gold.asset}
-        candidates |= next_stretch(connection, gold, cursor["past"])
-        # a row from before the first partition belongs to none, and asking for it would fail the whole tick
+        candidates |= next_stride(connection, gold, cursor["past"])
+        # rows from before the first partition have none, and requesting one would fail the whole tick
         known = {start for start in candidates if gold.axis.partitions.start <= start}
         found += [(gold, window) for window in stale(connection, gold, known)]
     cursor["recent"] = snapshot
     if everything:
         cursor.update(everything=snapshot, everything_at=now.timestamp())
-        connection.invalidate()  # the session remembers each partition that it has opened, which is most of its memory
+        connection.invalidate()  # frees the session's cache of all partitions, which is most of its memory
     return found
 
 
-def past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]:
-    """What there is to be looked through: from the first moment that has rows to the end of the open window."""
+def all_of_the_past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]:
+    """The span to scan, by gold asset: from the first row to the end of the current window."""
     return {
         gold.asset: (first.isoformat(), gold.axis.at(now).end.isoformat())
         for gold in GOLD_TABLES
@@ -135,8 +133,8 @@ def past(connection: sa.Connection, now: datetime) -> dict[str, tuple[str, str]]
     }
 
 
-def reach_back(gold: GoldTable, cursor: dict[str, Any]) -> None:
-    """Puts ahead what the snapshots were moved past without a look: windows before what was the first partition."""
+def extend_past(gold: GoldTable, cursor: dict[str, Any]) -> None:
+    """If the first partition is now earlier, add the windows before the former one to the span to scan."""
     first, former = gold.axis.partitions.start, datetime.fromisoformat(cursor["first"][gold.asset])
     if first < former:
         ends = map(datetime.fromisoformat, cursor["past"].get(gold.asset, ()))
@@ -144,19 +142,19 @@ def reach_back(gold: GoldTable, cursor: dict[str, Any]) -> None:
         cursor["past"][gold.asset] = (min(within).isoformat(), max(within).isoformat())
 
 
-def next_stretch(connection: sa.Connection, gold: GoldTable, ahead: dict[str, tuple[str, str]]) -> set[datetime]:
-    """The windows with rows of the newest stretch that is still to be looked through; takes it from what is ahead."""
-    if gold.asset not in ahead:
+def next_stride(connection: sa.Connection, gold: GoldTable, past: dict[str, tuple[str, str]]) -> set[datetime]:
+    """The windows with rows in the newest stride of the span to scan, which is shortened by it."""
+    if gold.asset not in past:
         return set()
-    first, end = map(datetime.fromisoformat, ahead.pop(gold.asset))
+    first, end = map(datetime.fromisoformat, past.pop(gold.asset))
     start = gold.axis.at(max(end - gold.axis.stride, first)).start
     if first < start:
-        ahead[gold.asset] = (first.isoformat(), start.isoformat())
+        past[gold.asset] = (first.isoformat(), start.isoformat())
     return collected(connection, gold, TimeWindow(start, end))
 
 
 def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
-    """The windows that unfinished runs are about."""
+    """The windows of unfinished runs."""
     busy: set[tuple[Axis, datetime]] = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
         busy.update((axis, start) for axis in REFRESHES for start in axis.of_run(run.tags))
@@ -164,7 +162,7 @@ def busy_windows(instance: DagsterInstance) -> set[tuple[Axis, datetime]]:
 
 
 def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[RunRequest]:
-    """A run for each row of neighbouring windows that need the same, at most MOST_A_RUN of them; newest first."""
+    """A run for each range of adjacent windows that need the same assets, newest first."""
     for axis, refresher in REFRESHES.items():
         needed: dict[datetime, frozenset[str]] = {}
         for of, window in due:
@@ -173,7 +171,12 @@ def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[R
         runs: list[list[datetime]] = []
         for start in sorted(needed):
             last = runs[-1][-1] if runs else None
-            if last and last + axis.length == start and needed[last] == needed[start] and len(runs[-1]) < MOST_A_RUN:
+            if (
+                last
+                and last + axis.length == start
+                and needed[last] == needed[start]
+                and len(runs[-1]) < MAX_WINDOWS_PER_RUN
+            ):
                 runs[-1].append(start)
             else:
                 runs.append([start])
@@ -184,7 +187,7 @@ def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[R
 def range_run_request(
     axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozenset[str], key: str
 ) -> RunRequest:
-    """A run over neighbouring windows."""
+    """A run over adjacent windows."""
     first, last = axis.key_of(starts[0]), axis.key_of(starts[-1])
     return RunRequest(
         run_key=f"{first}/{key}",

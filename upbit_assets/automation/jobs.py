@@ -1,4 +1,4 @@
-"""The jobs: what is computed together, and which of their runs have not ended."""
+"""The jobs, and lookup of their unfinished runs."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ UNFINISHED = [
     for status in DagsterRunStatus
     if status not in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 ]
-STILL_COLLECTING = "What was asked for before is still being collected"
+STILL_COLLECTING = "An earlier run is still collecting"
 
 
 def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
-    """What is computed by these windows, and what is collected for it."""
+    """The assets partitioned by this axis; with `collecting`, bronze too, without what the stream collects."""
     golds = [gold for gold in GOLD_TABLES if gold.axis is axis and not (collecting and gold.streamed)]
     names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
     return AssetSelection.assets(*names)
@@ -37,8 +37,8 @@ def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
 collect = define_asset_job(
     "collect",
     assets_of(windows, collecting=True),
-    description="One more snapshot of every ticker, and of the chosen order books, into the window now open; and the "
-    "window's silver and gold",
+    description="A snapshot of all tickers and of the selected order books in the current window, and the window's "
+    "silver and gold",
     tags={PRIORITY: "10"},
 )
 
@@ -46,7 +46,7 @@ collect = define_asset_job(
 refresh = define_asset_job(
     "refresh",
     assets_of(windows, collecting=False),
-    description="Silver and gold of some windows, computed again from bronze",
+    description="Silver and gold of some windows, recomputed from bronze",
     tags={PRIORITY: "5"},
 )
 
@@ -54,14 +54,14 @@ refresh = define_asset_job(
 collect_days = define_asset_job(
     "collect_days",
     assets_of(days, collecting=True),
-    description="Candles and trades of some days, as far as they are missing, and what is computed from them",
+    description="Missing candles and trades of some days, and their silver and gold",
 )
 
 
 refresh_days = define_asset_job(
     "refresh_days",
     assets_of(days, collecting=False),
-    description="Silver and gold of some days, computed again from bronze",
+    description="Silver and gold of some days, recomputed from bronze",
     tags={PRIORITY: "5"},
 )
 
@@ -70,16 +70,16 @@ REFRESHES = {windows: refresh, days: refresh_days}
 
 
 def unfinished(instance: DagsterInstance, **which: Any) -> bool:
-    """Whether one of these runs has not ended."""
+    """Whether any of these runs is unfinished."""
     return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED, **which), limit=1))
 
 
-@op(description="Daily and monthly partitions of the tables for the next two weeks")
+@op(description="Creates the tables' daily and monthly partitions for the next two weeks")
 def partitions_ahead(context: OpExecutionContext, database: Database) -> None:
     with database.connect() as connection:
-        context.log.info(f"{make_partitions_ahead(connection)} partitions made")
+        context.log.info(f"{make_partitions_ahead(connection)} partitions created")
 
 
-@job(description="Makes the tables' partitions before they are needed")
+@job(description="Creates the tables' partitions in advance")
 def make_table_partitions() -> None:
     partitions_ahead()

@@ -1,4 +1,4 @@
-"""The sensor that asks for the days not fully collected."""
+"""The sensor that requests incomplete days."""
 
 import json
 from dataclasses import astuple
@@ -24,9 +24,7 @@ from upbit_assets.feeds import FEEDS, GOLD_TABLES, Feed
 from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import settings
-from upbit_assets.stale import (
-    committed,
-)
+from upbit_assets.stale import committed
 
 NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
 
@@ -35,12 +33,12 @@ NOTHING_SEEN = "0:0:"  # a snapshot from before the first transaction
     job=collect_days,
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Asks for the candles, then the trades, of the newest past day that lacks some, one day at a time",
+    description="Requests the missing candles, then trades, of past days, one day at a time, newest first",
 )
 def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorResult:
-    """Asks for exactly the days not fully collected, one at a time and newest first: the last seven, and any begun.
+    """Requests exactly the incomplete days (the last UPBIT_DAYS_BACK, and any with pages), one by one, newest first.
 
-    A day that stays as it is although it was asked for is asked for again at growing intervals.
+    A day that stays incomplete is retried at growing intervals.
     """
     now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
     if unfinished(context.instance, tags={HISTORY: "true"}):
@@ -58,7 +56,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
         if request is None and attempt.is_due(now):
             request, attempt = backfill_request(day, feed, now), attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
-    nothing = f"{len(missing)} days wait for another try" if missing else "Nothing is missing"
+    nothing = f"{len(missing)} days wait for a retry" if missing else "Nothing is missing"
     return SensorResult(
         run_requests=[request] if request else [],
         cursor=json.dumps(cursor),
@@ -67,7 +65,7 @@ def close_gaps(context: SensorEvaluationContext, database: Database) -> SensorRe
 
 
 def backfill_request(day: datetime, feed: Feed, now: datetime) -> RunRequest:
-    """The run that collects what a day lacks; whatever is of the present goes before it."""
+    """A run that collects a day's missing intervals, with a lower priority than current data."""
     assets = [feed.bronze_asset, feed.silver_asset, *(gold.asset for gold in GOLD_TABLES if feed in gold.feeds)]
     return RunRequest(
         run_key=f"{feed.name}/{days.key_of(day)}/{now.isoformat()}",
@@ -80,11 +78,11 @@ def backfill_request(day: datetime, feed: Feed, now: datetime) -> RunRequest:
 def missing_days(
     connection: sa.Connection, cursor: dict[str, Any], now: datetime
 ) -> dict[tuple[datetime, Feed], timedelta]:
-    """The past days not fully collected: {(day, feed): how much is missing, all its markets together}. Nothing where
-    all is covered, and not yet proved.
+    """The incomplete past days: {(day, feed): the missing time, summed over its markets}, which is 0 if everything is
+    covered but not proved yet.
 
-    Looked at are the last days, those that something was asked for of since the last look, those that were not over
-    yet then, and those that wait.
+    Candidates are the last UPBIT_DAYS_BACK days, those with new pages since the last tick, those that were not over
+    then, and those waiting for a retry.
     """
     database, snapshot = committed(connection)
     if cursor.get("database") != database:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
-from upbit_assets.dagster_internals import share
+from upbit_assets.dagster_internals import share_connections
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
@@ -50,7 +50,7 @@ class InstanceStorage(DagsterPostgresStorage):
         engine = opened(postgres_url)
         super().__init__(postgres_url, should_autocreate_tables=False, **options)
         self.log = EventLog(postgres_url)
-        share(engine, (self.run_storage, self.log, self.schedule_storage))
+        share_connections(engine, (self.run_storage, self.log, self.schedule_storage))
 
     @property
     def event_log_storage(self) -> "EventLog":

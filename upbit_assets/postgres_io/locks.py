@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 # a wider range is locked as a whole: every lock takes a place in the server's shared memory
-MOST_WINDOW_LOCKS = 1000
+MAX_WINDOW_LOCKS = 1000
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def locks(table: sa.Table, windows: Sequence[str] | None) -> tuple[list[int], in
     A write of the whole table, or of very many windows, holds the table's lock exclusively instead.
     """
     whole = lock_key(table.fullname)
-    if windows is None or len(windows) > MOST_WINDOW_LOCKS:
+    if windows is None or len(windows) > MAX_WINDOW_LOCKS:
         return [whole], None
     return sorted(lock_key(f"{table.fullname}/{window}") for window in windows), whole
 

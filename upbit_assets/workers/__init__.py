@@ -1,1 +1,1 @@
-"""Runs on workers of their own, on one machine or several, by Celery over Redis: docker-compose.celery.yml."""
+"""Runs on dedicated Celery workers, on one or several machines, over Redis: docker-compose.celery.yml."""

@@ -1,4 +1,4 @@
-"""What a worker runs: celery --app upbit_assets.workers.app worker"""
+"""The Celery app of the workers: celery --app upbit_assets.workers.app worker"""
 
 import tempfile
 from pathlib import Path
@@ -15,6 +15,6 @@ create_execute_job_task(app)
 
 
 @signals.heartbeat_sent.connect
-def say_that_it_lives(**_: Any) -> None:
-    """Touch what the container's health check looks at: every two seconds, while Redis is there."""
+def touch_heartbeat_file(**_: Any) -> None:
+    """Touch the file that the container's health check reads: every two seconds, while Redis is reachable."""
     Path(tempfile.gettempdir(), "upbit-worker").touch()

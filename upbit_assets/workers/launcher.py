@@ -1,4 +1,4 @@
-"""How runs get to the workers, and what becomes of those whose worker dies."""
+"""Launching runs on Celery workers, and detecting those whose worker died."""
 
 import time
 from typing import Any, Self
@@ -12,13 +12,13 @@ from upbit_assets.launcher import RunHealthMixin
 from upbit_assets.settings import SettingError, settings
 
 QUEUE = "dagster"
-ANSWER_SECONDS = 5
+REPLY_SECONDS = 5
 WEEK = 7 * 24 * 3600
 CONFIG = {
-    # A worker takes a run when it has a place for it, not one to wait behind its others.
+    # a worker takes a run only when it has a free slot
     "task_acks_late": True,
     "worker_prefetch_multiplier": 1,
-    # Nobody gets the run of a killed worker from Redis: run monitoring fails it, and its windows are asked for again.
+    # Redis doesn't redeliver the run of a killed worker: run monitoring fails it, and its windows are requested again
     "broker_transport_options": {"visibility_timeout": WEEK},
     "broker_connection_retry_on_startup": True,
     "worker_hijack_root_logger": False,
@@ -27,21 +27,21 @@ CONFIG = {
 
 
 def celery_options() -> dict[str, Any]:
-    """What the launcher and the workers must agree on.
+    """Options that the launcher and the workers share.
 
     Raises:
         SettingError: UPBIT_REDIS_URL is not set.
     """
     url = settings.UPBIT_REDIS_URL
     if not url:
-        raise SettingError("UPBIT_REDIS_URL is not set: say where Redis is, e.g. redis://127.0.0.1:6379/0")
+        raise SettingError("UPBIT_REDIS_URL is not set: set it to Redis's URL, e.g. redis://127.0.0.1:6379/0")
     return {"broker": url, "backend": url, "config_source": CONFIG}
 
 
 class WorkerRunLauncher(RunHealthMixin, CeleryRunLauncher):
-    """Launches runs to the workers, and tells run monitoring of those that died with theirs.
+    """Launches runs on workers, and reports those whose worker died to run monitoring.
 
-    Dagster's own asks Redis only, where a run whose worker was killed stays started for ever.
+    Dagster's own launcher queries only Redis, where the run of a killed worker stays started forever.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -56,9 +56,9 @@ class WorkerRunLauncher(RunHealthMixin, CeleryRunLauncher):
         return cls(**celery_options(), inst_data=inst_data)
 
     def terminate(self, run_id: str) -> bool:
-        """Kill the run's process, whose transaction goes with it: Dagster tries an interrupted step again.
+        """Kill the run's process, which rolls back its transaction; after an interrupt Dagster would retry the step.
 
-        False for a command line's own process, which is out of reach here.
+        Returns False for a run in a command line's own process, which can't be reached from here.
         """
         instance = instance_of(self)
         run = instance.get_run_by_id(run_id)
@@ -67,11 +67,11 @@ class WorkerRunLauncher(RunHealthMixin, CeleryRunLauncher):
         instance.report_run_canceling(run)
         task = self._task_of(run)
         task.revoke(terminate=True, signal="SIGKILL")
-        for _ in range(ANSWER_SECONDS):
+        for _ in range(REPLY_SECONDS):
             if task.ready():
                 instance.report_run_canceled(run)
                 break
-            time.sleep(1)  # where no worker answers, run monitoring cancels it in a while
+            time.sleep(1)  # if no worker replies, run monitoring cancels it later
         return True
 
     def _task_of(self, run: DagsterRun) -> Any:
@@ -81,18 +81,20 @@ class WorkerRunLauncher(RunHealthMixin, CeleryRunLauncher):
         if not on_a_worker(run):
             return super().check_run_worker_health(run)
         task = self._task_of(run)
-        if task.ready():  # the run is looked at once more before it is failed
-            return CheckRunHealthResult(WorkerStatus.FAILED, "The worker is done with the run, which did not end.")
-        return self.health_result(self._is_held(task), run, "No worker has the run: its own was killed or restarted.")
+        if task.ready():  # Dagster reloads the run before failing it
+            return CheckRunHealthResult(WorkerStatus.FAILED, "The worker finished its task, but the run did not end.")
+        return self.health_result(
+            self._is_active(task), run, "No worker executes the run: its worker was killed or restarted."
+        )
 
-    def _is_held(self, task: Any) -> bool:
-        """Whether the worker that began with the task says that it has it; one that lost Redis forgets its tasks."""
+    def _is_active(self, task: Any) -> bool:
+        """Whether the worker that started the task reports it; a worker that lost Redis forgets its tasks."""
         if task.state != "STARTED":
             return False
-        worker = self.celery.control.inspect(destination=[task.info["hostname"]], timeout=ANSWER_SECONDS)
+        worker = self.celery.control.inspect(destination=[task.info["hostname"]], timeout=REPLY_SECONDS)
         return any(task.id in tasks for tasks in (worker.query_task(task.id) or {}).values())
 
 
 def on_a_worker(run: DagsterRun) -> bool:
-    """Whether it is on a worker, or in a command line's own process."""
+    """Whether the run is on a worker, rather than in a command line's own process."""
     return DAGSTER_CELERY_TASK_ID_TAG in run.tags

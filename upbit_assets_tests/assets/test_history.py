@@ -498,8 +498,8 @@ class TestWhatIsGone:
             failure = failed("trade", TODAY - 9 * DAY, YESTERDAY)
         assert counter.calls == 0
         assert (
-            "Nothing was collected of 2026-06-22, 2026-06-23, and it can't be collected any more: the exchange tells "
-            "the last 7 days only, back to 2026-06-24." in failure
+            "Nothing was collected of 2026-06-22, 2026-06-23, and it can't be collected any more: the exchange serves "
+            "only the last 7 days, back to 2026-06-24." in failure
         )
 
     def test_a_day_that_has_some_keeps_them(self, market_url: str, exchange: Handle):

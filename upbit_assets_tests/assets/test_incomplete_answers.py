@@ -138,7 +138,7 @@ class TestOrderbooks:
         assert not materialize("bronze_orderbook_raw", first=now()).success
 
     def test_it_does_not_ask_without_end(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(snapshots, "MOST_CALLS", 4)
+        monkeypatch.setattr(snapshots, "MAX_CALLS", 4)
         exchange.faults.add("orderbook", "status", status=404)
         assert not materialize("bronze_orderbook_raw", first=now()).success
         assert calls(exchange) == 4

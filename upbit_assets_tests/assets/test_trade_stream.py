@@ -307,7 +307,7 @@ class TestEveryTradeIsThere:
 
     def result(self, database: Database, start: datetime) -> Result:
         with database.connect() as connection:
-            return every_trade_is_there.judge(connection, TimeWindow(start, start + WINDOW))[start]
+            return every_trade_is_there.function(connection, TimeWindow(start, start + WINDOW))[start]
 
     @pytest.mark.parametrize("start", [PAST, days.at(PAST).start], ids=["in a day", "where a day begins"])
     def test_it_is_proved_where_all_are_and_names_the_market_of_one_that_is_not(
@@ -318,16 +318,16 @@ class TestEveryTradeIsThere:
         compute(database, silver_trade_stream, start - WINDOW, start)
         found = self.result(database, start)
         assert found.passed, found.details
-        assert found.details["markets whose trades add up"] == len(self.MARKET.markets(start))
+        assert found.details["markets with all trades"] == len(self.MARKET.markets(start))
         lost = next(
             each for each in trades if each.market == "KRW-BTC" and start < each.at < start + timedelta(minutes=8)
         )
         ask(market_url, "DELETE FROM silver.trade_stream WHERE market = %s AND trade_id = %s", lost.market, lost.key)
         found = self.result(database, start)
         assert not found.passed
-        assert found.details["trades are missing of"] == "KRW-BTC"
+        assert found.details["markets with missing trades"] == "KRW-BTC"
 
     def test_it_says_where_there_is_nothing_to_prove_it_by(self, database: Database):
         found = self.result(database, PAST)
         assert found.passed
-        assert found.note == "There are no two snapshots to hold the trades against."
+        assert found.note == "There are no two snapshots to compare the trades with."

@@ -69,7 +69,7 @@ def test_of_a_range_what_was_collected_is_materialized_and_the_rest_is_named(
         assert missing in metadata_of(result, asset)["not materialized"]
     log = capfd.readouterr().err
     assert f"Nothing was collected in {missing}: silver_ticker has no rows there." in log
-    assert "The other 2 of the 6 partitions asked for are materialized" in log
+    assert "The other 2 of the 6 requested partitions are materialized" in log
     assert len(rows(database, tables.gold_market_stats)) == 2
 
 

@@ -114,14 +114,14 @@ class TestRuns:
             process = subprocess.Popen([Path(sys.executable).parent / "dagster", *command, "--partition", partition])
             [run] = until(lambda: instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED])), "a run")
             until(lambda: self.alive(instance, run), "its sign of life")
-            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0)
+            monkeypatch.setattr(launcher, "GRACE_SECONDS", 0)
             assert self.health(instance, run) is WorkerStatus.RUNNING
             process.kill()
             process.wait()
             until(lambda: not self.alive(instance, run), "the end of its session")
-            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 60)
+            monkeypatch.setattr(launcher, "GRACE_SECONDS", 60)
             assert self.health(instance, run) is WorkerStatus.RUNNING, "its database may have started again"
-            monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0)
+            monkeypatch.setattr(launcher, "GRACE_SECONDS", 0)
             assert self.health(instance, run) is WorkerStatus.FAILED
 
     @pytest.mark.parametrize("launched", [False, True])
@@ -149,7 +149,7 @@ class TestRuns:
 
     def test_one_that_is_killed_while_it_runs_is_failed_in_two_minutes_too(self, instance: DagsterInstance):
         # looked at first, and again, up to an interval late
-        assert launcher.PATIENCE_SECONDS + 2 * instance.run_monitoring_poll_interval_seconds <= 120
+        assert launcher.GRACE_SECONDS + 2 * instance.run_monitoring_poll_interval_seconds <= 120
         assert instance.run_monitoring_cancel_timeout_seconds + instance.run_monitoring_poll_interval_seconds <= 120
 
     def test_one_shows_life_until_it_ends_though_its_session_is_lost(

@@ -532,7 +532,7 @@ class TestWritersMeanwhile:
     def test_a_range_too_wide_to_lock_each_window_holds_the_whole_table(
         self, lab_database: Database, lab_url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(locks, "MOST_WINDOW_LOCKS", 3)  # Dagster takes seconds for a thousand
+        monkeypatch.setattr(locks, "MAX_WINDOW_LOCKS", 3)  # Dagster takes seconds for a thousand
         with paused_write(frame(1), first=T0, last=T0 + 3 * WINDOW) as (pause, _):
             assert advisory_locks(lab_url) == [("ExclusiveLock", True, lock_key("lab.figures"))]
             outside = threading.Thread(target=write, args=[frame(2, at=T0 - DAY)], kwargs={"first": T0 - DAY})
