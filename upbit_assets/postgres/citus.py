@@ -1,4 +1,4 @@
-"""The market data over several machines: Citus, which spreads tables by market."""
+"""Distributes the market data over several machines with Citus, by market."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,24 @@ from upbit_assets.postgres.url import sqlalchemy_url
 
 PIPELINE_MAY_LOG_IN = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'upbit_pipeline'"
 IS_DISTRIBUTED = "SELECT count(*) > 0 FROM pg_dist_partition WHERE logicalrelid = CAST(:table AS regclass)"
-# rows of one market are on one machine, whatever the table
+# all tables are colocated: a market's rows are on the same machine
 DISTRIBUTE = "SELECT create_distributed_table(CAST(:table AS regclass), 'market', colocate_with => :colocated)"
-# on every machine: books of a window, which have no market, and few rows
+# small tables without a market are replicated to every machine
 REFERENCE = "SELECT create_reference_table(CAST(:table AS regclass))"
 
 
 class CitusError(RuntimeError):
-    """Citus is not there, or not ready; the message says what to do."""
+    """Citus is not installed or not set up; the message says what to do."""
 
 
 def distribute(url: str, say: Callable[[str], None]) -> None:
-    """Distribute every table that has a market by it, but `live`, and put the others on every machine; safe to repeat.
+    """Distribute the tables by market, and replicate those without one; safe to repeat.
 
-    Each table is a transaction of its own, and is locked against writes while its rows move. The login must be the
-    tables' owner.
+    Each table is distributed in its own transaction, locked against writes. Tables in `live` stay on the coordinator.
+    The login must own the tables.
 
     Raises:
-        CitusError: the database has no Citus, or its workers would not let the pipeline in.
+        CitusError: the database has no Citus, or its workers don't accept the pipeline's login.
     """
     engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -34,7 +34,7 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('upbit_assets.migrate', 0))"))
         first = bronze_ticker_raw
         for table in (first, *(table for table in metadata.sorted_tables if table is not first)):
-            if table.schema == "live":  # of the last minutes, small, and stays on the coordinator
+            if table.schema == "live":  # small, stays on the coordinator
                 continue
             name = table.fullname
             if connection.scalar(sa.text(IS_DISTRIBUTED), {"table": name}):
@@ -45,17 +45,18 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
                 say(f"{name}: distributed by market")
             else:
                 connection.execute(sa.text(REFERENCE), {"table": name})
-                say(f"{name}: on every machine")
+                say(f"{name}: replicated to every machine")
 
 
 def require_citus(connection: sa.Connection) -> None:
     if connection.scalar(sa.text("SELECT to_regclass('pg_dist_partition')")) is None:
         raise CitusError(
-            "This database has no Citus. Install it on every machine, then here: CREATE EXTENSION citus; "
+            "This database has no Citus. Install it on every machine, then run here: CREATE EXTENSION citus; "
             "SELECT citus_set_coordinator_host(…); SELECT citus_add_node(…)"
         )
     if not connection.scalar(sa.text(PIPELINE_MAY_LOG_IN)):
         raise CitusError(
-            "The runs work as upbit_pipeline, and as that Citus connects to the machines. Let it, without a password: "
-            "ALTER ROLE upbit_pipeline LOGIN; and let it in from the coordinator in each machine's pg_hba.conf."
+            "Runs use the role upbit_pipeline, with which Citus connects to the other machines. Allow it to log in, "
+            "without a password: ALTER ROLE upbit_pipeline LOGIN; and accept it from the coordinator in each machine's "
+            "pg_hba.conf."
         )

@@ -71,7 +71,7 @@ class EmbeddedPostgres:
     """One server on one data folder.
 
     Args:
-        folder: holds the data, the log and the lock; made if missing.
+        folder: holds the data, the log and the lock; created if missing.
         binaries: the folder of `initdb` and `pg_ctl`; the wheel's by default.
     """
 

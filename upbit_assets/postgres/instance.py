@@ -14,9 +14,9 @@ from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
 
-HEARTBEAT_SECONDS = 10  # seconds after which a lost sign of life is noticed by who gives it
-# Half of the log, in which nobody looks for them: what an output was, its materialization tells as well, what a run is
-# going to check, its plan does, what it prints is in no file, and what fails is stored.
+HEARTBEAT_SECONDS = 10  # interval at which a run verifies its session
+# Redundant events, half of the log: outputs are in their materialization, planned checks in the run's plan, log files
+# are not written, and failures are separate events.
 NOT_STORED = {
     DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
     DagsterEventType.RESOURCE_INIT_STARTED,
@@ -26,10 +26,10 @@ NOT_STORED = {
     DagsterEventType.HANDLED_OUTPUT,
     DagsterEventType.LOGS_CAPTURED,
 }
-CONNECTIONS = 3  # that a process keeps
-TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one that each of Dagster's storages makes with its others
-BLANKS = " " * 2000  # PostgreSQL compresses a row of 2 kB, to a half, and none that is shorter
-CHECKS = "_checks"  # as steps are named whose outputs hold nothing
+CONNECTIONS = 3  # kept open by each process
+TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one of each of Dagster's storages
+BLANKS = " " * 2000  # PostgreSQL compresses only rows of at least 2 kB, which halves their size
+CHECKS = "_checks"  # suffix of check steps, whose outputs are empty
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
@@ -45,7 +45,7 @@ class InstanceStorage(DagsterPostgresStorage):
     """Runs, events and schedules in DAGSTER_POSTGRES_URL, else in the embedded PostgreSQL."""
 
     def __init__(self, postgres_url: str, **options: Any) -> None:
-        # a backfill's materializations in one statement: one by one, each takes longer than its window's rows
+        # store a backfill's materializations in one statement: singly, each takes longer than computing its window
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         engine = opened(postgres_url)
         super().__init__(postgres_url, should_autocreate_tables=False, **options)
@@ -62,16 +62,16 @@ class InstanceStorage(DagsterPostgresStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ARG003
-        # dagster-postgres speaks psycopg2 only, whatever driver the URL names
+        # dagster-postgres supports only psycopg2
         url = sqlalchemy_url(instance_url(), "psycopg2")
         return cls(url.render_as_string(hide_password=False), inst_data=inst_data)
 
 
 def opened(postgres_url: str) -> sa.Engine:
-    """The database, with Dagster's tables.
+    """The database, with Dagster's tables created if necessary.
 
     Raises:
-        SettingError: its times are not in UTC; the message says how to change it.
+        SettingError: its time zone is not UTC; the message says how to change it.
     """
     engine = shared_engine(postgres_url)
     with engine.connect() as connection:
@@ -83,9 +83,9 @@ def opened(postgres_url: str) -> sa.Engine:
 
 @functools.cache
 def shared_engine(postgres_url: str) -> sa.Engine:
-    """The connections of all instances in this process: a code location makes one for each look of a sensor.
+    """The connection pool of all instances in this process: a code location creates an instance per sensor tick.
 
-    A connection is asked whether it lives before each use, so a database that restarts costs no run.
+    Connections are tested before use, so that no run fails because the database restarted.
     """
     engine = sa.create_engine(
         postgres_url, isolation_level="AUTOCOMMIT", pool_size=CONNECTIONS, max_overflow=20, pool_pre_ping=True
@@ -100,13 +100,13 @@ def is_stored(event: DagsterEvent | None) -> bool:
     match event.event_type:
         case DagsterEventType.STEP_OUTPUT:
             return not str(event.step_key).endswith(CHECKS)
-        case DagsterEventType.ENGINE_EVENT:  # the executor begins and ends, as the run does
+        case DagsterEventType.ENGINE_EVENT:  # the executor's start and end, which are those of the run
             return event.engine_event_data.error is not None or "step_keys" not in event.engine_event_data.metadata
     return event.event_type not in NOT_STORED
 
 
 def has_passed(event: DagsterEvent | None) -> bool:
-    """Whether it is of a check that passed, which its own history tells; the run's log has those that fail."""
+    """Whether it is a passed check, which is stored in the check's history but not in the run's log."""
     return (
         event is not None
         and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION
@@ -115,24 +115,24 @@ def has_passed(event: DagsterEvent | None) -> bool:
 
 
 def without_repetition(event: EventLogEntry) -> EventLogEntry:
-    """The same without what it says once more: its message, as tags for loggers, and what a materialization tells.
+    """The event without its redundant parts: the message's copy, logger tags, and a materialization's metadata.
 
-    In place of the message, which is taken from the event in it, are blanks that let PostgreSQL compress the row.
+    Dagster shows the inner event's message. Its copy is replaced by blanks, so that PostgreSQL compresses the row.
     """
-    said = event.dagster_event
-    if said is None or said.message is None:
+    inner = event.dagster_event
+    if inner is None or inner.message is None:
         return event
-    said = said._replace(logging_tags={})
-    if said.event_type is DagsterEventType.STEP_OUTPUT:
-        said = said._replace(event_specific_data=said.step_output_data._replace(metadata={}))
-    return event._replace(user_message=BLANKS, dagster_event=said)
+    inner = inner._replace(logging_tags={})
+    if inner.event_type is DagsterEventType.STEP_OUTPUT:
+        inner = inner._replace(event_specific_data=inner.step_output_data._replace(metadata={}))
+    return event._replace(user_message=BLANKS, dagster_event=inner)
 
 
 def require_utc(connection: Any, _record: Any) -> None:
-    """Refuse a database whose times are not UTC, as Dagster takes them to be: by nine hours its runs would be of later.
+    """Require UTC, as Dagster reads its timestamps as UTC: otherwise runs would be dated nine hours ahead.
 
     Raises:
-        SettingError: says how to change it.
+        SettingError: the time zone is another one; the message says how to change it.
     """
     with connection.cursor() as cursor:
         cursor.execute(ZONE)
@@ -140,19 +140,19 @@ def require_utc(connection: Any, _record: Any) -> None:
     connection.rollback()
     if is_utc:
         return
-    cure = f"ALTER DATABASE {database} SET timezone = 'UTC';"
+    fix = f"ALTER DATABASE {database} SET timezone = 'UTC';"
     if source == "client":
-        cure = "unset PGTZ and PGOPTIONS."
+        fix = "unset PGTZ and PGOPTIONS."
     elif source.endswith("user"):
-        cure = f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET timezone = 'UTC';"
+        fix = f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET timezone = 'UTC';"
     raise SettingError(
-        f"DAGSTER_POSTGRES_URL names a database in which the time zone is {zone}, by its {source}. It must be UTC, as "
-        f"Dagster reads its times so. Stop what uses it, and: {cure}"
+        f"The database of DAGSTER_POSTGRES_URL has the time zone {zone} (set by: {source}). It must be UTC, because "
+        f"Dagster reads its timestamps as UTC. Stop everything that uses it, then: {fix}"
     )
 
 
 class EventLog(PostgresEventLogStorage):
-    """The runs' events; and which runs are alive, as each run's process holds a session that is named after it."""
+    """The event log, and the runs' heartbeats: each run's process keeps open a session that is named after the run."""
 
     def __init__(self, postgres_url: str) -> None:
         super().__init__(postgres_url, should_autocreate_tables=False)
@@ -166,18 +166,18 @@ class EventLog(PostgresEventLogStorage):
             self.store_asset_check_event(event, None)
             return
         super().store_event(event)
-        if event.dagster_event_type is DagsterEventType.RUN_START:  # which the run's own process stores
+        if event.dagster_event_type is DagsterEventType.RUN_START:  # stored by the run's own process
             ended = self._ended[event.run_id] = threading.Event()
-            threading.Thread(target=self._show_life, args=(event.run_id, ended), daemon=True).start()
+            threading.Thread(target=self._keep_session, args=(event.run_id, ended), daemon=True).start()
         elif event.dagster_event_type in ENDS and event.run_id in self._ended:
             self._ended.pop(event.run_id).set()
 
-    def _show_life(self, run_id: str, ended: threading.Event) -> None:
+    def _keep_session(self, run_id: str, ended: threading.Event) -> None:
         engine = sa.create_engine(
             self.postgres_url,
             isolation_level="AUTOCOMMIT",
             poolclass=sa.NullPool,
-            connect_args={"application_name": sign(run_id)},
+            connect_args={"application_name": session_name(run_id)},
         )
         while not ended.is_set():
             try:
@@ -188,12 +188,12 @@ class EventLog(PostgresEventLogStorage):
                 ended.wait(HEARTBEAT_SECONDS)
 
     def has_heartbeat(self, run_id: str) -> bool:
-        """Whether there is a process that executes the run."""
-        session = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = :sign)")
+        """Whether a process is executing the run."""
+        session = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = :name)")
         with self.run_connection(run_id) as connection:
-            return bool(connection.scalar(session, {"sign": sign(run_id)}))
+            return bool(connection.scalar(session, {"name": session_name(run_id)}))
 
 
-def sign(run_id: str) -> str:
-    """The name of the session, within PostgreSQL's 63 bytes."""
+def session_name(run_id: str) -> str:
+    """The session's application_name, within PostgreSQL's 63 bytes."""
     return f"upbit_assets run {run_id}"

@@ -1,4 +1,4 @@
-"""Migration of the schema, and partitions made ahead."""
+"""Migrates the schema, and creates partitions in advance."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ DAYS_AHEAD = timedelta(days=14)
 
 
 def migrate(url: str) -> None:
-    """Migrate the database at `url` to the newest schema in one transaction, and make partitions ahead.
+    """Migrate the database at `url` to the newest schema in one transaction, and create partitions in advance.
 
     The login must own the tables and, on the first run, be allowed to create roles.
     """
@@ -43,14 +43,14 @@ def set_comments(connection: sa.Connection) -> None:
 
 
 def make_partitions_ahead(connection: sa.Connection) -> int:
-    """Make the partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
+    """Create the partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
     now = datetime.now(UTC)
     wanted = sa.func.bronze.make_partitions(now - timedelta(days=1), now + DAYS_AHEAD)
     return connection.execute(sa.select(wanted)).scalar_one()
 
 
 def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
-    """Make the partitions of some tables from `first` to `last`, a hundred at a time to limit the number of locks."""
+    """Create the partitions of some tables from `first` to `last`, a hundred at a time to limit the number of locks."""
     make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
     for table in of:
         while connection.execute(make, {"name": table.fullname, "first": first, "last": last}).scalar_one():

@@ -1,7 +1,7 @@
 """Dagster assets in PostgreSQL; see README.md.
 
-It needs Dagster, SQLAlchemy and psycopg, for frames pandas and pyarrow too, and nothing of the project around it: it
-can be copied into another one, which is why it imports its own parts relatively.
+It depends on Dagster, SQLAlchemy and psycopg, for frames also on pandas and pyarrow, and on nothing else in this
+project. Its imports are relative, so that the folder can be copied into another project.
 """
 
 from .copy import REFUSALS, Records, copy_records, storable

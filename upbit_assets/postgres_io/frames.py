@@ -22,7 +22,7 @@ class BinaryFloatsError(ValueError):
 
     def __init__(self, column: sa.Column[Any]) -> None:
         super().__init__(
-            f"{column.table.fullname}.{column.name} is exact, and the frame's are binary floats: give Decimals"
+            f"{column.table.fullname}.{column.name} is exact, but the frame's column has binary floats: use Decimals"
         )
 
 

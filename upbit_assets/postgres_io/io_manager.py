@@ -2,11 +2,11 @@
 
 What an asset returns decides how it is written: a SQLAlchemy `Select` runs inside the database as INSERT … SELECT,
 a pandas DataFrame and `Records` go through COPY. A `Load` writes several tables in one transaction. The annotation of
-an input decides how it is read: `Select` is the relation narrowed to the partitions, `DataFrame` its rows.
-How a write lands is declared beside the asset: `stored_in(table, write="append")` or `write="replace"`.
+an input decides how it is read: `Select` is the relation filtered by the partitions, `DataFrame` its rows.
+The write mode is declared on the asset: `stored_in(table, write="append")` or `write="replace"`.
 
-One write is one transaction under an advisory lock on (table, window), so a reader sees the old window or the new
-one, and runs on the same window queue up, whoever started them.
+A write is one transaction under advisory locks on (table, window): a reader sees the old window or the new one, and
+runs on the same window are serialized, however they were started.
 """
 
 import sys
@@ -36,7 +36,7 @@ from .writer import Load, Rows, Write, Writer, in_window, write_notification, wr
 
 
 def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | None = None) -> dict[str, Any]:
-    """An asset's metadata: its table, how a write lands there, the columns with their meaning, and their origin."""
+    """An asset's metadata: its table, write mode, column schema and column lineage."""
     return {
         **({"dagster/column_lineage": lineage} if lineage else {}),
         "dagster/table_name": table.fullname,
@@ -56,31 +56,31 @@ def stored_in(table: sa.Table, *, write: Write, lineage: TableColumnLineage | No
 
 
 class PostgresIOManager(ConfigurableIOManager):
-    """Stores assets; a subclass says in which tables, and how the database is reached.
+    """Stores assets; a subclass defines the tables and the connection.
 
-    Each table names the timestamp column of its windows: `Table(..., info={"window": "ingested_at"})`.
+    Each table declares the timestamp column of its windows: `Table(..., info={"window": "ingested_at"})`.
     """
 
     tables: ClassVar[sa.MetaData]
 
     @abstractmethod
     def connect(self) -> AbstractContextManager[sa.Connection]:
-        """A connection of the driver psycopg, on which nothing has begun."""
+        """A psycopg connection without an open transaction."""
 
     def handle_output(self, context: OutputContext, obj: "Load | Rows | None") -> None:
-        """Write what the asset returned; `None` means that the asset has nothing to write.
+        """Write the asset's return value; `None`: nothing to write.
 
         Raises:
-            TypeError: the value is of a kind that this IO manager can't write.
-            DagsterInvariantViolationError: the asset doesn't declare its table or its way of writing.
-            Exception: as `connect` raises it: nothing was written, and why.
+            TypeError: the type of the value is not supported.
+            DagsterInvariantViolationError: the asset doesn't declare its table or write mode.
+            Exception: whatever `connect` raises; nothing was written.
         """
         window = time_window(context)
         if obj is None:
             return
         table, write = self.table_of(context), self.write_of(context)
         if write == "replace" and window is None:
-            raise DagsterInvariantViolationError(f"{table.fullname}: only the windows of an asset can be replaced")
+            raise DagsterInvariantViolationError(f"{table.fullname}: replace needs a partitioned asset")
         windows = context.asset_partition_keys if context.has_asset_partitions else None
         load = obj if isinstance(obj, Load) else Load({table: obj})
         with (
@@ -92,7 +92,7 @@ class PostgresIOManager(ConfigurableIOManager):
         context.add_output_metadata({**described, **out.metadata()})
 
     def load_input(self, context: InputContext) -> Any:
-        """The upstream asset's partitions, as the input's annotation says."""
+        """The upstream asset's partitions, as the annotated type."""
         table = self.table_of(context)
         window = time_window(context)
         select = sa.select(table) if window is None else sa.select(table).where(in_window(table, window))
@@ -105,7 +105,7 @@ class PostgresIOManager(ConfigurableIOManager):
         raise TypeError(f"{table.fullname} can be read as sqlalchemy.Select or pandas.DataFrame, not as {kind}")
 
     def table_of(self, context: InputContext | OutputContext) -> sa.Table:
-        """The table that the asset is stored in, or that of an input."""
+        """The table of an asset, or of an input."""
         output = context.upstream_output if isinstance(context, InputContext) else context
         name = output.definition_metadata.get("dagster/table_name") if output else None
         if name is None or name not in self.tables.tables:
@@ -119,19 +119,19 @@ class PostgresIOManager(ConfigurableIOManager):
         write = context.definition_metadata.get("write")
         if write not in ("append", "replace"):
             raise DagsterInvariantViolationError(
-                f"{context.asset_key.to_user_string()} doesn't say how it is written: write='append' or 'replace'"
+                f"{context.asset_key.to_user_string()} doesn't declare its write mode: write='append' or 'replace'"
             )
         return write
 
 
 @contextmanager
 def asset_writer(context: AssetExecutionContext, connection: sa.Connection, table: sa.Table) -> Iterator[Writer]:
-    """For an asset that stores what it collects as it goes, while nobody else writes the windows of its run.
+    """Locks the run's windows, for an asset that writes as it collects.
 
-    It returns `MaterializeResult(metadata=out.metadata())`, and the IO manager has nothing to do.
+    The asset returns `MaterializeResult(metadata=out.metadata())`; the IO manager isn't involved.
 
     Raises:
-        Failure: the range of partitions runs backwards.
+        Failure: the range of partitions is reversed.
     """
     windows, window = None, None
     if context.has_partition_key or context.has_partition_key_range:
@@ -143,29 +143,29 @@ def asset_writer(context: AssetExecutionContext, connection: sa.Connection, tabl
 
 @contextmanager
 def no_retry_on_interrupt() -> Iterator[None]:
-    """Lets a run be stopped: Dagster would try a step again that was interrupted, as it has a retry policy.
+    """Makes a run stoppable: with a retry policy, Dagster would retry an interrupted step.
 
     Raises:
-        Failure: somebody stopped the run.
+        Failure: the run was interrupted.
     """
     try:
         yield
     except (DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
-        raise Failure("Stopped: by hand, or with the stack that it ran in.", allow_retries=False) from interrupt
+        raise Failure("Interrupted: terminated, or its stack was stopped.", allow_retries=False) from interrupt
 
 
 def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
-    """The half-open span of all the partitions of the run, or None for an asset without partitions.
+    """The half-open span of the run's partitions, or None for an unpartitioned asset.
 
     Raises:
-        Failure: the range of partitions runs backwards.
+        Failure: the range of partitions is reversed.
     """
     if not context.has_asset_partitions:
         return None
     window = None
     try:
         window = context.asset_partitions_time_window
-    except Exception:  # of a kind without public name where there is no window; to list a year's keys takes a second
+    except Exception:  # a private type if there is no window; listing a year's keys first would take a second
         if context.asset_partition_keys:
             raise
     return forward(window)
@@ -174,6 +174,6 @@ def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
 def forward(window: TimeWindow | None) -> TimeWindow:
     if window is None or window.end <= window.start:
         raise Failure(
-            "There is no window in that range: it names its first window, then its last.", allow_retries=False
+            "The range of partitions is reversed: the first one must not be later than the last.", allow_retries=False
         )
     return window

@@ -1,4 +1,4 @@
-"""Advisory locks by which those who write the same windows queue up, whoever started them."""
+"""Advisory locks that serialize writers of the same windows."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,30 +6,30 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-# a wider range is locked as a whole: every lock takes a place in the server's shared memory
+# for a larger range the table is locked, because each lock occupies shared memory of the server
 MAX_WINDOW_LOCKS = 1000
 
 
 @contextmanager
 def locked(connection: sa.Connection, exclusive: Sequence[int], shared: int | None = None) -> Iterator[sa.Connection]:
-    """The connection, which holds these locks, for transactions that are REPEATABLE READ.
+    """The connection with these locks held, for REPEATABLE READ transactions.
 
-    They are the session's, taken before the transaction, so that the transaction's snapshot of the other
-    tables is younger than whatever it waited for. A dead session lets go of them by itself.
+    The locks belong to the session and are acquired before the transaction, so that its snapshot includes whatever it
+    waited for. They are released if the session dies.
     """
     try:
         if shared:
             connection.execute(sa.select(sa.func.pg_advisory_lock_shared(shared)))
         each = sa.func.unnest(sa.cast(exclusive, sa.ARRAY(sa.BigInteger))).column_valued("key")
         connection.execute(sa.select(sa.func.pg_advisory_lock(each)))
-        connection.commit()  # ends SQLAlchemy's transaction, which autocommit makes an empty one
+        connection.commit()  # ends SQLAlchemy's transaction, which is empty under autocommit
         yield connection.execution_options(isolation_level="REPEATABLE READ")
     finally:
         release(connection)
 
 
 def release(connection: sa.Connection) -> None:
-    """Let go of the session's locks; a connection that can't is closed, which does the same."""
+    """Release the session's locks, by closing the connection if it is broken."""
     try:
         connection.rollback()
         connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -39,9 +39,9 @@ def release(connection: sa.Connection) -> None:
 
 
 def locks(table: sa.Table, windows: Sequence[str] | None) -> tuple[list[int], int | None]:
-    """The keys of the advisory locks of a write: (exclusive on each window in one order, shared on the table).
+    """The advisory lock keys of a write: (exclusive ones of the windows, sorted; shared one of the table).
 
-    A write of the whole table, or of very many windows, holds the table's lock exclusively instead.
+    A write of the whole table, or of more than MAX_WINDOW_LOCKS windows, locks the table exclusively instead.
     """
     whole = lock_key(table.fullname)
     if windows is None or len(windows) > MAX_WINDOW_LOCKS:

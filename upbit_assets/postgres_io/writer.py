@@ -1,4 +1,4 @@
-"""Rows into the tables of locked windows, a transaction a write."""
+"""Writes rows into locked windows, one transaction per write."""
 
 import json
 import logging
@@ -25,15 +25,15 @@ Write = Literal["append", "replace"]
 Rows: TypeAlias = "sa.Select[Any] | pd.DataFrame | Records"
 Metadata = Mapping[str, Any]
 
-# Tables filled a moment ago have no statistics, or those of an empty table, and pass for tiny: nested loops over a day
-# of them take minutes, and a merge join that thinks it has one row repeats itself as often. Hash joins stay sane.
-# Where there is no other way than a nested loop, its price must not make PostgreSQL compile the plan, as 15 would.
+# Freshly filled tables have no statistics, or those of an empty table, and are assumed to be tiny: a nested loop over a
+# day takes minutes, and so may a merge join planned for one row. Hash joins don't degrade. JIT is off because the
+# penalty on unavoidable nested loops would make PostgreSQL 15 compile the plan.
 PLANNER = sa.text(
     "SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true), "
     "set_config('jit', 'off', true)"
 )
 
-# the channel on which an asset's write is told, when it is committed: {"table": …, "start": …, "end": …}
+# the channel notified when an asset's write is committed: {"table": …, "start": …, "end": …}
 WRITE_CHANNEL = "asset_written"
 
 
@@ -43,8 +43,8 @@ class Load:
 
     Args:
         tables: each table with its rows.
-        describe: metadata for the materialization, read after the write in its transaction.
-        staged: what several of the tables are made from, computed once: temporary tables of the transaction.
+        describe: metadata for the materialization, queried after the write in the same transaction.
+        staged: temporary tables of the transaction, for relations that several of the tables are computed from.
     """
 
     tables: Mapping[sa.Table, Rows]
@@ -52,7 +52,7 @@ class Load:
     staged: Mapping[sa.TableClause, sa.Select[Any]] = field(default_factory=dict)
 
     def storable(self, connection: sa.Connection) -> "Load":
-        """The same with those documents as texts that jsonb refuses."""
+        """The same, with documents that jsonb rejects as strings."""
         with connection.begin():
             tables = {
                 table: storable(connection, table, rows) if isinstance(rows, Records) else rows
@@ -62,13 +62,13 @@ class Load:
 
 
 def stage(name: str, rows: sa.Select[Any]) -> sa.TableClause:
-    """A temporary table of these rows, for `Load.staged`."""
+    """A temporary table for these rows, for `Load.staged`."""
     columns = (sa.column(str(column.key), column.type) for column in rows.selected_columns)
-    return sa.table(name, *columns, schema="pg_temp")  # found there only, whatever the search path is
+    return sa.table(name, *columns, schema="pg_temp")  # independent of the search path
 
 
 class CreateStage(sa.Executable, sa.ClauseElement):
-    """CREATE TABLE … AS, which PostgreSQL, other than an INSERT, can compute in parallel."""
+    """CREATE TABLE … AS, which unlike INSERT can run in parallel."""
 
     inherit_cache = False
 
@@ -84,14 +84,14 @@ def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
 
 @dataclass
 class Writer:
-    """Writes into windows that are locked. What is written stays, whatever comes after.
+    """Writes into locked windows. Each write is committed.
 
     Args:
         connection: the session that holds the locks.
-        windows: their partition keys; None: the table as a whole.
-        window: their span, of which every row must be.
-        counts: how many rows each table got so far.
-        seconds: that this took.
+        windows: the partition keys; None: the whole table.
+        window: the span that all rows must be in.
+        counts: the number of rows written so far, by table.
+        seconds: the time spent writing.
     """
 
     connection: sa.Connection
@@ -103,32 +103,32 @@ class Writer:
     def append(self, load: Load) -> None:
         self.write(load, "append")
 
-    def write(self, load: Load, write: Write, tell: str | None = None) -> Metadata:
-        """One transaction, at whose end listeners are told; returns the load's description.
+    def write(self, load: Load, write: Write, notification: str | None = None) -> Metadata:
+        """One transaction, with a notification of listeners; returns the load's description.
 
         Raises:
-            TypeError: a kind of rows that can't be written.
-            ValueError: a column that the table hasn't, binary floats for exact numbers, a row outside of the window.
+            TypeError: the type of rows is not supported.
+            ValueError: the table has no such column, binary floats for an exact column, or a row outside the window.
         """
         started = time.perf_counter()
         try:
-            counts, described = self.transaction(load, write, tell)
-        except REFUSALS:  # no cheaper test than jsonb's own is sure, and a savepoint costs every write
-            counts, described = self.transaction(load.storable(self.connection), write, tell)
+            counts, described = self.transaction(load, write, notification)
+        except REFUSALS:  # testing each document first, or a savepoint, would slow down every write
+            counts, described = self.transaction(load.storable(self.connection), write, notification)
         self.counts.update(counts)
         self.seconds += time.perf_counter() - started
         return described
 
-    def transaction(self, load: Load, write: Write, tell: str | None) -> tuple[dict[sa.Table, int], Metadata]:
+    def transaction(self, load: Load, write: Write, notification: str | None) -> tuple[dict[sa.Table, int], Metadata]:
         with self.connection.begin():
             counts = self.fill(load, write)
             described = load.describe(self.connection, self.window) if self.window else {}
-            if tell:
-                self.connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, tell)))
+            if notification:
+                self.connection.execute(sa.select(sa.func.pg_notify(WRITE_CHANNEL, notification)))
         return counts, described
 
     def fill(self, load: Load, write: Write) -> dict[sa.Table, int]:
-        """The same in the connection's transaction, which is left open; returns how many rows each table got."""
+        """Write in the connection's transaction, without committing; returns the number of rows by table."""
         counts, connection, window, replaced = {}, self.connection, self.window, write == "replace"
         if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
             connection.execute(PLANNER)
@@ -141,7 +141,7 @@ class Writer:
         return counts
 
     def metadata(self) -> Metadata:
-        """For the materialization: what was written; of a single window, Dagster knows the number of rows as well."""
+        """For the materialization: the rows written, for a single window also as Dagster's partition row count."""
         table = next(iter(self.counts))
         return {
             **({"dagster/partition_row_count": self.counts[table]} if self.windows and len(self.windows) == 1 else {}),
@@ -159,16 +159,16 @@ def writer(
     window: TimeWindow | None,
     log: logging.Logger,
 ) -> Iterator[Writer]:
-    """What writes into these windows of a table, and into others beside it, while nobody else does.
+    """A writer that holds the locks of these windows of a table; it may write further tables too.
 
     Args:
-        windows: their partition keys; None: the whole table.
+        windows: the partition keys; None: the whole table.
         window: their span.
     """
     started = time.perf_counter()
     with locked(connection, *locks(table, windows)) as locking:
         if (waited := time.perf_counter() - started) > 1:
-            log.info(f"Waited {waited:.1f} s for another run that wrote the same windows.")
+            log.info(f"Waited {waited:.1f} s for another run writing the same windows.")
         writing = Writer(locking, windows, window, Counter({table: 0}))
         yield writing
     for target, count in writing.counts.items():
@@ -181,7 +181,7 @@ def write_notification(table: sa.Table, window: TimeWindow | None) -> str:
 
 
 def in_window(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bool]:
-    """The rows of `[start, end)`."""
+    """SQL: whether a row is in `[start, end)`."""
     if window is None:
         return sa.true()
     column = moment_of(table)
@@ -189,24 +189,24 @@ def in_window(table: sa.Table, window: TimeWindow | None) -> sa.ColumnElement[bo
 
 
 def moment_of(table: sa.Table) -> sa.Column[Any]:
-    """The column by which a row belongs to a window.
+    """The column that determines a row's window.
 
     Raises:
-        ValueError: the table doesn't name one.
+        ValueError: the table doesn't declare one.
     """
     if (name := table.info.get("window")) is None:
-        raise ValueError(f'{table.fullname} names no column of its windows: Table(..., info={{"window": "a column"}})')
+        raise ValueError(f'{table.fullname} declares no window column: Table(..., info={{"window": "a column"}})')
     return table.c[name]
 
 
 def insert(
     connection: sa.Connection, table: sa.Table, rows: Rows, window: TimeWindow | None, *, emptied: bool = False
 ) -> int:
-    """Add rows to a table in the connection's transaction; returns how many. `emptied`: the window has no rows yet.
+    """Insert rows in the connection's transaction; returns the number. `emptied`: the window has no rows yet.
 
     Raises:
-        TypeError: a kind of rows that can't be written.
-        ValueError: a column that the table hasn't, binary floats for exact numbers, a row outside of the window.
+        TypeError: the type of rows is not supported.
+        ValueError: the table has no such column, binary floats for an exact column, or a row outside the window.
     """
     match rows:
         case sa.Select():
@@ -231,7 +231,7 @@ def insert(
 
 
 def is_frame(rows: object) -> TypeGuard["pd.DataFrame"]:
-    """Whether it is a pandas DataFrame, without loading pandas: who made one has."""
+    """Whether it is a pandas DataFrame; without importing pandas, as whoever created one has imported it."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(rows, pandas.DataFrame)
 
@@ -241,8 +241,8 @@ def insert_select(
 ) -> int:
     """INSERT … SELECT; returns the number of rows, and raises as `insert` does.
 
-    In one snapshot, the window holds as many rows more as were written unless some lie outside of it. To count is a
-    fraction of the cost of RETURNING each row's moment.
+    Rows outside the window are detected by counting the window's rows before and after in the same snapshot, which
+    costs a fraction of RETURNING each row's time.
     """
     names = known(table, rows.selected_columns.keys())
     statement = sa.insert(table).from_select(names, rows, include_defaults=False)
@@ -256,14 +256,14 @@ def insert_select(
     return count
 
 
-def checked_against_window(rows: Records, place: int, table: sa.Table, window: TimeWindow) -> Records:
-    """The same, which refuse a moment outside of the window when they come to it."""
-    # to compare times of two zones takes longer than all else about a row
+def checked_against_window(rows: Records, index: int, table: sa.Table, window: TimeWindow) -> Records:
+    """The records, raising an error at the first one outside the window; `index`: that of its time."""
+    # comparing times of different zones would take longer than everything else
     start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
 
     def form(row: Any) -> tuple[Any, ...]:
         formed = rows.form(row)
-        if not start <= (moment := formed[place]) < end:
+        if not start <= (moment := formed[index]) < end:
             raise out_of_window_error(moment, moment, table, window)
         return formed
 

@@ -158,7 +158,7 @@ class TestRefusals:
         self.archive(market)
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         ask(another_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
-        with pytest.raises(ArchiveError, match=r"This database holds real data and .* gives simulated data"):
+        with pytest.raises(ArchiveError, match=r"This database has real data, but .* sends simulated data"):
             restore_day(Database(), Store(), TICKERS, PAST)
         assert texts(another_url, TICKERS) == []
         with pytest.raises(ArchiveError, match="holds simulated data, this database real data"):

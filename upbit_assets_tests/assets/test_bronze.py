@@ -175,8 +175,8 @@ def test_real_and_simulated_data_never_share_a_database(market_url: str, databas
 
     assert result.success == (held == "simulated")
     if held == "real":
-        assert "This database holds real data and" in said(result)
-        assert "gives simulated data; they never share one" in said(result)
+        assert "This database has real data, but" in said(result)
+        assert "sends simulated data; they can't be mixed" in said(result)
         assert rows(database, tables.bronze_ticker_raw) == []
 
 

@@ -377,7 +377,7 @@ class TestBadPages:
         monkeypatch.setattr(history, "CONCURRENT_REQUESTS", 1)
         ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
         exchange.faults.add(f"market={OTHER}&", "status", status=404)
-        assert "This database holds real data" in failed("candle")
+        assert "This database has real data" in failed("candle")
         assert stored(market_url, "candle") == []
 
 
@@ -490,7 +490,7 @@ class TestWhatIsGone:
     ):
         with Counter(exchange) as counter:
             failure = failed(kind, YESTERDAY, YESTERDAY - DAY)
-        assert "There is no window in that range: it names its first window, then its last." in failure
+        assert "The range of partitions is reversed: the first one must not be later than the last." in failure
         assert counter.calls == 0
 
     def test_trades_older_than_a_week_fail_at_once_and_say_why(self, database: Database, exchange: Handle):

@@ -222,7 +222,7 @@ class TestRefusing:
     def test_a_range_that_runs_backwards(self, rows: Any):
         reason = refused(materialize(returning(lambda _: rows), first=NEXT, last=T0))
 
-        assert "There is no window in that range: it names its first window, then its last." in reason
+        assert "The range of partitions is reversed: the first one must not be later than the last." in reason
 
     def test_a_violated_constraint_in_plain_words(self):
         reason = self.refusal(frame(2).assign(market=None))
@@ -233,7 +233,7 @@ class TestRefusing:
     def test_an_asset_that_does_not_say_how_it_is_written(self):
         silent = {"dagster/table_name": "lab.figures"}
 
-        assert "doesn't say how it is written: write='append' or 'replace'" in refused(
+        assert "doesn't declare its write mode: write='append' or 'replace'" in refused(
             materialize(returning(lambda _: frame(2), metadata=silent))
         )
 
@@ -247,7 +247,7 @@ class TestRefusing:
         def whole() -> pd.DataFrame:
             return frame(2)
 
-        assert "only the windows of an asset can be replaced" in refused(run_whole(whole))
+        assert "replace needs a partitioned asset" in refused(run_whole(whole))
 
 
 class TestMetadata:
@@ -675,7 +675,7 @@ class TestAccidents:
 
         result = materialize(returning(lambda _: held(frame(5), stop), retry_policy=RetryPolicy(max_retries=1)))
 
-        assert "Stopped: by hand" in refused(result)
+        assert "Interrupted: terminated" in refused(result)
         assert not [event for event in result.all_events if event.is_step_up_for_retry]
         heals()
 
@@ -691,7 +691,7 @@ class TestAccidents:
 
         result = materialize(returning(rows, write="append", retry_policy=RetryPolicy(max_retries=1)))
 
-        assert "Stopped: by hand" in refused(result)
+        assert "Interrupted: terminated" in refused(result)
         assert not [event for event in result.all_events if event.is_step_up_for_retry]
         assert prices(lab_database) == [1, 2, 7]
         assert advisory_locks(lab_url) == []

@@ -136,5 +136,5 @@ def test_simulated_frames_never_come_into_a_real_database(stream: Stream, market
     ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
     with stream() as run:
         until(lambda: run.error)
-    assert "This database holds real data and" in str(run.error)
+    assert "This database has real data, but" in str(run.error)
     assert ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw") == []
