@@ -26,7 +26,7 @@ def owner(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def test_another_zone_is_an_error_whose_statement_mends_it(owner: "psycopg.Connection[tuple[str]]"):
     with pytest.raises(
-        SettingError, match=r"DAGSTER_POSTGRES_URL .* time zone is Asia/Seoul, by its database"
+        SettingError, match=r"DAGSTER_POSTGRES_URL has the time zone Asia/Seoul \(set by: database"
     ) as error:
         InstanceStorage.from_config_value(*OPEN)
     statement = str(error.value).partition("and: ")[2]
@@ -39,7 +39,7 @@ def test_so_is_one_that_the_login_brings(owner: "psycopg.Connection[tuple[str]]"
     owner.execute("""ALTER DATABASE "For Dagster" SET timezone = 'UTC'""")
     owner.execute("ALTER ROLE postgres SET timezone = 'America/New_York'")
     try:
-        with pytest.raises(SettingError, match="time zone is America/New_York, by its user") as error:
+        with pytest.raises(SettingError, match="time zone America/New_York \(set by: user") as error:
             InstanceStorage.from_config_value(*OPEN)
         with psycopg.connect(server.url("For Dagster")) as connection:
             connection.execute(str(error.value).partition("and: ")[2].encode())
@@ -51,7 +51,7 @@ def test_so_is_one_that_the_login_brings(owner: "psycopg.Connection[tuple[str]]"
 def test_or_the_environment(owner: "psycopg.Connection[tuple[str]]", monkeypatch: pytest.MonkeyPatch):
     owner.execute("""ALTER DATABASE "For Dagster" SET timezone = 'UTC'""")
     monkeypatch.setenv("PGTZ", "Asia/Seoul")
-    with pytest.raises(SettingError, match=r"time zone is Asia/Seoul, by its client.* unset PGTZ"):
+    with pytest.raises(SettingError, match=r"time zone Asia/Seoul \(set by: client.* unset PGTZ"):
         InstanceStorage.from_config_value(*OPEN)
 
 
