@@ -29,7 +29,7 @@ def test_another_zone_is_an_error_whose_statement_mends_it(owner: "psycopg.Conne
         SettingError, match=r"DAGSTER_POSTGRES_URL has the time zone Asia/Seoul \(set by: database"
     ) as error:
         InstanceStorage.from_config_value(*OPEN)
-    statement = str(error.value).partition("and: ")[2]
+    statement = str(error.value).partition("then: ")[2]
     assert statement == """ALTER DATABASE "For Dagster" SET timezone = 'UTC';"""
     owner.execute(statement.encode())
     InstanceStorage.from_config_value(*OPEN)
@@ -39,10 +39,10 @@ def test_so_is_one_that_the_login_brings(owner: "psycopg.Connection[tuple[str]]"
     owner.execute("""ALTER DATABASE "For Dagster" SET timezone = 'UTC'""")
     owner.execute("ALTER ROLE postgres SET timezone = 'America/New_York'")
     try:
-        with pytest.raises(SettingError, match="time zone America/New_York \(set by: user") as error:
+        with pytest.raises(SettingError, match=r"time zone America/New_York \(set by: user") as error:
             InstanceStorage.from_config_value(*OPEN)
         with psycopg.connect(server.url("For Dagster")) as connection:
-            connection.execute(str(error.value).partition("and: ")[2].encode())
+            connection.execute(str(error.value).partition("then: ")[2].encode())
         InstanceStorage.from_config_value(*OPEN)
     finally:
         owner.execute("ALTER ROLE postgres RESET timezone")
