@@ -1,8 +1,8 @@
-# One image for every service of our own: docker-compose.yml says what each runs.
+# The image of all our services; docker-compose.yml has their commands.
 FROM python:3.11-slim AS build
 WORKDIR /opt/upbit_assets
 RUN python -m venv .venv
-# apart from the code, so that a change of code installs nothing again
+# before the code, so that code changes don't reinstall the dependencies
 COPY requirements.lock ./
 RUN .venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml setup.py README.md ./
@@ -15,9 +15,9 @@ RUN cd /opt/dagster && cat instance.yaml >> dagster.yaml && rm instance.yaml
 FROM python:3.11-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upbit \
  && install -d -o upbit -g upbit /archive
-# all of it root's, so that the user can change nothing
+# owned by root, so that the service's user can't modify it
 COPY --from=build /opt /opt
-# but what the stream keeps
+# except for the stream's spill files
 RUN install -d -o upbit -g upbit /opt/dagster/stream
 ENV PATH=/opt/upbit_assets/.venv/bin:$PATH DAGSTER_HOME=/opt/dagster PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /opt/upbit_assets

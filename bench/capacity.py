@@ -199,7 +199,7 @@ def kinds() -> list[Kind]:
 
 
 def minutes(rate: int) -> float:
-    """Minutes of a day in which something trades, of so many trades that come when they come."""
+    """The expected number of minutes of a day with trades, for randomly distributed trades."""
     return MINUTES_A_DAY * (1 - exp(-rate / MINUTES_A_DAY))
 
 
@@ -213,9 +213,9 @@ def text(row: Any) -> str:
 
 
 def snapshots(_market: Market, window: TimeWindow, scale: float) -> Raw:
-    said = tickers(window.start)
+    rows = tickers(window.start)
     for nth in range(max(10, round(60 * scale))):
-        yield from ((code, row, window.start + nth * MINUTE, "") for code, row in said)
+        yield from ((code, row, window.start + nth * MINUTE, "") for code, row in rows)
 
 
 def books(market: Market, window: TimeWindow, scale: float) -> Raw:
@@ -241,16 +241,16 @@ TEXT = """# What a day of data is
 
 Written by `python -m bench capacity`, on {machine}.
 
-Rows are the offline exchange's, whose busiest market has 250,000 trades a day. By default: all 855 tickers and the
-books of 30 markets a minute, the candles and trades of 10. All of it: everything of all 855 markets, whatever the
-exchange would let one ask for.
+The rows are the offline exchange's, whose busiest market has 250,000 trades a day. "By default": every minute all 855
+tickers and the books of 30 markets; candles and trades of 10 markets. "All of it": everything of all 855 markets,
+regardless of the exchange's rate limits.
 
-"Of the time" is how long one session of the database works on a day's rows, those included that are computed again
-each time their window (tickers, books) or their day (candles, trades) got more. Disk is what a day leaves behind,
-tables and indexes; what vacuum has not given back, the write-ahead log and the exchange's market list come on top.
+"Of the time" is the time one database session needs for a day's rows, including recomputation whenever a window
+(tickers, books) or a day (candles, trades) gets more rows. Disk is the size of a day's tables and indexes; not included
+are space not reclaimed by vacuum, the write-ahead log and the exchange's market list.
 
-What is beside the data is that of `make up` at its default settings, without the exchange's part: ten minutes of it, as
-a day. A month and a year have 30 and 365 of those.
+Everything other than the data is that of `make up` with default settings, without the offline exchange: ten minutes,
+extrapolated to a day. A month has 30 days, a year 365.
 
 {table}
 """
