@@ -96,7 +96,7 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
 
 
 async def request_error(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestError)  # noqa: S101 - Starlette's types can't say so
+    assert isinstance(exc, RequestError)  # noqa: S101 - Starlette's types can't express this
     return error_response(exc.status, exc.message)
 
 
@@ -171,7 +171,7 @@ class Board:
         return body
 
     async def events(self, request: Request) -> Response:
-        """`market`: of which order book and trades are sent too."""
+        """`market`: the market whose order book and trades are sent too."""
         stream = self.announcer.stream(request.query_params.get("market"))
         return StreamingResponse(stream, media_type="text/event-stream")
 

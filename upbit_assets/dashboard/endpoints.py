@@ -41,7 +41,7 @@ stats, book, candle, daily = (
 
 
 def minutes() -> sa.Subquery:
-    """One-minute candles: those collected, and the stream's of minutes that were not collected yet."""
+    """One-minute candles: the collected ones, and those of the stream for minutes not collected yet."""
     names = ["market", "started_at", "opening_price", "high_price", "low_price", "closing_price", "volume", "turnover"]
     live = sa.table("candle", *(sa.column(name, candle.c[name].type) for name in names), schema="live")
     collected = sa.exists().where(candle.c.market == live.c.market, candle.c.started_at == live.c.started_at)

@@ -31,7 +31,7 @@ SESSION: dict[str, str | int] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-# after which the minute's snapshot is preferred to what the stream brought; as the page has it (SILENT_AFTER)
+# age after which the minute's snapshot is preferred to the stream's data; the same as SILENT_AFTER in the page
 CURRENT_SECONDS = 10
 TICKERS = """
 SELECT batch, market, (extract(epoch FROM sent_at) * 1000)::bigint,
@@ -80,7 +80,7 @@ class LiveState:
         self.texts.clear()
 
     def is_current(self) -> bool:
-        """Whether the stream is still there: what it brought before is older than the minute's snapshot."""
+        """Whether the stream's data is newer than the minute's snapshot."""
         return time.time() * 1000 - self.read_at < CURRENT_SECONDS * 1000
 
     def tickers_since(self, batch: int) -> str:
@@ -148,7 +148,7 @@ class Announcer:
         if found:
             live.add(found)
         shown = {page.market for page in self.pages if page.market}
-        # a market that no page showed before is read whatever its last batch
+        # a market that no page showed before is read regardless of its last batch
         for since, markets in ((before, shown & live.states.keys()), (0, shown - live.states.keys())):
             if markets:
                 values = {"batch": since, "markets": sorted(markets)}
@@ -178,7 +178,7 @@ class Announcer:
     @contextmanager
     def page(self, market: str | None) -> Iterator[OpenPage]:
         page = OpenPage(market)
-        page.awake.set()  # for what is known already
+        page.awake.set()  # to send the current state
         self.pages.add(page)
         try:
             yield page
@@ -210,7 +210,7 @@ class Announcer:
         if page.batch < self.live.batch and self.live.is_current():
             texts.append(self.live.tickers_since(page.batch))
             page.batch = self.live.batch
-        elif page.batch > self.live.batch:  # the database was away
+        elif page.batch > self.live.batch:  # the database was unreachable
             page.batch = 0
         state = self.live.states.get(page.market or "")
         if state is not None and state is not page.state:

@@ -1,6 +1,6 @@
--- What a page shows of its market at this moment: the order book, the last trades, the candle of the newest minute, and
--- 체결강도 (bought / sold volume in percent; NULL while nothing was sold) of the last five minutes. One row a market.
--- `:markets` are those that pages show; only what changed after the batch `:batch` is read.
+-- The live data of some markets: order book, last trades, candle of the newest minute, and 체결강도 (bought / sold volume
+-- in percent; NULL if nothing was sold) of the last five minutes. One row per market of `:markets` that changed after the
+-- batch `:batch`.
 
 WITH changed AS (
   SELECT market FROM live.orderbook WHERE batch > :batch AND market = ANY(:markets)

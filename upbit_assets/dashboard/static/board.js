@@ -170,7 +170,7 @@ function takeAndDraw(event) {
   drawMap();
 }
 
-/** Where the stream has gone, what it said gives way to the newest window. */
+/** When the stream goes down, replace its data by the newest window. */
 function noticeSilence() {
   if (state.streaming && !isLive()) {
     forgetTickers();

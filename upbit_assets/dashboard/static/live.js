@@ -1,4 +1,4 @@
-// The present as the stream has it, laid over the figures of the newest window.
+// Live data of the stream, merged into the figures of the newest window.
 
 import { direction, sum } from "./figures.js";
 import { state } from "./state.js";
@@ -15,17 +15,17 @@ import { state } from "./state.js";
  * @property {Trade[]} trades the newest first
  */
 
-const SILENT_AFTER = 10_000; // ms without a ticker of any market, then the stream is away
+const SILENT_AFTER = 10_000; // ms without a ticker of any market after which the stream counts as down
 const SEOUL = 9 * 3600;
 
 /** @type {Map<string, Ticker>} */
 const newest = new Map();
-/** How old the newest ticker was when it came here (ms), and when that was. */
+/** The age of the newest ticker when it was received (ms), and when that was. */
 let last = { age: 0, at: -Infinity };
 
 export const isLive = () => performance.now() - last.at < SILENT_AFTER;
 
-/** From the exchange's clock to this page, in seconds. */
+/** The delay from the exchange's clock to this page, in seconds. */
 export const liveAge = () => Math.max(0, last.age + performance.now() - last.at) / 1000;
 
 /** @param {{ sent_at: number, read_at: number, rows: Ticker[] }} event */
@@ -35,13 +35,13 @@ export function takeTickers({ sent_at, read_at, rows }) {
   state.markets = withTickers(state.markets);
 }
 
-/** The stream is away: what is known of it is older than the newest window. */
+/** Called when the stream is down: its data is older than the newest window. */
 export function forgetTickers() {
   newest.clear();
   last = { age: 0, at: -Infinity };
 }
 
-/** The markets with the newest figures, ranked anew. @param {Market[]} markets @returns {Market[]} */
+/** The markets with live figures, ranked again. @param {Market[]} markets @returns {Market[]} */
 export function withTickers(markets) {
   if (!newest.size) return markets;
   const updated = markets.map((one) => {
@@ -58,10 +58,10 @@ export function withTickers(markets) {
   });
 }
 
-/** Its sign is that of a - b; what there is not is the smallest. @param {string | null} a @param {string | null} b */
+/** The sign is that of a - b; null is the smallest. @param {string | null} a @param {string | null} b */
 function compare(a, b) {
   if (a === null || b === null) return Number(b === null) - Number(a === null);
-  // exactly where numbers can't tell
+  // exact comparison if floats are equal
   return Number(a) - Number(b) || (a === b ? 0 : direction(sum([a, `-${b}`])));
 }
 
@@ -71,7 +71,7 @@ const larger = (a, b) => (compare(a, b) < 0 ? b : a);
 const smaller = (a, b) => (compare(a, b) > 0 ? b : a);
 
 /**
- * Candles with the newest minute in them: as one of its own, or within the last one, whose volume comes with the next reading.
+ * Candles with the newest minute: as a separate candle, or merged into the last one (whose volume is updated by the next request).
  * @param {Candle[]} rows @param {number} step a candle's length in seconds @param {Candle} minute
  */
 export function withMinute(rows, step, minute) {
@@ -92,5 +92,5 @@ export function withMinute(rows, step, minute) {
   ];
 }
 
-/** As the API spells times. @param {number} seconds */
+/** A time in the API's format. @param {number} seconds */
 const inSeoul = (seconds) => `${new Date((seconds + SEOUL) * 1000).toISOString().slice(0, 19)}+09:00`;

@@ -58,7 +58,7 @@ function isBeyond(book, side, within) {
   return reach !== null && direction(sum([within, `-${reach}`])) > 0;
 }
 
-/** Beyond both sides' levels the depth is the whole book's, which one row says. @param {Book} book */
+/** Beyond both sides' levels the depth is that of the whole book, shown in a single row. @param {Book} book */
 function distinctDepths(book) {
   const whole = DEPTHS.findIndex(([, within]) => isBeyond(book, "bid", within) && isBeyond(book, "ask", within));
   return whole < 0 ? DEPTHS : DEPTHS.slice(0, whole + 1);

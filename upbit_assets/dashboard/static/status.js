@@ -55,7 +55,7 @@ function statusName(seconds) {
   return isReceiving() || isLive() ? "behind" : "stale";
 }
 
-/** Whether raw rows come in, whatever becomes of them. */
+/** Whether raw rows are being collected, even if figures are late. */
 function isReceiving() {
   const { received_at: at, stale_after: limit } = state.status ?? {};
   return Boolean(at && limit) && serverNow() - Date.parse(at ?? "") <= (limit ?? 0) * 1000;

@@ -1,4 +1,4 @@
-// The chosen market's last trades (체결 내역), and how much was bought against what was sold (체결강도).
+// The chosen market's last trades (체결 내역), and the ratio of bought to sold volume (체결강도).
 
 import { full } from "./figures.js";
 import { byId, element, figure, price, quantity, timeOf } from "./page.js";

@@ -200,7 +200,7 @@ const WORDS = {
     live: "Live",
     snapshots1: "Minute snapshots",
     liveAbout: "From the exchange to this page.",
-    snapshotsAbout: "The stream is away: these are the minute's snapshots.",
+    snapshotsAbout: "The stream is down: these are the minute's snapshots.",
     window: (text) => `window ${text}`,
     behind: (age, at) =>
       `Data is being collected, but its figures are computed late. These were collected ${age} ago, at ${at} KST.`,
