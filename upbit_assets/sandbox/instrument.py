@@ -17,7 +17,7 @@ SWINGS = ((1, 8_000), (4, 22_000), (16, 40_000), (64, 60_000), (256, 130_000), (
 REACH = Fraction(sum(size for _, size in SWINGS), ONE)
 TRADE_KRW = 300_000  # a typical trade
 BUSIEST_RATE = 250_000  # trades a day
-MOST_TRADES = 4_000_000  # a day; more would exceed the ids of the busiest slot
+MAX_TRADES = 4_000_000  # a day; more would exceed the ids of the busiest slot
 LARGEST_TURNOVER = (1 << 63) // 8  # on an average day, so that a busy day still fits int64
 
 TICKS = {
@@ -92,7 +92,7 @@ def make_instrument(seed: int, base: Coin, quote: Coin, rank: int, activity: flo
     unit = tick_at(table, price * lowest_of(base, quote))
     turnover = turnover_of(key(seed, market, "turnover"), quote, rank)
     volume_unit = volume_unit_of(Fraction(turnover) / Fraction(quote.value) / Fraction(unit))
-    rate = min(max(int(min(turnover // TRADE_KRW, BUSIEST_RATE) * activity), 3), MOST_TRADES)
+    rate = min(max(int(min(turnover // TRADE_KRW, BUSIEST_RATE) * activity), 3), MAX_TRADES)
     return Instrument(
         listing=Listing(market, base.korean_name, base.english_name, unit, volume_unit),
         base=base,

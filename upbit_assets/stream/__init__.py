@@ -1,14 +1,14 @@
-"""The collector of the exchange's WebSocket: a process beside Dagster that brings trades in as they happen.
+"""The collector of the exchange's WebSocket: a process beside Dagster that collects trades as they happen.
 
-collector.py    one stream a database, and what it runs: this is where to begin
-connection.py   one WebSocket that subscribes, and comes back whatever happens
-frames.py       what a frame says, as far as collecting it needs that
-recent.py       each trade once, though two connections bring it
-listings.py     which markets there are, as the exchange lists and delists them
-writer.py       from memory into the database in small batches, or into spill.py's files while that can't be
+collector.py    the process, one per database; start reading here
+connection.py   a WebSocket that subscribes and reconnects
+frames.py       parsing frames, as far as collecting needs it
+recent.py       de-duplication of trades received over two connections
+listings.py     the listed markets, and those of the order books
+writer.py       writes to the database in small batches, or to spill.py's files while that is impossible
 live.py         the newest tickers, order books and trades in the tables live.*, for the board and for SQL
-store.py        the session with the database
-status.py       what the health check is told
+store.py        the database session
+status.py       the status file, for the health check
 
-Frames go one way, connection → collector → writer, and no step waits for the one after it.
+Frames go one way, connection → collector → writer, and no step waits for the next one.
 """

@@ -1,4 +1,4 @@
-"""The stream: one a database, which listens to the exchange and passes on what it hears; another one waits."""
+"""The stream: receives frames from the exchange and passes them on; one per database, others wait in standby."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 TRADES, STATE = ("trades-1", "trades-2"), "state"  # connections: trades come over two, so that one may be lost
 LISTINGS_EVERY = 10.0  # seconds
-STAGGER = 2.0  # seconds between asking the two anew: each misses what happens in the first moments
+STAGGER = 2.0  # seconds between resubscribing the two, as each misses frames meanwhile
 STAND_BY_EVERY = 1.0
-TELL_EVERY = 1.0
+STATUS_EVERY = 1.0
 
 
 class Collector:
@@ -35,7 +35,7 @@ class Collector:
     Args:
         base_url: the exchange's, as for REST.
         database_url: gives the market data's database.
-        folder: for what the database can't take, and for the status.
+        folder: for spill files and the status.
     """
 
     def __init__(self, base_url: str, database_url: Callable[[], str], folder: Path) -> None:
@@ -57,8 +57,8 @@ class Collector:
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.writer.close)
-            telling = asyncio.create_task(self.for_ever(TELL_EVERY, self.tell))
-            stack.callback(telling.cancel)
+            reporting = asyncio.create_task(self.periodically(STATUS_EVERY, self.write_status))
+            stack.callback(reporting.cancel)
             while True:
                 await self.stand_by()
                 await self.collect()
@@ -72,10 +72,10 @@ class Collector:
                 if await self.writer.in_database(self.writer.store.lead):
                     break
                 if not waited:
-                    log.info("Another stream collects for this database; this one waits until it ends.")
+                    log.info("Another stream collects for this database; waiting in standby until it ends.")
                     waited = True
-                # what it kept itself while it led, or one before it on this machine
-                await self.writer.bring_in()
+                # spill files of this process or of an earlier one on this machine
+                await self.writer.load_spilled()
             await asyncio.sleep(STAND_BY_EVERY)
         self.turn(COLLECTING)
 
@@ -84,23 +84,23 @@ class Collector:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.writer.run())
                 tasks.create_task(self.live.run())
-                tasks.create_task(self.for_ever(LISTINGS_EVERY, self.follow_listings))
+                tasks.create_task(self.periodically(LISTINGS_EVERY, self.follow_listings))
                 for connection in self.connections.values():
                     tasks.create_task(connection.run())
         except* SupersededError:
-            log.warning("Another stream took over while the database was away.")
+            log.warning("Another stream took over while the database was unreachable.")
         except* OriginError as group:
             raise group.exceptions[0] from None
-        await self.writer.keep(self.writer.take())
+        await self.writer.spill_rows(self.writer.take())
 
-    async def for_ever(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def periodically(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             await work()
             await asyncio.sleep(seconds)
 
     async def follow_listings(self) -> None:
-        """Ask for what is listed, each connection after the other so that one of them hears everything."""
-        markets, books = await asyncio.to_thread(self.listings.look)
+        """Subscribe to the listed markets, one connection after the other, so that one always receives all frames."""
+        markets, books = await asyncio.to_thread(self.listings.update)
         known = list(self.listings.known)
         if markets:
             for name in TRADES:
@@ -111,7 +111,7 @@ class Collector:
             await self.connections[STATE].subscribe(wanted)
 
     async def admit(self, simulated: bool) -> None:
-        """Whether frames of this kind may come into the database. Raises OriginError."""
+        """Wait until frames of this kind may be stored in the database. Raises OriginError."""
         while self.simulated != simulated:
             try:
                 claim = self.writer.store.claim_origin
@@ -121,7 +121,7 @@ class Collector:
                 await asyncio.sleep(STAND_BY_EVERY)
 
     def receive(self, payload: bytes, received_at: datetime, connection: str) -> bool:
-        """Take a frame in; whether it was data."""
+        """Process a frame; returns whether it was data."""
         frame = frames.parse(payload)
         if frame.type in ("ticker", "orderbook"):
             self.live.put(frame.type, frame.code, payload, received_at)
@@ -131,17 +131,17 @@ class Collector:
             return True
         if frame is frames.UNREADABLE:
             self.unreadable += 1
-            log.warning("%s: a frame of %d bytes is no JSON object.", connection, len(payload))
-            if connection in TRADES:  # and so one of a trade
+            log.warning("%s: a frame of %d bytes is not a JSON object.", connection, len(payload))
+            if connection in TRADES:  # it was probably a trade
                 self.writer.put(frames.trade(frames.Frame(), frames.text_of(payload), received_at, connection))
         elif b'"status"' not in payload:
-            log.warning("%s: the exchange says %r", connection, payload[:200])
+            log.warning("%s: message from the exchange: %r", connection, payload[:200])
         return False
 
     def take(self, frame: frames.Frame, payload: bytes, received_at: datetime, connection: str) -> None:
         if frames.is_old(frame, received_at):
             return
-        # one without an id can't be told from another
+        # trades without an id can't be de-duplicated
         if not frame.sequential_id or self.recent.add(frame.code, frame.sequential_id):
             self.writer.put(frames.trade(frame, frames.text_of(payload), received_at, connection))
             self.live.put(frame.type, frame.code, payload, received_at)
@@ -150,8 +150,8 @@ class Collector:
         self.role, self.since = role, datetime.now(UTC)
         log.info("The stream is %s.", role)
 
-    async def tell(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which the writer tells
+    async def write_status(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk, which the writer reports
             await asyncio.to_thread(self.status().write, self.folder)
 
     def status(self) -> Status:

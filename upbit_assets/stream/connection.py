@@ -1,4 +1,4 @@
-"""One WebSocket to the exchange: it subscribes, reads, and comes back whatever happens.
+"""A WebSocket to the exchange that subscribes, reads, and reconnects after any failure.
 
 Source: Upbit WebSocket, Guide and Best practice; Rate limits.
 """
@@ -26,7 +26,7 @@ PATH = "/websocket/v1"
 CONNECTS_A_SECOND = 5  # of all processes of this machine; Upbit, Rate limits
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds
 AFTER_429 = 2.0  # at least
-MUTE = 30.0  # seconds without data after which a connection is taken for dead, whatever pongs come
+MUTE = 30.0  # seconds without data after which a connection counts as dead, even if it answers pings
 LARGEST_FRAME = 16 * 2**20
 
 Receive = Callable[[bytes, datetime, str], bool]
@@ -34,19 +34,19 @@ Admit = Callable[[bool], Awaitable[None]]
 
 
 def subscription(codes: Mapping[str, Sequence[str]]) -> str:
-    """The message that asks for these types with their codes, in place of what was asked for before."""
+    """The message that subscribes to these types and codes, replacing the previous subscription."""
     types = [{"type": kind, "codes": list(each)} for kind, each in codes.items() if each]
     return json.dumps([{"ticket": str(uuid.uuid4())}, *types, {"format": "DEFAULT"}])
 
 
 class Connection:
-    """A connection by its name.
+    """A named connection.
 
     Args:
         base_url: the exchange's, as for REST.
-        receive: takes each frame as it came with the moment of its receipt and the connection's name, and says whether
-            it was data. It must not wait.
-        admit: is asked on each new connection whether to go on, by whether the exchange is simulated.
+        receive: called with each frame, its time of receipt and the connection's name; returns whether it was data. It
+            must not block.
+        admit: called on each new connection with whether the exchange is simulated, before subscribing.
     """
 
     def __init__(self, name: str, base_url: str, receive: Receive, admit: Admit) -> None:
@@ -54,24 +54,24 @@ class Connection:
         self.url = base_url.replace("http", "ws", 1) + PATH
         self.limits = Limits(base_url, CONNECTS_A_SECOND)
         self.message = ""
-        self.asked = asyncio.Event()
+        self.subscribed = asyncio.Event()
         self.socket: ClientConnection | None = None
-        self.data_at: datetime | None = None  # when the last data came
-        self.opened = 0  # how often
+        self.data_at: datetime | None = None  # when data was last received
+        self.opened = 0  # number of times
 
     async def subscribe(self, message: str) -> None:
-        """Ask for something else from now on."""
+        """Replace the subscription."""
         self.message = message
-        self.asked.set()
+        self.subscribed.set()
         if self.socket:
             try:
                 await self.socket.send(message)
             except WebSocketException:
-                log.info("%s: closed while it asked for other markets; it asks when it is back.", self.name)
+                log.info("%s: closed while subscribing; it subscribes when reconnected.", self.name)
 
     async def run(self) -> None:
-        """Stay connected for ever, once something is asked for."""
-        await self.asked.wait()
+        """Stay connected, from the first subscription on."""
+        await self.subscribed.wait()
         failures = 0
         while True:
             began = time.monotonic()
@@ -87,15 +87,15 @@ class Connection:
                 problem = str(error) or type(error).__name__
             failures = 0 if time.monotonic() - began > LAST_RETRY else failures + 1
             wait = max(wait, back_off(failures))
-            log.warning("%s: %s. Connecting again in %.1f s.", self.name, problem, wait)
+            log.warning("%s: %s. Reconnecting in %.1f s.", self.name, problem, wait)
             await asyncio.sleep(wait)
 
     async def read(self) -> None:
         """One connection, from its handshake to its end.
 
         Raises:
-            BlockedError, InvalidStatus: the exchange let us not in.
-            OSError, TimeoutError, WebSocketException: there is no connection, or no more.
+            BlockedError, InvalidStatus: the exchange rejected the connection.
+            OSError, TimeoutError, WebSocketException: connecting failed, or the connection was lost.
         """
         turn = await asyncio.to_thread(self.limits.acquire, "websocket")
         try:
@@ -118,7 +118,7 @@ class Connection:
                 watch.cancel()
 
     async def watch(self, socket: ClientConnection) -> None:
-        """End a connection that brings no data, as if it had broken."""
+        """Abort the connection if it receives no data."""
         last, since = self.data_at, time.monotonic()
         while True:
             await asyncio.sleep(MUTE / 30)
@@ -130,7 +130,7 @@ class Connection:
                 return
 
     def refused(self, error: InvalidStatus) -> float:
-        """How long to wait at least after an upgrade that was answered with another status."""
+        """The minimal wait after a rejected upgrade, in seconds."""
         if error.response.status_code == 418:
             now, body = datetime.now(UTC), bytes(error.response.body or b"")
             blocked = BlockedError(block_end(body.decode(errors="replace"), now), quoted(body))
@@ -143,7 +143,7 @@ class Connection:
 
 
 def is_simulated(socket: ClientConnection) -> bool:
-    """Whether it is the offline exchange, which says so."""
+    """Whether it is the offline exchange, by its response header."""
     headers = socket.response.headers if socket.response else {}
     return str(headers.get("X-Upbit-Simulated", "")).lower() == "true"
 
@@ -153,7 +153,7 @@ def options(url: str) -> dict[str, Any]:
         "proxy": None if is_local(url) else True,
         "compression": None,  # costs more than it saves at these sizes
         "ping_interval": 20,
-        "ping_timeout": None,  # what counts is data, see `watch`
+        "ping_timeout": None,  # dead connections are detected by `watch`
         "close_timeout": 1,
         "max_size": LARGEST_FRAME,
         "max_queue": 1024,
@@ -161,7 +161,7 @@ def options(url: str) -> dict[str, Any]:
 
 
 def back_off(failures: int) -> float:
-    """Seconds to wait after so many failures in a row, of random length so that connections don't come back as one."""
+    """Seconds to wait after this number of consecutive failures, with jitter."""
     longest = min(FIRST_RETRY * 2 ** min(failures, 10), LAST_RETRY)
     return longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
 

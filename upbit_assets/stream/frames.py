@@ -1,4 +1,4 @@
-"""What a frame of the exchange's WebSocket says, as far as collecting it needs that. Source: Upbit WebSocket, Trade."""
+"""Parsing frames of the exchange's WebSocket, as far as collecting needs it. Source: Upbit WebSocket, Trade."""
 
 import json
 from datetime import datetime, timedelta
@@ -8,13 +8,13 @@ import msgspec
 
 from upbit_assets.partitions import EPOCH, MILLISECOND, WINDOW
 
-CLOCKS_DIFFER = timedelta(minutes=10)  # the exchange's from ours, at most; a trade of later than that names no time
-OLD_SNAPSHOT = WINDOW  # one of a trade from before that tells nothing new, and would touch a window long closed
+MAX_CLOCK_OFFSET = timedelta(minutes=10)  # a time further in the future is invalid
+OLD_SNAPSHOT = WINDOW  # older first frames are ignored, because they would make a closed window stale
 LONGEST_CODE = 30
 
 
 class Frame(msgspec.Struct, gc=False):
-    """The fields by which a frame is known; a frame without a type is about the connection."""
+    """The fields that identify a frame; a frame without a type is about the connection."""
 
     type: str = ""
     code: str = ""
@@ -24,7 +24,7 @@ class Frame(msgspec.Struct, gc=False):
 
 
 class Trade(NamedTuple):
-    """A row of bronze.trade_stream_raw. `traded_at` is `ingested_at` where the frame plainly says no time."""
+    """A row of bronze.trade_stream_raw. `traded_at` is `ingested_at` if the frame has no valid time."""
 
     market: str
     raw_data: str
@@ -39,7 +39,7 @@ _FRAME = msgspec.json.Decoder(Frame)
 
 
 def parse(payload: bytes | str) -> Frame:
-    """A frame's fields; UNREADABLE where it is no JSON object."""
+    """A frame's fields; UNREADABLE if it is not a JSON object."""
     try:
         return _FRAME.decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -47,7 +47,7 @@ def parse(payload: bytes | str) -> Frame:
 
 
 def parse_leniently(payload: bytes | str) -> Frame:
-    """The same of what msgspec refuses: NaN, control characters, a number of the wrong type."""
+    """The same for frames that msgspec rejects: NaN, control characters, a number of the wrong type."""
     text = payload if isinstance(payload, str) else text_of(payload)
     try:
         said = json.loads(text, parse_int=str, parse_float=str, parse_constant=str, strict=False)
@@ -73,7 +73,7 @@ def text_of(payload: bytes) -> str:
 
 
 def trade(frame: Frame, text: str, received_at: datetime, connection: str) -> Trade:
-    """The row of a trade's frame, or of one that may have been a trade's."""
+    """The row of a frame that is, or may be, a trade."""
     return Trade(
         frame.code.encode("utf-8", "ignore").decode().replace("\0", "")[:LONGEST_CODE],
         text,
@@ -89,9 +89,9 @@ def traded_at(frame: Frame, received_at: datetime) -> datetime:
         at = EPOCH + frame.trade_timestamp * MILLISECOND
     except OverflowError:
         return received_at
-    return at if frame.trade_timestamp > 0 and at <= received_at + CLOCKS_DIFFER else received_at
+    return at if frame.trade_timestamp > 0 and at <= received_at + MAX_CLOCK_OFFSET else received_at
 
 
 def is_old(frame: Frame, received_at: datetime) -> bool:
-    """Whether it is the first frame after subscribing, which tells the last trade however long that is past."""
+    """Whether it is an old first frame after subscribing, which has the last trade regardless of its age."""
     return frame.stream_type == "SNAPSHOT" and traded_at(frame, received_at) < received_at - OLD_SNAPSHOT

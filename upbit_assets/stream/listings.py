@@ -1,4 +1,4 @@
-"""Which markets the exchange lists, and of which the order books are wanted."""
+"""The listed markets, and those whose order books are collected."""
 
 import logging
 from datetime import UTC, datetime
@@ -15,40 +15,40 @@ log = logging.getLogger(__name__)
 
 
 class Listings:
-    """What to subscribe to. Asked in a thread, as both the exchange and the database may take a while."""
+    """The codes to subscribe to. Used in a thread, because its calls block."""
 
     def __init__(self, base_url: str) -> None:
         self.client = UpbitClient(base_url, background=True, attempts=2, deadline=10)
         self.listed: frozenset[str] = frozenset()
-        self.known: dict[str, None] = {}  # all that were ever listed, in order
+        self.known: dict[str, None] = {}  # all markets that were ever listed, in order
         self.books: list[str] = []
 
-    def look(self) -> tuple[bool, bool]:
-        """Whether (markets, books) are to be asked for anew.
+    def update(self) -> tuple[bool, bool]:
+        """Whether to resubscribe to (markets, books).
 
-        Where one is listed that was not before: the exchange takes a code it doesn't know for none, and stays silent
-        about it when it is listed later. One that is gone costs nothing.
+        That is needed for newly listed markets: the exchange ignores unknown codes in a subscription, also after they
+        are listed. Delisted markets need no new subscription.
         """
-        return self.look_at_markets(), self.look_at_books()
+        return self.update_markets(), self.update_books()
 
-    def look_at_markets(self) -> bool:
+    def update_markets(self) -> bool:
         try:
             listed = frozenset(row.market for row in self.client.markets().rows if row.market)
         except UpbitError as error:
-            log.warning("The market list was not to be had, the one before counts on: %s", error)
+            log.warning("The market list is not available, so the previous one is used: %s", error)
             return False
         new, gone = listed - self.listed, self.listed - listed
         if self.listed and (new or gone):
-            log.info("Listed: %s; not any more: %s.", named(new) or "none", named(gone) or "none")
+            log.info("Newly listed: %s; delisted: %s.", named(new) or "none", named(gone) or "none")
         self.listed = listed
         self.known |= dict.fromkeys(sorted(new))
         return bool(new)
 
-    def look_at_books(self) -> bool:
+    def update_books(self) -> bool:
         try:
             with Database().connect() as connection:
                 chosen = orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
-        except (DatabaseError, NoRankingError, sa.exc.SQLAlchemyError):  # the books before are wanted still
+        except (DatabaseError, NoRankingError, sa.exc.SQLAlchemyError):  # keep the previous selection
             return False
         books = sorted({market for _, market in chosen})
         changed, self.books = books != self.books, books

@@ -1,7 +1,7 @@
-"""The present in tables: each market's newest ticker and order book, and the trades of the last minutes.
+"""Live tables: each market's newest ticker and order book, and the trades of the last minutes.
 
-What changed since the last batch replaces what was there, four times a second. What the database can't take in time is
-skipped, as there is something newer by then: nothing waits for it, and nothing is kept for later.
+Four times a second, changed rows replace the previous ones. If the database is slow, intermediate states are skipped:
+only the newest is written, and nothing is queued.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-TRADES_KEPT = timedelta(minutes=15)  # until candles over REST have come
+TRADES_KEPT = timedelta(minutes=15)  # longer than until candles are collected over REST
 PRUNE_EVERY = 40  # batches
-MOST_TRADES = 5_000  # in one batch; more of them are only in bronze
+MAX_TRADES = 5_000  # per batch; further ones are only in bronze
 
 
 class Ticker(msgspec.Struct):
@@ -95,7 +95,7 @@ class Target(NamedTuple):
 
     decoder: msgspec.json.Decoder[Any]
     statement: str
-    by_row: bool = False  # each by itself, as unnest would flatten arrays of arrays
+    by_row: bool = False  # row by row, because unnest would flatten nested arrays
 
 
 TICKERS = """
@@ -135,7 +135,7 @@ SESSION = sa.text("SET statement_timeout = '5s'; SET synchronous_commit = off")
 
 
 class LivePublisher:
-    """Keeps the newest frames in memory, and puts those that changed into the live tables.
+    """Keeps the newest frames in memory, and writes changed ones to the live tables.
 
     Args:
         database_url: gives the market data's database.
@@ -150,14 +150,14 @@ class LivePublisher:
         self.away = False
 
     def put(self, kind: str, code: str, payload: bytes, received_at: datetime) -> None:
-        """Take a frame in; doesn't wait."""
+        """Add a frame; doesn't block."""
         if kind != "trade":
             self.newest[kind, code] = payload, received_at
-        elif len(self.trades) < MOST_TRADES:
+        elif len(self.trades) < MAX_TRADES:
             self.trades.append((payload, received_at))
 
     async def run(self) -> None:
-        """Publish for ever."""
+        """Publish until canceled."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "live") as thread:
             try:
@@ -175,7 +175,7 @@ class LivePublisher:
         return [*((kind, *frame) for (kind, _), frame in newest.items()), *(("trade", *frame) for frame in trades)]
 
     def publish(self, frames: Sequence[tuple[str, bytes, datetime]]) -> bool:
-        """Store a batch in one transaction; whether the database took it."""
+        """Store a batch in one transaction; returns whether that succeeded."""
         rows = readable(frames)
         try:
             connection = self.open()
@@ -187,7 +187,7 @@ class LivePublisher:
                 self.batches += 1
                 if self.batches % PRUNE_EVERY == 0:
                     connection.execute(PRUNE, {"before": datetime.now(UTC) - TRADES_KEPT})
-        except psycopg.DataError:  # a figure beyond all bounds: the others are stored without it
+        except psycopg.DataError:  # a figure out of range: store the other rows without it
             half = len(frames) // 2
             return not half or (self.publish(frames[:half]) and self.publish(frames[half:]))
         except (sa.exc.DBAPIError, psycopg.Error) as error:
@@ -199,7 +199,7 @@ class LivePublisher:
         return True
 
     def report(self, problem: str | None) -> None:
-        """Log a problem once, and once that it is over."""
+        """Log a problem when it starts and when it ends."""
         if problem and not self.away:
             log.warning("%s", problem)
         elif self.away and not problem:
@@ -230,7 +230,7 @@ def store(connection: sa.Connection, target: Target, rows: Sequence[tuple[Any, .
 
 
 def readable(frames: Sequence[tuple[str, bytes, datetime]]) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of each type's frames. A frame that can't be read is not shown; a trade's is in bronze all the same."""
+    """The rows of each type's frames. Unreadable frames are left out here; those of trades are in bronze."""
     rows: dict[str, list[tuple[Any, ...]]] = {}
     for kind, payload, received_at in frames:
         try:

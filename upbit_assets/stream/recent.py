@@ -1,4 +1,4 @@
-"""Each trade once, though two connections bring it and every new subscription begins with the last one."""
+"""De-duplicates trades: two connections receive each, and every subscription starts with the last one."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ KEPT = 30.0  # seconds at least; connections are moments apart, and silver tells
 
 
 class Recent:
-    """The (market, id)s of the last while, in two generations, so that memory stays flat."""
+    """The (market, id)s of the last KEPT seconds or more, in two generations to bound memory."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -16,7 +16,7 @@ class Recent:
         self.since = clock()
 
     def add(self, market: str, trade_id: int) -> bool:
-        """Whether the trade is new. Ids are unique in a market only."""
+        """Add a trade; returns whether it is new. Ids are unique only within a market."""
         if self.clock() - self.since > KEPT:
             self.new, self.old, self.since = set(), self.new, self.clock()
         known = (market, trade_id)

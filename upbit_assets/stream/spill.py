@@ -1,7 +1,7 @@
-"""What the database can't take yet: append-only files in a folder, each brought in as a whole when it can.
+"""Spill files: append-only files of trades that could not be written to the database yet.
 
-A line is a JSON array of [when the frame was received, connection, the frame's text]. A file belongs to the process
-that holds its lock, so one that was left by a killed process is anybody's.
+A line is a JSON array: [time of receipt, connection, the frame's text]. A file belongs to the process that holds its
+lock; any process may load a file left by a killed one.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from upbit_assets.stream.frames import Trade
 
 log = logging.getLogger(__name__)
 
-LARGEST = 16 * 2**20  # bytes, after which another file is begun
+LARGEST = 16 * 2**20  # bytes, after which a new file is started
 _LINE = msgspec.json.Decoder(tuple[datetime, str, str])
 
 
@@ -34,10 +34,10 @@ class Spill:
         self.file: IO[bytes] | None = None
 
     def append(self, trades: Sequence[Trade]) -> None:
-        """Write rows down; when this returns they outlive the machine's power.
+        """Append rows durably (fsync).
 
         Raises:
-            OSError: the disk is full or fails; none of them is written then.
+            OSError: the disk is full or fails; none of them is written.
         """
         lines = [msgspec.json.encode((each.ingested_at, each.connection, each.raw_data)) for each in trades]
         file = self.file or self.begin()
@@ -62,23 +62,23 @@ class Spill:
         return self.file
 
     def end(self) -> None:
-        """Write into the present file no more."""
+        """Close the current file."""
         if self.file:
             self.file.close()
             self.file = None
 
     def size(self) -> int:
-        """Bytes that wait."""
+        """The total size in bytes."""
         return sum(path.stat().st_size for path in self.folder.glob("*.jsonl")) if self.folder.exists() else 0
 
     def oldest(self) -> "Waiting | None":
-        """The oldest file that is nobody else's; what comes from now on goes into another."""
+        """The oldest file that no other process uses; further rows go into a new one."""
         self.end()
         for path in sorted(self.folder.glob("*.jsonl")):
             file = path.open("rb")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # another process still writes, or brings it in
+            except BlockingIOError:  # another process is writing or loading it
                 file.close()
             else:
                 return Waiting(path, file, list(read(file, path)))
@@ -87,7 +87,7 @@ class Spill:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A file whose rows are being brought in. Whoever has it calls `done`, or `release` where they are not all in."""
+    """A file being loaded. Call `done` when all of its rows are in the database, else `release`."""
 
     path: Path
     file: IO[bytes]
@@ -102,11 +102,11 @@ class Waiting:
 
 
 def read(file: IO[bytes], path: Path) -> Iterator[Trade]:
-    """The rows of a file, without those that a kill or a power cut has torn."""
+    """The rows of a file, without lines truncated by a kill or a power failure."""
     for line in file:
         try:
             received_at, connection, text = _LINE.decode(line)
         except (msgspec.DecodeError, UnicodeError):
-            log.warning("%s: a line of %d bytes is torn, and its trade lost.", path, len(line))
+            log.warning("%s: a line of %d bytes is truncated; its trade is lost.", path, len(line))
         else:
             yield frames.trade(frames.parse(text), text, received_at, connection)

@@ -1,4 +1,4 @@
-"""What the stream says of itself, every second, to whoever asks whether it is well. Imports little."""
+"""The stream's status, written every second and read by the health check. Keep the imports light."""
 
 import json
 import socket
@@ -11,20 +11,20 @@ from typing import Any
 from upbit_assets.settings import settings
 
 STAND_BY, COLLECTING = "stand-by", "collecting"
-SILENT = timedelta(seconds=15)  # of the stream itself
-MUTE = timedelta(seconds=90)  # of the exchange, which ends connections after a third of it
+SILENT = timedelta(seconds=15)  # without a status
+MUTE = timedelta(seconds=90)  # without data; connections are aborted after a third of it
 
 
 @dataclass(frozen=True)
 class Status:
-    """How the stream is. Times are UTC, as ISO 8601.
+    """The stream's status. Times are UTC, in ISO 8601.
 
     Args:
-        since: since when it has this role.
-        data_at: when each connection last brought data.
-        stored, waiting, lost: trades in the database, in memory, and in neither as the disk was full.
-        spilled: bytes that wait in files.
-        problem: what is wrong, in words.
+        since: when it assumed its role.
+        data_at: when each connection last received data.
+        stored, waiting, lost: trades in the database, in memory, and lost because the disk was full.
+        spilled: bytes in spill files.
+        problem: the current problem, as text.
     """
 
     at: str
@@ -43,13 +43,13 @@ class Status:
         draft.write_text(json.dumps(asdict(self)))
         draft.replace(path_in(folder))
 
-    def complaint(self, now: datetime) -> str | None:
-        """What is wrong with it: that it does nothing any more, or is alive and hears nothing of the exchange."""
+    def health_problem(self, now: datetime) -> str | None:
+        """The problem that a health check reports: the stream hangs, or receives no data. None if it is healthy."""
         if now - moment(self.at) > SILENT:
-            return f"The stream has said nothing since {self.at}."
-        heard = [moment(at) for at in self.data_at.values() if at]
-        if self.role == COLLECTING and now - max([*heard, moment(self.since)]) > MUTE:
-            return f"The stream runs and has heard no data since {max(heard, default='it began')}."
+            return f"The stream has not updated its status since {self.at}."
+        received = [moment(at) for at in self.data_at.values() if at]
+        if self.role == COLLECTING and now - max([*received, moment(self.since)]) > MUTE:
+            return f"The stream runs but has received no data since {max(received, default='its start')}."
         return None
 
 
@@ -58,19 +58,19 @@ def moment(text: Any) -> datetime:
 
 
 def folder() -> Path:
-    """Where the stream keeps its files."""
+    """The folder of the stream's files."""
     return settings.DAGSTER_HOME / "stream"
 
 
 def path_in(folder: Path) -> Path:
-    """Of this machine, or container: another's stream may share the folder."""
+    """The status file of this machine or container, as several may share the folder."""
     return folder / f"{socket.gethostname()}.json"
 
 
 def problem() -> str | None:
-    """What is wrong with the stream of this machine, as a health check asks."""
+    """The problem of this machine's stream, or None."""
     try:
         status = Status(**json.loads(path_in(folder()).read_text()))
     except FileNotFoundError:
-        return "The stream has not begun."
-    return status.complaint(datetime.now(UTC))
+        return "The stream has not started."
+    return status.health_problem(datetime.now(UTC))

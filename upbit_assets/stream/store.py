@@ -1,4 +1,4 @@
-"""The stream's session with the database: the lock that makes it the only one, and COPY. Of one thread at a time."""
+"""The stream's database session, with the lock that makes it the only one. Used by one thread at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ SESSION = sa.text("SET statement_timeout = '30s'")
 
 
 class Store:
-    """A session that `lead` opens, and again after it was lost: so none writes that has not asked for the lock.
+    """A session that only `lead` opens, and reopens after it was lost, so that writing requires the lock.
 
-    Every method raises DatabaseError where the database is away or refuses; nothing was written then.
+    Every method raises DatabaseError if the database is unreachable or rejects the statement; nothing was written then.
     """
 
     def __init__(self, url: Callable[[], str]) -> None:
@@ -27,7 +27,7 @@ class Store:
         self.connection: sa.Connection | None = None
 
     def lead(self) -> bool:
-        """Whether this is the database's one stream; it stays so as long as the session lives."""
+        """Try to acquire the database's lock, which is held until the session ends; returns whether it is held."""
         if self.connection is None:
             self.open()
         with self.session() as connection:
@@ -39,7 +39,7 @@ class Store:
             origin.claim_origin(connection, source, simulated=simulated)
 
     def write(self, trades: Sequence[Trade]) -> None:
-        """Append the rows; all of them or none."""
+        """Append the rows, all of them or none."""
         records = Records(COLUMNS, trades)
         try:
             self.copy(records)

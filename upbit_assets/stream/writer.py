@@ -1,4 +1,4 @@
-"""Trades from memory into the database, in small batches; into files while the database is away or slow."""
+"""Writes trades to the database in small batches, or to spill files while it is unreachable or slow."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BATCH, BATCH_SECONDS = 1_000, 0.2  # rows, and how long fewer than that wait for more
-MOST_WAITING = 10_000  # rows in memory, beyond which they go into a file
-DATABASE, SLOW, DISK = "The database is away", "The database is slow", "The disk fails"  # what may be wrong
+BATCH, BATCH_SECONDS = 1_000, 0.2  # rows, and how long a smaller batch waits for more
+MAX_WAITING = 10_000  # rows in memory; with more, they are spilled
+DATABASE, SLOW, DISK = "The database is unreachable", "The database is slow", "The disk fails"  # kinds of problems
 RETRY = 1.0  # seconds between two attempts to reach the database
-LAST_BATCH = 5.0  # seconds for what is in memory when the process ends
+LAST_BATCH = 5.0  # seconds to write pending rows on shutdown
 
 
 class SupersededError(Exception):
@@ -29,10 +29,9 @@ class SupersededError(Exception):
 
 
 class Writer:
-    """Takes rows without ever waiting, and sees that they come into the database once it can take them.
+    """Accepts rows without blocking, and writes each to the database at least once.
 
-    At least once: what was being written when the process or the database was killed may come a second time, and
-    silver counts a trade once.
+    Rows being written when the process or the database is killed may be written twice; silver de-duplicates them.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -42,7 +41,7 @@ class Writer:
         self.stored = self.lost = 0
         self.kind: str | None = None
         self.problem: str | None = None
-        # one thread each: the database's may be stuck while the disk's must not be
+        # separate threads, so that a hanging database doesn't block spilling
         self.database_thread, self.disk_thread = ThreadPoolExecutor(1, "database"), ThreadPoolExecutor(1, "disk")
 
     def put(self, trade: Trade) -> None:
@@ -58,11 +57,11 @@ class Writer:
         return await asyncio.get_running_loop().run_in_executor(self.disk_thread, call, *arguments)
 
     async def run(self) -> None:
-        """Write for ever. Raises SupersededError where another stream took over while the database was away."""
+        """Write until canceled. Raises SupersededError if another stream took over after the session was lost."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.write_batches())
-            tasks.create_task(self.keep_memory_flat())
-            tasks.create_task(self.bring_in_for_ever())
+            tasks.create_task(self.limit_memory())
+            tasks.create_task(self.load_spilled_periodically())
 
     async def write_batches(self) -> None:
         while True:
@@ -74,10 +73,10 @@ class Writer:
                 try:
                     await self.write(batch)
                 except DatabaseError as error:
-                    self.say(DATABASE, f"Trades go into files of {self.spill.folder}. {error}")
-                    await self.keep(batch)
-                    await self.until_it_is_back()
-                except asyncio.CancelledError:  # it may be written or not
+                    self.report(DATABASE, f"Trades are spilled to files in {self.spill.folder}. {error}")
+                    await self.spill_rows(batch)
+                    await self.wait_for_database()
+                except asyncio.CancelledError:  # the batch may have been written or not
                     self.pending = batch + self.pending
                     raise
 
@@ -85,51 +84,51 @@ class Writer:
         await self.in_database(self.store.write, batch)
         self.stored += len(batch)
 
-    async def until_it_is_back(self) -> None:
+    async def wait_for_database(self) -> None:
         while True:
-            await self.keep(self.take())
+            await self.spill_rows(self.take())
             await asyncio.sleep(RETRY)
             try:
                 if not await self.in_database(self.store.lead):
                     raise SupersededError
             except DatabaseError as error:
-                self.say(DATABASE, str(error))
+                self.report(DATABASE, str(error))
             else:
-                self.say(None, "The database takes trades again.")
+                self.report(None, "The database is reachable again.")
                 return
 
-    async def keep_memory_flat(self) -> None:
+    async def limit_memory(self) -> None:
         while True:
             await asyncio.sleep(BATCH_SECONDS)
-            if len(self.pending) >= MOST_WAITING:
-                self.say(SLOW, f"{len(self.pending):,} trades wait, and go into files of {self.spill.folder}.")
-                await self.keep(self.take())
+            if len(self.pending) >= MAX_WAITING:
+                self.report(SLOW, f"{len(self.pending):,} waiting trades are spilled to files in {self.spill.folder}.")
+                await self.spill_rows(self.take())
 
-    async def keep(self, trades: list[Trade]) -> None:
-        """Write rows into a file. Where the disk takes none, memory holds what it may, and the rest is lost."""
+    async def spill_rows(self, trades: list[Trade]) -> None:
+        """Write rows to a spill file. If the disk fails, MAX_WAITING rows stay in memory and the rest is lost."""
         if not trades:
             return
         try:
             await self.on_disk(self.spill.append, trades)
         except OSError as error:
             self.pending = trades + self.pending
-            beyond = self.pending[MOST_WAITING:]
-            del self.pending[MOST_WAITING:]
+            beyond = self.pending[MAX_WAITING:]
+            del self.pending[MAX_WAITING:]
             self.lost += len(beyond)
-            self.say(
+            self.report(
                 DISK,
-                f"{self.spill.folder} can't take trades either ({error.strerror}), memory holds {MOST_WAITING:,} "
-                "of them, and those beyond are lost here and have to be asked for again. Free some space there.",
+                f"Spilling trades to {self.spill.folder} fails too ({error.strerror}): {MAX_WAITING:,} are kept in "
+                "memory, further ones are lost and have to be requested again over REST. Free some space there.",
             )
 
-    async def bring_in_for_ever(self) -> None:
+    async def load_spilled_periodically(self) -> None:
         while True:
             await asyncio.sleep(RETRY)
-            with contextlib.suppress(DatabaseError):  # which `write_batches` tells, and waits for
-                await self.bring_in()
+            with contextlib.suppress(DatabaseError):  # reported by `write_batches`
+                await self.load_spilled()
 
-    async def bring_in(self) -> None:
-        """Write what waits in files, the oldest first, between the batches of what comes in."""
+    async def load_spilled(self) -> None:
+        """Write the spill files to the database, oldest first, between the batches of new rows."""
         while waiting := await self.on_disk(self.spill.oldest):
             try:
                 for first in range(0, len(waiting.trades), BATCH):
@@ -138,21 +137,21 @@ class Writer:
                 waiting.release()
                 raise
             await self.on_disk(waiting.done)
-            self.say(None, f"{len(waiting.trades):,} trades that had waited in a file are in the database.")
+            self.report(None, f"{len(waiting.trades):,} trades of a spill file were written to the database.")
 
     def take(self, most: int | None = None) -> list[Trade]:
         taken = self.pending[:most]
         del self.pending[: len(taken)]
         return taken
 
-    def say(self, kind: str | None, text: str) -> None:
-        """Tell what is wrong, or that nothing is any more, once."""
+    def report(self, kind: str | None, text: str) -> None:
+        """Log a problem when it starts and when it ends."""
         if kind != self.kind:
-            log.log(logging.WARNING if kind else logging.INFO, "%s: %s", kind or "Mended", text)
+            log.log(logging.WARNING if kind else logging.INFO, "%s: %s", kind or "Recovered", text)
         self.kind, self.problem = kind, f"{kind}: {text}" if kind else None
 
     async def close(self) -> None:
-        """Write what is in memory, or keep it in a file."""
+        """Write pending rows to the database, or else to a file."""
         last = self.take()
         try:
             async with asyncio.timeout(LAST_BATCH):
@@ -160,7 +159,7 @@ class Writer:
                     await self.write(last)
                 await self.in_database(self.store.close)
         except (DatabaseError, TimeoutError):
-            await self.keep(last)
+            await self.spill_rows(last)
         await self.on_disk(self.spill.end)
         for thread in (self.database_thread, self.disk_thread):
             thread.shutdown(wait=False)

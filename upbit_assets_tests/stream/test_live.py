@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stream.live import MOST_TRADES, LivePublisher
+from upbit_assets.stream.live import MAX_TRADES, LivePublisher
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.stream.conftest import Run, until
 
@@ -105,10 +105,10 @@ def test_a_trade_that_comes_twice_is_there_once(publisher: LivePublisher, market
 
 
 def test_memory_stays_bounded_while_nothing_is_published(publisher: LivePublisher):
-    for number in range(MOST_TRADES + 10):
+    for number in range(MAX_TRADES + 10):
         publisher.put("trade", "KRW-A", trade("KRW-A", number), AT)
         publisher.put("ticker", "KRW-A", ticker("KRW-A", str(number)), AT)
-    assert len(publisher.take()) == MOST_TRADES + 1
+    assert len(publisher.take()) == MAX_TRADES + 1
 
 
 def test_it_goes_on_after_the_database_was_away(publisher: LivePublisher, market_url: str):

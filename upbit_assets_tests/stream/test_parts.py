@@ -89,23 +89,27 @@ class TestConnection:
 
 class TestStatus:
     def test_it_is_well_where_data_come_in(self, tmp_path: Path):
-        assert self.status(data_at={"trades-1": iso(-5), "trades-2": None}).complaint(NOW) is None
+        assert self.status(data_at={"trades-1": iso(-5), "trades-2": None}).health_problem(NOW) is None
 
     def test_it_is_not_where_it_is_alive_and_mute(self):
         mute = self.status(since=iso(-100), data_at={"trades-1": iso(-95), "state": None})
-        assert mute.complaint(NOW) == f"The stream runs and has heard no data since {NOW - timedelta(seconds=95)}."
-        assert self.status(since=iso(-100)).complaint(NOW)
-        assert self.status(since=iso(-10)).complaint(NOW) is None
+        assert (
+            mute.health_problem(NOW) == f"The stream runs but has received no data since {NOW - timedelta(seconds=95)}."
+        )
+        assert self.status(since=iso(-100)).health_problem(NOW)
+        assert self.status(since=iso(-10)).health_problem(NOW) is None
 
     def test_one_that_stands_by_need_hear_nothing(self):
-        assert self.status(role=STAND_BY, since=iso(-1000)).complaint(NOW) is None
+        assert self.status(role=STAND_BY, since=iso(-1000)).health_problem(NOW) is None
 
     def test_it_is_not_where_it_says_nothing_any_more(self):
-        assert self.status(at=iso(-20)).complaint(NOW) == f"The stream has said nothing since {iso(-20)}."
+        assert (
+            self.status(at=iso(-20)).health_problem(NOW) == f"The stream has not updated its status since {iso(-20)}."
+        )
 
     def test_the_health_check_reads_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-        assert status.problem() == "The stream has not begun."
+        assert status.problem() == "The stream has not started."
         now = datetime.now(UTC).isoformat()
         Status(now, COLLECTING, now, {"trades-1": now}).write(status.folder())
         assert status.problem() is None

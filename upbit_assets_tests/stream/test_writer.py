@@ -96,7 +96,7 @@ class TestDatabase:
     def test_while_it_is_slow_memory_stays_flat(
         self, stream: Stream, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(module, "MOST_WAITING", 50)
+        monkeypatch.setattr(module, "MAX_WAITING", 50)
         with stream() as run:
             start = run.begin()
             with locked(market_url):
@@ -166,15 +166,15 @@ class TestSpill:
     def test_a_full_disk_is_said_and_leaves_no_half_line(
         self, market_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(module, "MOST_WAITING", 5)
+        monkeypatch.setattr(module, "MAX_WAITING", 5)
         writer = Writer(Store(lambda: market_url), tmp_path)
         with room_for(1500):
-            asyncio.run(writer.keep(trades(8)))
-            asyncio.run(writer.keep(trades(100, 9)))
+            asyncio.run(writer.spill_rows(trades(8)))
+            asyncio.run(writer.spill_rows(trades(100, 9)))
         assert (len(writer.pending), writer.lost) == (5, 95)
         assert os.strerror(errno.EFBIG) in caplog.text
         assert "Free some space there" in str(writer.problem)
-        asyncio.run(writer.keep(writer.take()))
+        asyncio.run(writer.spill_rows(writer.take()))
         writer.spill.end()
         assert found_in(tmp_path) == list(range(1, 14))
 
