@@ -1,7 +1,7 @@
-"""Bronze for ever, for three percent of the disk: days as Parquet files in a folder or an S3-compatible store.
+"""The archive of bronze, in three percent of the space: days as Parquet files in a folder or an S3-compatible store.
 
-`days` writes, compares and restores a day of a table; `assets` is what Dagster knows of it. Loads nothing heavy, as
-who has no archive imports it too.
+`days` writes, compares and restores a day of a table; `assets` has the Dagster definitions. Keep the imports of this
+module light: it is also imported without an archive.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ def is_configured() -> bool:
 
 
 class ArchiveError(RuntimeError):
-    """What the archive is asked for can't be done; the message says why, and what to do."""
+    """An operation on the archive failed; the message says why and what to do."""
 
 
-def bring_back(context: Any, database: Any, tables: Sequence[sa.Table], moments: Sequence[datetime]) -> int:
-    """Restore the days of these moments that retention dropped, or of which a table has nothing; returns their rows.
+def restore_missing(context: Any, database: Any, tables: Sequence[sa.Table], moments: Sequence[datetime]) -> int:
+    """Restore the days of these times that were dropped, or of which a table has no rows; returns the number of rows.
 
-    Always whole days, so that a day is either as its archive or as it was never archived.
+    Always whole days, so that a day is either complete or was never archived.
 
     Raises:
-        Failure: the archive has such a day, and it couldn't be restored.
+        Failure: a day could not be restored from the archive.
     """
     if not (is_configured() and moments):
         return 0
@@ -39,6 +39,6 @@ def bring_back(context: Any, database: Any, tables: Sequence[sa.Table], moments:
     except ArchiveError as error:
         raise Failure(str(error)) from error
     if rows:
-        context.log.info(f"{rows:,} rows came back from the archive.")
+        context.log.info(f"{rows:,} rows were restored from the archive.")
         context.add_output_metadata({"rows from the archive": rows})
     return rows

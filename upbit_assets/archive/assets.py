@@ -1,4 +1,4 @@
-"""Each bronze table's archive as an asset, a partition a day, with the check that holds it against the table."""
+"""Each bronze table's archive as an asset, partitioned by day, with a check that compares it with the table."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from upbit_assets.archive.days import (
     disagreement,
     due,
     is_dropped,
-    noted,
+    newest_record,
     path_of,
     read_back,
     seoul_days,
@@ -62,8 +62,8 @@ def asset_of(table: sa.Table) -> str:
 def archive_of(table: sa.Table) -> AssetsDefinition:
     @asset(
         name=asset_of(table),
-        description=f"A day of `{table.fullname}` as a Parquet file, with the JSON as text: the row that PostgreSQL "
-        "holds, digit for digit. It is written, read back and compared. A day without rows has no file.",
+        description=f"A day of `{table.fullname}` as a Parquet file, with the JSON as text, exactly as in PostgreSQL. "
+        "It is written, read back and compared. A day without rows has no file.",
         deps=[COLLECTED_BY[table]] if table in COLLECTED_BY else [],
         owners=["team:upbit_assets"],
         group_name="archive",
@@ -91,15 +91,15 @@ def describe(context: AssetExecutionContext, key: str, archived: Archived | None
         context.add_asset_metadata({"dagster/partition_row_count": 0}, partition_key=key)
         return
     packed = archived.unpacked / archived.bytes
-    context.log.info(f"{key}: {archived.held.rows:,} rows in {archived.bytes:,} bytes, {packed:.0f} times smaller.")
+    context.log.info(f"{key}: {archived.content.rows:,} rows in {archived.bytes:,} bytes, {packed:.0f} times smaller.")
     context.add_asset_metadata(
         {
-            "dagster/partition_row_count": archived.held.rows,
+            "dagster/partition_row_count": archived.content.rows,
             "file": archived.path,
             "bytes": archived.bytes,
-            "bytes per row": round(archived.bytes / archived.held.rows, 1),
+            "bytes per row": round(archived.bytes / archived.content.rows, 1),
             "times smaller than its text": MetadataValue.float(round(packed, 1)),
-            "content hash (SHA-256)": archived.held.hash,
+            "content hash (SHA-256)": archived.content.hash,
             "origin": "simulated" if archived.simulated else "real",
             "schema": archived.revision,
         },
@@ -110,7 +110,7 @@ def describe(context: AssetExecutionContext, key: str, archived: Archived | None
 def agreement(table: sa.Table) -> WindowCheck:
     @window_check()
     def archive_agrees_with_the_table(connection: sa.Connection, span: TimeWindow) -> Results:
-        """The file, read back, holds as many rows as the table, with the same content hash."""
+        """The file, read back, has the table's row count and content hash."""
         days = [TimeWindow(start, start + DAY) for start in seoul_days.starts_in(span)]
         return {day.start: agrees(connection, Store(), table, day) for day in days}
 
@@ -120,7 +120,7 @@ def agreement(table: sa.Table) -> WindowCheck:
 def agrees(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> Result:
     try:
         if is_dropped(connection, table, day):
-            return agrees_with_its_note(connection, store, table, day)
+            return agrees_with_its_record(connection, store, table, day)
         if not count(connection, table, day):
             return Result(True, {"rows": 0}, "There are no rows.")
         rows, reason = disagreement(connection, store, table, day)
@@ -129,17 +129,17 @@ def agrees(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWi
     return Result(reason is None, {"rows": rows}, reason)
 
 
-def agrees_with_its_note(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> Result:
-    """Of a day that retention dropped."""
-    if (newest := noted(connection, table, day)) is None:
+def agrees_with_its_record(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> Result:
+    """For a day dropped by retention: compares the file with the record of its verification."""
+    if (newest := newest_record(connection, table, day)) is None:
         return Result(True, note="It was dropped without having been archived.")
     archived = read_back(store, table, day)
     if archived is None:
-        return Result(False, note=f"PostgreSQL has it no more, and {path_of(table, day)} is missing: put back a copy.")
+        return Result(False, note=f"It was dropped, and {path_of(table, day)} is missing: restore a copy of the file.")
     archived.require_whole()
-    same = archived.held.hash == newest.content_hash
-    note = "PostgreSQL has it no more; the file is " + ("as it was read back." if same else "another version.")
-    return Result(same, {"rows": archived.held.rows}, note)
+    same = archived.content.hash == newest.content_hash
+    note = "It was dropped; the file is " + ("as verified before." if same else "another version.")
+    return Result(same, {"rows": archived.content.rows}, note)
 
 
 assets = [archive_of(table) for table in TABLES]
@@ -149,7 +149,7 @@ all_checks: list[AssetChecksDefinition] = [
 archive = define_asset_job(
     "archive",
     AssetSelection.assets(*assets),
-    description="Days of bronze, written into the archive, read back and compared",
+    description="Archives days of bronze; the files are read back and compared",
 )
 
 
@@ -158,13 +158,13 @@ archive = define_asset_job(
     job=archive,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Archives the days that are over for UPBIT_ARCHIVE_AFTER_DAYS, and again those that got late rows",
+    description="Archives days UPBIT_ARCHIVE_AFTER_DAYS after their end, and again if they get late rows",
 )
 def archive_daily(context: ScheduleEvaluationContext, database: Database) -> list[RunRequest] | SkipReason:
-    """Asks for the days that are not archived as they are now. A run that failed is asked for again the next night."""
+    """Requests the days whose archive is missing or out of date. A failed run is requested again the next night."""
     now = datetime.now(UTC)
     if unfinished(context.instance, job_name=archive.name):
-        return SkipReason("What was asked for before is still being archived")
+        return SkipReason("An earlier run is still archiving")
     needed: dict[datetime, frozenset[str]] = defaultdict(frozenset)
     with database.connect() as connection:
         for table in TABLES:
@@ -174,11 +174,11 @@ def archive_daily(context: ScheduleEvaluationContext, database: Database) -> lis
 
 
 def run_requests(needed: dict[datetime, frozenset[str]], now: datetime) -> Iterator[RunRequest]:
-    """A run for each row of neighbouring days that need the same."""
+    """A run for each range of adjacent days that need the same assets."""
     for names in sorted(set(needed.values()), key=sorted):
         for span in spans(sorted(day for day in needed if needed[day] == names), seoul_days):
             days = seoul_days.starts_in(span)
             for first in range(0, len(days), MAX_WINDOWS_PER_RUN):
-                together = days[first : first + MAX_WINDOWS_PER_RUN]
+                batch = days[first : first + MAX_WINDOWS_PER_RUN]
                 key = f"{'+'.join(sorted(names))}/{now.isoformat()}"
-                yield range_run_request(seoul_days, together, archive.name, names, key)
+                yield range_run_request(seoul_days, batch, archive.name, names, key)

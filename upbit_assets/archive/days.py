@@ -1,4 +1,4 @@
-"""A day of a bronze table in the archive: written, read back and compared, and brought back from it."""
+"""A day of a bronze table in the archive: writing, verifying and restoring it."""
 
 import json
 import re
@@ -45,7 +45,7 @@ from upbit_assets.postgres_io.writer import CreateStage
 from upbit_assets.settings import UPBIT_OPENED, settings
 from upbit_assets.stale import committed
 
-# those of bronze that hold what was collected
+# bronze's tables of collected data
 TABLES: tuple[sa.Table, ...] = tuple(
     table for table in metadata.sorted_tables if table.schema == "bronze" and "market" in table.c
 )
@@ -62,24 +62,24 @@ FILE, ORIGIN = "rows.parquet", "origin.json"
 
 @dataclass(frozen=True)
 class Archived:
-    """A day's file: what it says of itself, and what it really holds."""
+    """A day's file: the content that its metadata declares, and its actual content."""
 
     path: str
     bytes: int
     unpacked: int
-    said: Content
-    held: Content
+    declared: Content
+    content: Content
     columns: tuple[str, ...]
     simulated: bool
     revision: str
 
     def require_whole(self) -> None:
-        """Raise ArchiveError where it holds something else than what it was written with."""
-        if self.said != self.held:
+        """Raise ArchiveError if the content is not the declared one."""
+        if self.declared != self.content:
             raise ArchiveError(
-                f"{self.path} is not as it was written: it holds {self.held.rows} rows and says {self.said.rows}, or "
-                "their hash differs. Somebody changed it, or the store spoiled it: put back a copy of it, or archive "
-                "the day again while PostgreSQL has it."
+                f"{self.path} was modified or damaged: it has {self.content.rows} rows but declares "
+                f"{self.declared.rows}, or their hash differs. Restore a copy of the file, or archive the day again "
+                "while its rows are in PostgreSQL."
             )
 
 
@@ -88,14 +88,14 @@ def path_of(table: sa.Table, day: TimeWindow) -> str:
 
 
 def archive_day(database: Database, store: Store, table: sa.Table, day: TimeWindow) -> Archived | None:
-    """Write a day's rows into the archive, read them back, and note that; None where there are none.
+    """Write a day's rows into the archive, verify the file, and record that; None if there are no rows.
 
-    What the archive has of a day that retention dropped comes back first: late rows are added to it, never take its
-    place. In one archive are rows of one origin.
+    If retention dropped the day, it is restored first, so that late rows are added to its archive instead of replacing
+    it. An archive has rows of one origin only.
 
     Raises:
-        ArchiveError: the store failed, or is another origin's, or what was read back differs. The version before may
-            be there still, or the new one; nothing is noted.
+        ArchiveError: the store failed, or has data of the other origin, or the file read back differs. It may be the
+            previous version or the new one; nothing is recorded.
     """
     with database.connect() as connection, locked(connection, [lock(table, day)]) as locking:
         with locking.begin():
@@ -104,17 +104,19 @@ def archive_day(database: Database, store: Store, table: sa.Table, day: TimeWind
             claim_store(store, locking)
             lost = lost_version(locking, table, day)
         if lost is not None:
-            bring_back(locking, store, table, day, lost.rows)
+            restore_lost_version(locking, store, table, day, lost.rows)
         with tempfile.TemporaryFile() as file:
             with locking.begin():
                 identity, snapshot = committed(locking)
                 written = write_file(locking, table, day, file)
             store.put(path_of(table, day), file)
         found = read_back(store, table, day)
-        if found is None or found.held != written:
-            raise ArchiveError(f"{path_of(table, day)} was written, and read back it differs. Archive the day again.")
+        if found is None or found.content != written:
+            raise ArchiveError(
+                f"{path_of(table, day)}, read back, differs from what was written. Archive the day again."
+            )
         with locking.begin():
-            note = {
+            record = {
                 "table_name": table.fullname,
                 "day": day.start,
                 "archived_at": sa.func.clock_timestamp(),
@@ -125,7 +127,7 @@ def archive_day(database: Database, store: Store, table: sa.Table, day: TimeWind
                 "database": identity,
                 "snapshot": snapshot,
             }
-            locking.execute(sa.insert(bronze_archive).values(note))
+            locking.execute(sa.insert(bronze_archive).values(record))
         return found
 
 
@@ -138,38 +140,40 @@ def count(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> int:
 
 
 def lost_version(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> sa.Row[Any] | None:
-    """The newest version of a day of which PostgreSQL has not all rows any more; None where another may replace it."""
-    newest = noted(connection, table, day)
+    """The newest archived version of a day if PostgreSQL no longer has all of its rows, else None."""
+    newest = newest_record(connection, table, day)
     if newest is None or is_dropped(connection, table, day) or count(connection, table, day) < newest.rows:
         return newest
     return None
 
 
-def bring_back(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow, rows: int) -> None:
+def restore_lost_version(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow, rows: int) -> None:
     path = path_of(table, day)
     if (file := store.fetch(path)) is None:
-        raise ArchiveError(f"{path} is missing, and its {rows} rows are in PostgreSQL no more: put back a copy.")
+        raise ArchiveError(
+            f"{path} is missing, and its {rows} rows were dropped from PostgreSQL: restore a copy of it."
+        )
     with file:
         restore_file(connection, table, day, file, path)
 
 
 def is_dropped(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> bool:
-    """Whether retention dropped the day, and it did not come back since."""
+    """Whether retention dropped the day, and it was not restored since."""
     return connection.scalar(sa.select(dropped(table, sa.literal(day.start, Moment)))) is True
 
 
-def noted(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> sa.Row[Any] | None:
-    """The day's newest version."""
+def newest_record(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> sa.Row[Any] | None:
+    """The record of the day's newest version."""
     of_day = (bronze_archive.c.table_name == table.fullname, bronze_archive.c.day == day.start)
     newest = sa.select(bronze_archive).where(*of_day).order_by(bronze_archive.c.archived_at.desc()).limit(1)
     return connection.execute(newest).one_or_none()
 
 
 def claim_store(store: Store, connection: sa.Connection) -> None:
-    """Keep real and simulated data out of one archive.
+    """Prevent mixing real and simulated data in one archive.
 
     Raises:
-        ArchiveError: it holds the other kind.
+        ArchiveError: it has data of the other kind.
     """
     simulated = bool(connection.scalar(sa.select(bronze_origin.c.simulated)))
     marker = store.fetch(ORIGIN)
@@ -182,13 +186,13 @@ def claim_store(store: Store, connection: sa.Connection) -> None:
         held = bool(json.load(marker)["simulated"])
     if held != simulated:
         raise ArchiveError(
-            f"{store.url} holds {KIND[held]} data, this database {KIND[simulated]} data; they never share an archive. "
-            "Set UPBIT_ARCHIVE_URL to another one."
+            f"{store.url} has {KIND[held]} data, but this database has {KIND[simulated]} data; they can't share an "
+            "archive. Set UPBIT_ARCHIVE_URL to another one."
         )
 
 
 def write_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, file: IO[bytes]) -> Content:
-    """The rows as Parquet, a few at a time; in the connection's transaction."""
+    """Stream the rows into a Parquet file, in the connection's transaction."""
     schema = schema_of(table)
     hashing = Hashing(schema)
     plain = [name for name in schema.names if name != "raw_data"]
@@ -236,10 +240,10 @@ def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def read_back(store: Store, table: sa.Table, day: TimeWindow) -> Archived | None:
-    """A day's file, all of it read; None where there is none.
+    """A day's file, read completely; None if there is none.
 
     Raises:
-        ArchiveError: it can't be read, or is no archive of this table's day.
+        ArchiveError: it can't be read, or is not the archive of this table and day.
     """
     if (file := store.fetch(path_of(table, day))) is None:
         return None
@@ -251,15 +255,15 @@ def described(file: IO[bytes], table: sa.Table, day: TimeWindow, path: str) -> A
     with opened(file, path) as parquet:
         about = about_of(parquet, table, day, path)
         try:
-            held = hashed(parquet.schema_arrow, parquet.iter_batches(use_threads=False))
+            actual = hashed(parquet.schema_arrow, parquet.iter_batches(use_threads=False))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise damaged(path, error) from None
         return Archived(
             path=path,
             bytes=file.seek(0, 2),
-            said=Content(about["rows"], about["content_hash"]),
-            unpacked=held.bytes,
-            held=held.content(),
+            declared=Content(about["rows"], about["content_hash"]),
+            unpacked=actual.bytes,
+            content=actual.content(),
             columns=tuple(parquet.schema_arrow.names),
             simulated=about["origin"] == KIND[True],
             revision=about["schema_revision"],
@@ -275,26 +279,26 @@ def opened(file: IO[bytes], path: str) -> pq.ParquetFile:
 
 
 def damaged(path: str, error: Exception) -> ArchiveError:
-    return ArchiveError(f"{path} is damaged, or no Parquet file: put back a copy of it. ({error})")
+    return ArchiveError(f"{path} is damaged or not a Parquet file: restore a copy of it. ({error})")
 
 
 def about_of(parquet: pq.ParquetFile, table: sa.Table, day: TimeWindow, path: str) -> dict[str, Any]:
-    """What an archive says of itself."""
-    about = (parquet.metadata.metadata or {}).get(FORMAT)
-    told = cast(dict[str, Any], json.loads(about)) if about else {}
-    if (told.get("table"), told.get("day")) != (table.fullname, seoul_days.key_of(day.start)):
+    """The metadata of an archive file."""
+    text = (parquet.metadata.metadata or {}).get(FORMAT)
+    about = cast(dict[str, Any], json.loads(text)) if text else {}
+    if (about.get("table"), about.get("day")) != (table.fullname, seoul_days.key_of(day.start)):
         raise ArchiveError(
-            f"{path} is not the archive of {table.fullname} of that day. Nothing but this project writes there: move "
+            f"{path} is not the archive of {table.fullname} and that day, and only this project may write there: move "
             "it elsewhere, and archive the day again."
         )
-    return told
+    return about
 
 
 def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: TimeWindow) -> tuple[int, str | None]:
-    """Read a day's file back and compare it with the table, in one snapshot: (rows, why they differ or None).
+    """Compare a day's file with the table, in one snapshot: (rows, why they differ or None).
 
     Raises:
-        ArchiveError: it can't be read, or is not as it was written.
+        ArchiveError: the file can't be read, was modified or is damaged.
     """
     archived = read_back(store, table, day)
     if archived is None:
@@ -302,24 +306,26 @@ def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: 
     archived.require_whole()
     lacking = set(schema_of(table).names) - set(archived.columns)
     if lacking:
-        return archived.held.rows, f"{archived.path} is of an older schema: archive the day again."
+        return archived.content.rows, f"{archived.path} has an older schema: archive the day again."
     there = hashed(schema_of(table), read_table(connection, table, day)).content()
-    if there.rows != archived.held.rows:
-        return there.rows, f"{archived.path} holds {archived.held.rows} rows, the table {there.rows}: archive it again."
-    if there != archived.held:
-        return there.rows, f"{archived.path} holds other values than the table: archive the day again."
+    if there.rows != archived.content.rows:
+        return there.rows, (
+            f"{archived.path} has {archived.content.rows} rows, the table {there.rows}: archive the day again."
+        )
+    if there != archived.content:
+        return there.rows, f"{archived.path} has other values than the table: archive the day again."
     return there.rows, None
 
 
 def agreed_rows(database: Database, store: Store, table: sa.Table, before: datetime) -> int:
-    """How many rows of a table are from before a day in Seoul, all of whose archives were read back and agree.
+    """The number of a table's rows from before a day in Seoul, after verifying that their archives agree.
 
     Raises:
-        ArchiveError: one doesn't, or can't be read.
+        ArchiveError: an archive differs, or can't be read.
     """
     rows = 0
     with database.connect() as connection:
-        days = held_days(connection, table, before)
+        days = days_with_rows(connection, table, before)
     with database.connect("REPEATABLE READ") as connection:
         for day in days:
             with connection.begin():
@@ -330,37 +336,36 @@ def agreed_rows(database: Database, store: Store, table: sa.Table, before: datet
     return rows
 
 
-def held_days(connection: sa.Connection, table: sa.Table, before: datetime) -> list[TimeWindow]:
-    """The days until then of which a table has rows, the oldest first."""
+def days_with_rows(connection: sa.Connection, table: sa.Table, before: datetime) -> list[TimeWindow]:
+    """The days before then with rows, oldest first."""
     moment = table.c[table.info["window"]]
     first = connection.scalar(sa.select(moment).order_by(moment).limit(1))
     if first is None or first >= before:
         return []
     starts = seoul_days.starts_in(TimeWindow(seoul_days.at(first).start, before))
-    held = seoul_days.with_rows(connection, table, starts)
-    return [TimeWindow(start, start + DAY) for start in sorted(held)]
+    return [TimeWindow(start, start + DAY) for start in sorted(seoul_days.with_rows(connection, table, starts))]
 
 
 def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datetime]:
-    """The days that are long enough over and not archived as they are now, the oldest first."""
+    """The days to archive, oldest first: those due by UPBIT_ARCHIVE_AFTER_DAYS whose archive is missing or outdated."""
     last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
-    # a row from before the first partition belongs to none, and asking for it would fail the whole tick
-    held = [day for day in held_days(connection, table, last) if day.start >= seoul_days.partitions.start]
+    # rows from before the first partition have none, and requesting one would fail the whole tick
+    days = [day for day in days_with_rows(connection, table, last) if day.start >= seoul_days.partitions.start]
     database, _ = committed(connection)
-    newest = newest_notes(connection, table)
+    newest = newest_records(connection, table)
     return [
         day.start
-        for day in held
-        if (note := newest.get(day.start)) is None
-        or note.database != database
-        or set(note.columns) != set(schema_of(table).names)
-        or has_late_rows(connection, table, day, note.snapshot)
+        for day in days
+        if (record := newest.get(day.start)) is None
+        or record.database != database
+        or set(record.columns) != set(schema_of(table).names)
+        or has_late_rows(connection, table, day, record.snapshot)
     ]
 
 
-def newest_notes(connection: sa.Connection, table: sa.Table) -> dict[datetime, sa.Row[Any]]:
-    notes = sa.select(bronze_archive).where(bronze_archive.c.table_name == table.fullname)
-    return {note.day: note for note in connection.execute(notes.order_by(bronze_archive.c.archived_at))}
+def newest_records(connection: sa.Connection, table: sa.Table) -> dict[datetime, sa.Row[Any]]:
+    records = sa.select(bronze_archive).where(bronze_archive.c.table_name == table.fullname)
+    return {record.day: record for record in connection.execute(records.order_by(bronze_archive.c.archived_at))}
 
 
 def has_late_rows(connection: sa.Connection, table: sa.Table, day: TimeWindow, snapshot: str) -> bool:
@@ -369,12 +374,12 @@ def has_late_rows(connection: sa.Connection, table: sa.Table, day: TimeWindow, s
 
 
 def restore_day(database: Database, store: Store, table: sa.Table, day: TimeWindow) -> int | None:
-    """Bring back what the archive has of a day and the table lacks; returns its rows, None where it has no such day.
+    """Restore a day's missing rows from the archive; returns the archive's row count, None if it doesn't have the day.
 
-    Each row is as it was, with its `id` and `ingested_at`. All of the day, or nothing of it.
+    Rows are restored exactly, with their `id` and `ingested_at`, all of the day or nothing.
 
     Raises:
-        ArchiveError: the file is not as it was written, of another origin, of a newer schema, or contradicts the table.
+        ArchiveError: the file was modified or damaged, has another origin or a newer schema, or contradicts the table.
     """
     if (file := store.fetch(path_of(table, day))) is None:
         return None
@@ -387,8 +392,8 @@ def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, fi
     archived.require_whole()
     if unknown := sorted(set(archived.columns) - set(schema_of(table).names)):
         raise ArchiveError(
-            f"{path} is of the newer schema {archived.revision}, whose {', '.join(unknown)} this version doesn't know: "
-            "upgrade, then restore it."
+            f"{path} has the newer schema {archived.revision} with the unknown {', '.join(unknown)}: upgrade this "
+            "project, then restore it."
         )
     name = sa.cast(table.fullname, REGCLASS)
     with connection.begin():
@@ -411,20 +416,20 @@ def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, fi
         values = {
             "table_name": table.fullname,
             "day": day.start,
-            "rows": archived.held.rows,
+            "rows": archived.content.rows,
             "restored_at": sa.func.clock_timestamp(),
         }
         connection.execute(sa.insert(bronze_restored).values(values))
-    return archived.held.rows
+    return archived.content.rows
 
 
 def add_missing(
     connection: sa.Connection, table: sa.Table, path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> None:
-    """Add the archived rows that a table lacks, which has some of the day.
+    """Add the archived rows that are missing in a table that has some of the day.
 
     Raises:
-        ArchiveError: the table has others by the same ids.
+        ArchiveError: the table has different rows with the same ids.
     """
     columns = [column for column in columns_of(table) if archived_name(column) in schema.names]
     nothing = sa.select(*columns).where(sa.false())
@@ -435,8 +440,8 @@ def add_missing(
     differs = sa.or_(*(staged.c[column.name].is_distinct_from(column) for column in columns))
     if connection.scalar(sa.select(sa.func.count()).select_from(staged.join(table, same_key)).where(differs)):
         raise ArchiveError(
-            f"{path} holds other rows than {table.fullname} under the same ids: it is of another database. Restore it "
-            "into an empty one."
+            f"{path} and {table.fullname} have different rows with the same ids: the file is from another database. "
+            "Restore it into an empty one."
         )
     quoted = connection.dialect.identifier_preparer
     names = ", ".join(quoted.quote(column.name) for column in columns)
@@ -449,7 +454,7 @@ def add_missing(
 
 
 def restore_lost(database: Database, table: sa.Table, moments: Iterable[datetime]) -> int:
-    """Restore the days of these moments that were dropped, or of which there are no rows; returns the rows of them."""
+    """Restore the days of these times that were dropped or have no rows; returns the number of archived rows."""
     store, rows = Store(), 0
     for start in sorted({seoul_days.at(moment).start for moment in moments}):
         day = TimeWindow(start, start + DAY)
@@ -461,7 +466,7 @@ def restore_lost(database: Database, table: sa.Table, moments: Iterable[datetime
 
 
 def archived_days(store: Store) -> Iterator[tuple[sa.Table, TimeWindow] | str]:
-    """The days there are, table by table and the oldest first; the path of a file that is none."""
+    """The archived days, by table, oldest first; for other files, the path."""
     tables = {table.name: table for table in TABLES}
     for path in store.paths():
         found = re.fullmatch(rf"table=(\w+)/day=(\d{{4}}-\d\d-\d\d)/{FILE}", path)

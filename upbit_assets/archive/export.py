@@ -18,7 +18,7 @@ from upbit_assets.postgres.tables import metadata
 from upbit_assets.postgres_io import in_window
 from upbit_assets.postgres_io.copy import cursor
 
-WIDEST = 76  # digits of Arrow's decimals; figures of more are exported as text
+WIDEST = 76  # digits of Arrow's decimals; wider figures are exported as text
 
 
 class ExportError(ValueError):
@@ -37,19 +37,19 @@ def table_of(name: str) -> sa.Table:
 
 
 def export(database: Database, table: sa.Table, span: TimeWindow, file: Path, form: str) -> int:
-    """Write the rows of a span, by the table's time, into a file that isn't there yet; returns how many.
+    """Write the rows of a span, by the table's window column, to a new file; returns the number of rows.
 
-    CSV has PostgreSQL's texts. In Parquet figures are decimals as wide as the widest of their column, arrays and JSON
-    are texts.
+    CSV has PostgreSQL's text. In Parquet, figures are decimals as wide as the widest of their column; arrays and JSON
+    are text.
 
     Raises:
-        FileExistsError: there is such a file.
-        DatabaseError: the database refused, or is gone.
+        FileExistsError: the file exists.
+        DatabaseError: the database is unreachable or rejected the query.
     """
     beside = file.with_name(f".{file.name}.part")
     write: Callable[..., int] = {"csv": write_csv, "parquet": write_parquet}[form]
     if file.exists():
-        raise FileExistsError(f"{file} is there already; name a new file.")
+        raise FileExistsError(f"{file} already exists; name a new file.")
     try:
         with database.connect("REPEATABLE READ") as connection, connection.begin():
             connection.execute(SESSION)
@@ -99,7 +99,7 @@ def arrow_type(connection: sa.Connection, column: sa.Column[Any], span: TimeWind
 
 
 def span_of(first: datetime, last: datetime) -> TimeWindow:
-    """From a day in Seoul to another, which is included."""
+    """From a day in Seoul to another, inclusive."""
     from upbit_assets.partitions import DAY, SEOUL
 
     return TimeWindow(first.replace(tzinfo=SEOUL), last.replace(tzinfo=SEOUL) + DAY)

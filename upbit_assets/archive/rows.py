@@ -1,4 +1,4 @@
-"""A day of a bronze table as Arrow batches, from PostgreSQL and back, and the hash of its content."""
+"""Bronze rows as Arrow batches, from PostgreSQL and back, and their content hash."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
 
 from upbit_assets.postgres_io.copy import copy_statement, cursor
 
-BLOCK = 2 * 2**20  # a row has to fit in one
+BLOCK = 2 * 2**20  # must be larger than any row
 ARROW: dict[type[Any], pa.DataType] = {
     sa.Integer: pa.int64(),
     sa.Boolean: pa.bool_(),
@@ -28,16 +28,16 @@ ARROW: dict[type[Any], pa.DataType] = {
     JSONB: pa.string(),
     TSTZRANGE: pa.string(),
 }
-# how moments are spelled; memory for the sort, which is of all the day's rows
+# the format of times; memory for sorting a day's rows
 SESSION = sa.text(
     "SELECT set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO', true), "
     "set_config('work_mem', '64MB', true)"
 )
-RENAMED = {"day": "day_start"}  # readers take the `day=` of the path for a column of that name
+RENAMED = {"day": "day_start"}  # Parquet readers derive a column `day` from the path
 
 
 def columns_of(table: sa.Table) -> list[sa.Column[Any]]:
-    """What of a row is archived: all but the transaction that wrote it, which means nothing elsewhere."""
+    """The archived columns: all but the transaction id, which is meaningless in another database."""
     return [column for column in table.columns if column.name != "written_in"]
 
 
@@ -46,7 +46,7 @@ def archived_name(column: sa.Column[Any]) -> str:
 
 
 def schema_of(table: sa.Table) -> pa.Schema:
-    """Its columns in a file, JSON as text."""
+    """The schema of its files; JSON is text."""
     return pa.schema(
         [
             (archived_name(column), next(ARROW[kind] for kind in type(column.type).mro() if kind in ARROW))
@@ -56,10 +56,10 @@ def schema_of(table: sa.Table) -> pa.Schema:
 
 
 def read_table(connection: sa.Connection, table: sa.Table, day: TimeWindow) -> Iterator[pa.RecordBatch]:
-    """The rows of a day, by market and time, as they come; in the connection's transaction.
+    """Stream the rows of a day, by market and time, in the connection's transaction.
 
     Raises:
-        psycopg.Error: the server is gone.
+        psycopg.Error: the connection was lost.
     """
     connection.execute(SESSION)
     order = names(["market", *(column.name for column in table.primary_key if column.name != "market")])
@@ -85,7 +85,7 @@ def in_days(
 
 
 def batches_of(connection: sa.Connection, statement: sql.Composed, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """What COPY sends as CSV, as it comes."""
+    """Stream the CSV of a COPY as batches."""
     with cursor(connection) as reading, reading.copy(statement) as copy:
         source = CopiedText(copy)
         if source.is_empty():
@@ -110,7 +110,7 @@ def names(columns: Iterable[str]) -> sql.Composed:
 
 
 class CopiedText(io.RawIOBase):
-    """What COPY sends, as a file."""
+    """The output of a COPY as a file."""
 
     def __init__(self, copy: psycopg.Copy) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class CopiedText(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill all of it: a block of a row each would be as many calls more."""
+        """Fill the buffer completely: COPY sends a block per row, so reading each singly would be slow."""
         view, filled = memoryview(buffer).cast("B"), 0
         while filled < len(view) and not self.is_empty():
             part = self.left[: len(view) - filled]
@@ -134,7 +134,7 @@ class CopiedText(io.RawIOBase):
 
 
 def stored_names(table: sa.Table, schema: pa.Schema) -> list[str]:
-    """The table's columns that a file has, in its order."""
+    """The table's columns that a file has, in the file's order."""
     stored = {archived_name(column): column.name for column in columns_of(table)}
     return [stored[name] for name in schema.names]
 
@@ -157,14 +157,14 @@ def as_csv(batch: pa.RecordBatch) -> bytes:
 
 @dataclass(frozen=True)
 class Content:
-    """What rows are told apart by: how many, and a hash of their columns' names and values in their order."""
+    """The row count, and a hash of column names and values in order."""
 
     rows: int
     hash: str
 
 
 class Hashing:
-    """The content of batches that pass through, however they are cut."""
+    """Computes the content hash of batches passed through, independent of their sizes."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.rows = self.bytes = 0
@@ -184,7 +184,7 @@ class Hashing:
 
 
 def parts(array: pa.Array) -> tuple[Any, Any]:
-    """A column as bytes: which are NULL and how long they are, and the values one after the other."""
+    """A column as bytes: NULL flags and lengths, and the concatenated values."""
     if pa.types.is_string(array.type):
         lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
         _, offsets, data = array.buffers()
@@ -196,7 +196,7 @@ def parts(array: pa.Array) -> tuple[Any, Any]:
 
 
 def hashed(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Hashing:
-    """After all of the batches."""
+    """The hash after consuming all batches."""
     hashing = Hashing(schema)
     for _ in hashing.passed(batches):
         pass

@@ -1,6 +1,6 @@
-"""Where archives are: a folder or an S3-compatible store, whose errors say what to do in plain words.
+"""The store of archives: a folder or an S3-compatible store, with error messages that say what to do.
 
-A file is uploaded whole: what a reader finds under a name is the version before or the new one, never half of one.
+Uploads are atomic: a reader finds the previous version of a file or the new one.
 """
 
 import re
@@ -28,10 +28,10 @@ class Store:
     """The files of UPBIT_ARCHIVE_URL, by their paths in it."""
 
     def __init__(self) -> None:
-        """Opens nothing yet.
+        """Doesn't connect yet.
 
         Raises:
-            ArchiveError: it isn't set, or is a folder that isn't there.
+            ArchiveError: the setting is missing, or its folder doesn't exist.
         """
         url = settings.UPBIT_ARCHIVE_URL
         if url is None:
@@ -41,10 +41,10 @@ class Store:
             self.objects = open_s3(url) if url.startswith("s3://") else open_folder(url)
 
     def put(self, path: str, file: IO[bytes]) -> None:
-        """Upload a whole file in the place of what is there.
+        """Upload a file, replacing an existing one atomically.
 
         Raises:
-            ArchiveError: what was there before is there still.
+            ArchiveError: the upload failed; an existing file is unchanged.
         """
         import obstore
 
@@ -53,10 +53,10 @@ class Store:
             obstore.put(self.objects, path, file, chunk_size=PART)
 
     def fetch(self, path: str) -> IO[bytes] | None:
-        """A copy of a file, which is deleted when it is closed; None where there is none.
+        """A temporary copy of a file, deleted when closed; None if there is none.
 
         Raises:
-            ArchiveError: it couldn't be read.
+            ArchiveError: it can't be read.
         """
         import obstore
 
@@ -85,7 +85,7 @@ class Store:
 
     @contextmanager
     def plain_errors(self, path: str) -> Iterator[None]:
-        """Errors of the library as ours, which hold no credentials; a file that isn't there is FileNotFoundError."""
+        """Convert the library's errors to ArchiveError, without credentials; a missing file is FileNotFoundError."""
         from obstore import exceptions
 
         try:
@@ -93,12 +93,14 @@ class Store:
         except FileNotFoundError as error:
             if path and "NoSuchBucket" not in str(error):
                 raise
-            raise ArchiveError(self.explain("There is no such bucket or folder: make it first.", path, error)) from None
+            raise ArchiveError(
+                self.explain("There is no such bucket or folder: create it first.", path, error)
+            ) from None
         except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError, PermissionError) as error:
-            advice = "The store refuses the credentials, or the right to do this."
+            advice = "The store rejects the credentials, or they lack the privilege for this."
             raise ArchiveError(self.explain(advice, path, error)) from None
         except (exceptions.BaseError, OSError, ValueError) as error:
-            advice = "The store does not answer, or is full, or went away. What it held before it still holds."
+            advice = "The store does not respond, is full, or closed the connection. Its existing files are unchanged."
             raise ArchiveError(self.explain(advice, path, error)) from None
 
     def explain(self, advice: str, path: str, error: BaseException) -> str:
@@ -111,11 +113,11 @@ class Store:
 def open_folder(path: str) -> "ObjectStore":
     from obstore.store import LocalStore
 
-    return LocalStore(path)  # one that isn't there may be a disk that isn't mounted: it is not made
+    return LocalStore(path)  # not created if missing, as that may be an unmounted disk
 
 
 def open_s3(url: str) -> "ObjectStore":
-    """What no setting says, the environment may say as for any other S3 client: a profile, the machine's role."""
+    """Other options come from the environment, as for any S3 client: a profile, the machine's role."""
     from obstore.store import S3Store
 
     endpoint = settings.AWS_ENDPOINT_URL
@@ -126,7 +128,7 @@ def open_s3(url: str) -> "ObjectStore":
         "endpoint": endpoint,
     }
     client: Any = CLIENT | {"allow_http": bool(endpoint and endpoint.startswith("http://"))}
-    if endpoint and is_local(endpoint):  # a proxy named here is in the place of the environment's, and is never asked
+    if endpoint and is_local(endpoint):  # overrides the environment's proxy; never used itself
         client |= {"proxy_url": endpoint, "proxy_excludes": urlsplit(endpoint).hostname}
     given: Any = {name: value for name, value in config.items() if value}
     return S3Store.from_url(url, config=given, client_options=client, retry_config=RETRIES)

@@ -87,7 +87,7 @@ class PagedHistory:
         """
         progress, span = Progress(context), context.partition_time_window
         past = [start for start in days.starts_in(span) if start + DAY <= datetime.now(UTC)]
-        archive.bring_back(context, database, [self.raw, self.page], past)
+        archive.restore_missing(context, database, [self.raw, self.page], past)
         with (
             database.connect() as locking,
             asset_writer(context, locking, self.raw) as out,

@@ -58,7 +58,7 @@ def collect(
     """
     span, now = context.partition_time_window, datetime.now(UTC)
     empty = past_windows_without_rows(database, table, span, now)
-    if archive.bring_back(context, database, [table], empty):
+    if archive.restore_missing(context, database, [table], empty):
         empty = past_windows_without_rows(database, table, span, now)
     if empty:
         raise Failure(no_history(empty, span), allow_retries=False)

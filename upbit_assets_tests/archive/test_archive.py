@@ -65,8 +65,8 @@ class TestContent:
         for table in TABLES:
             archived = archive_day(database, store, table, PAST)
             assert archived is not None
-            assert archived.held == archived.said
-            assert archived.held.rows == 30
+            assert archived.content == archived.declared
+            assert archived.content.rows == 30
             held = parquet(store, table).read().to_pylist()
             told = {row[0]: row for row in texts(market_url, table)}
             assert len(told) == len(held) == 30
@@ -172,10 +172,10 @@ class TestAssets:
         assert materialize("archive_ticker_raw").success
         put_rows(market_url, TICKERS, count=1)
         assert check_of("archive_ticker_raw") == (
-            "table=ticker_raw/day=2026-01-29/rows.parquet holds 30 rows, the table 31: archive it again."
+            "table=ticker_raw/day=2026-01-29/rows.parquet has 30 rows, the table 31: archive the day again."
         )
         (folder / path_of(TICKERS, PAST)).write_bytes(b"PAR1")
-        assert "is damaged, or no Parquet file" in check_of("archive_ticker_raw")
+        assert "is damaged or not a Parquet file" in check_of("archive_ticker_raw")
         (folder / path_of(TICKERS, PAST)).unlink()
         assert "rows.parquet is missing: archive the day." in check_of("archive_ticker_raw")
 
@@ -222,7 +222,7 @@ class TestLateRows:
             monkeypatch.setattr(Store, "put", put_late)
             archived = archive_day(database, store, TICKERS, PAST)
         assert archived is not None
-        assert archived.held.rows == 30, "one snapshot, whatever comes meanwhile"
+        assert archived.content.rows == 30, "one snapshot, whatever comes meanwhile"
         monkeypatch.setattr(Store, "put", put)
         assert "holds 30 rows, the table 36" in str(late_check(market_url, store))
 
@@ -284,10 +284,10 @@ class TestAtOnce:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [archived.held.rows for archived in found] == [200] * 3
+        assert [archived.content.rows for archived in found] == [200] * 3
         archived = read_back(store, TICKERS, PAST)
         assert archived is not None
-        assert archived.held == found[0].held
+        assert archived.content == found[0].content
 
 
 LOADED = """

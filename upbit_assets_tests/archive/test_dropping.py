@@ -99,7 +99,7 @@ def other_version(file: Path) -> None:
     [
         (change, "is not as it was written"),
         (Path.unlink, "rows.parquet is missing"),
-        (lambda file: file.write_bytes(b"something else"), "is damaged, or no Parquet file"),
+        (lambda file: file.write_bytes(b"something else"), "is damaged or not a Parquet file"),
         (other_version, "is not the archive of bronze.ticker_raw of that day"),
     ],
 )
@@ -118,7 +118,7 @@ def test_nothing_is_dropped_for_a_file_that_somebody_harmed(
 def test_late_rows_are_archived_before_they_are_dropped(market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     archive(PAST, FOLLOWING)
     put_rows(market, TICKERS, count=1, first=99)
-    assert "holds 30 rows, the table 31" in said(drop(monkeypatch))
+    assert "has 30 rows, the table 31" in said(drop(monkeypatch))
     assert rows_of(market) == 61
 
 
@@ -149,7 +149,7 @@ def test_a_partition_that_is_dropped_between_reading_and_checking_fails_no_check
         assert drop(monkeypatch).success
         with connection.begin():
             result = agrees(connection, Store(), TICKERS, PAST)
-    assert (result.passed, result.note) == (True, "PostgreSQL has it no more; the file is as it was read back.")
+    assert (result.passed, result.note) == (True, "It was dropped; the file is as verified before.")
 
 
 def test_late_rows_of_a_dropped_day_are_added_to_its_archive(
@@ -165,7 +165,7 @@ def test_late_rows_of_a_dropped_day_are_added_to_its_archive(
     archive(PAST)
     archived = read_back(Store(), TICKERS, PAST)
     assert archived is not None
-    assert archived.held.rows == 31
+    assert archived.content.rows == 31
     assert texts(market, TICKERS) == sorted([*before[:30], *late], key=lambda row: int(row[0]))
     assert drop(monkeypatch).success
     assert rows_of(market) == 0
@@ -178,7 +178,7 @@ def test_a_dropped_day_whose_archive_is_lost_is_not_replaced_by_late_rows(
     assert drop(monkeypatch).success
     put_rows(market, TICKERS, count=1, first=99)
     (folder / path_of(TICKERS, PAST)).unlink()
-    with pytest.raises(ArchiveError, match="its 30 rows are in PostgreSQL no more: put back a copy"):
+    with pytest.raises(ArchiveError, match="its 30 rows were dropped from PostgreSQL: restore a copy"):
         archive(PAST)
 
 

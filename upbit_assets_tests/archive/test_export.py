@@ -72,7 +72,7 @@ def test_every_table_can_be_exported(computed: str, tmp_path: Path, table: str, 
 def test_what_cannot_be_exported_says_why(computed: str, tmp_path: Path):
     assert "There is no table ticker. There are bronze.archive," in export("ticker", *DAY).output
     (tmp_path / "there").write_text("mine")
-    assert "is there already" in export("silver.ticker", *DAY, "--output", str(tmp_path / "there")).output
+    assert "already exists" in export("silver.ticker", *DAY, "--output", str(tmp_path / "there")).output
     assert (tmp_path / "there").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 

@@ -84,7 +84,7 @@ class TestMaterializing:
         archive_day(Database(), Store(), TICKERS, PAST)
         assert drop(monkeypatch).success
         (folder / path_of(TICKERS, PAST)).write_bytes(b"")
-        assert "is damaged, or no Parquet file" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
+        assert "is damaged or not a Parquet file" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
     def test_a_dropped_day_of_candles_is_not_asked_for_again(
         self, market: str, folder: Path, exchange: Any, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +161,7 @@ class TestRefusals:
         with pytest.raises(ArchiveError, match=r"This database has real data, but .* sends simulated data"):
             restore_day(Database(), Store(), TICKERS, PAST)
         assert texts(another_url, TICKERS) == []
-        with pytest.raises(ArchiveError, match="holds simulated data, this database real data"):
+        with pytest.raises(ArchiveError, match="has simulated data, but this database has real data"):
             self.archive(another_url)
 
     def test_other_rows_under_the_same_ids_are_not_mixed(self, market: str, folder: Path):
@@ -169,7 +169,7 @@ class TestRefusals:
         ask(market, "DELETE FROM bronze.trade_raw WHERE key <> '0'")
         ask(market, "UPDATE bronze.trade_raw SET raw_data = '1'")
         before = texts(market, tables.bronze_trade_raw)
-        with pytest.raises(ArchiveError, match=r"other rows than bronze.trade_raw under the same ids"):
+        with pytest.raises(ArchiveError, match=r"and bronze.trade_raw have different rows with the same ids"):
             restore_day(Database(), Store(), tables.bronze_trade_raw, PAST)
         assert texts(market, tables.bronze_trade_raw) == before
 
@@ -185,7 +185,7 @@ class TestRefusals:
         assert {row[width - 2 :] for row in texts(market, page)} == {(None, None)}
 
         rewrite(folder / path_of(page, PAST), lambda rows: rows.append_column("mood", pa.array(["good"] * 30)))
-        with pytest.raises(ArchiveError, match=r"of the newer schema .* whose mood this version doesn't know: upgrade"):
+        with pytest.raises(ArchiveError, match=r"has the newer schema .* with the unknown mood: upgrade"):
             restore_day(Database(), Store(), page, PAST)
 
 

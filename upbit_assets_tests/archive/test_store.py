@@ -108,10 +108,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (refuse, "The store refuses the credentials, or the right to do this"),
-        (full, "The store does not answer, or is full, or went away"),
-        (cut_off, "The store does not answer, or is full, or went away"),
-        (slow, "The store does not answer, or is full, or went away"),
+        (refuse, "The store rejects the credentials, or they lack the privilege for this"),
+        (full, "The store does not respond, is full, or closed the connection"),
+        (cut_off, "The store does not respond, is full, or closed the connection"),
+        (slow, "The store does not respond, is full, or closed the connection"),
     ],
 )
 def test_what_a_store_does_is_one_plain_error_without_credentials_and_the_version_before_stays(
@@ -132,14 +132,14 @@ def test_what_a_store_does_is_one_plain_error_without_credentials_and_the_versio
     assert ask(market_url, "SELECT count(*) FROM bronze.archive") == [(1,)], "what failed is not noted"
     again = archive_day(database, Store(), TICKERS, PAST)
     assert again is not None
-    assert again.held.rows == 35
+    assert again.content.rows == 35
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_store_that_is_away_is_named(database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch):
     use_s3(monkeypatch, "http://127.0.0.1:9")
     put_rows(market_url, TICKERS)
-    with pytest.raises(ArchiveError, match="does not answer"):
+    with pytest.raises(ArchiveError, match="does not respond"):
         archive_day(database, Store(), TICKERS, PAST)
 
 
@@ -148,7 +148,7 @@ def test_a_bucket_that_is_not_there_is_not_made(
 ):
     use_s3(monkeypatch, s3_server)
     put_rows(market_url, TICKERS)
-    with pytest.raises(ArchiveError, match="no such bucket or folder: make it first"):
+    with pytest.raises(ArchiveError, match="no such bucket or folder: create it first"):
         archive_day(database, Store(), TICKERS, PAST)
 
 
@@ -197,4 +197,4 @@ def test_a_killed_archiver_leaves_no_half_file(database: Database, market_url: s
             archived.require_whole()
     archived = archive_day(database, Store(), TICKERS, PAST)
     assert archived is not None
-    assert archived.held.rows == 2000
+    assert archived.content.rows == 2000
