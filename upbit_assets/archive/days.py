@@ -392,8 +392,8 @@ def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, fi
     archived.require_whole()
     if unknown := sorted(set(archived.columns) - set(schema_of(table).names)):
         raise ArchiveError(
-            f"{path} has the newer schema {archived.revision} with the unknown {', '.join(unknown)}: upgrade this "
-            "project, then restore it."
+            f"{path} has the newer schema {archived.revision} with unknown columns ({', '.join(unknown)}): upgrade "
+            "this project, then restore it."
         )
     name = sa.cast(table.fullname, REGCLASS)
     with connection.begin():

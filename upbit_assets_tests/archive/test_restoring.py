@@ -185,7 +185,7 @@ class TestRefusals:
         assert {row[width - 2 :] for row in texts(market, page)} == {(None, None)}
 
         rewrite(folder / path_of(page, PAST), lambda rows: rows.append_column("mood", pa.array(["good"] * 30)))
-        with pytest.raises(ArchiveError, match=r"has the newer schema .* with the unknown mood: upgrade"):
+        with pytest.raises(ArchiveError, match=r"has the newer schema .* with unknown columns \(mood\): upgrade"):
             restore_day(Database(), Store(), page, PAST)
 
 
