@@ -97,10 +97,10 @@ def other_version(file: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (change, "is not as it was written"),
+        (change, "was modified or damaged"),
         (Path.unlink, "rows.parquet is missing"),
         (lambda file: file.write_bytes(b"something else"), "is damaged or not a Parquet file"),
-        (other_version, "is not the archive of bronze.ticker_raw of that day"),
+        (other_version, "is not the archive of bronze.ticker_raw and that day"),
     ],
 )
 def test_nothing_is_dropped_for_a_file_that_somebody_harmed(

@@ -416,7 +416,7 @@ class TestReading:
         assert sorted(self.read(pd.DataFrame, first=T0 - WINDOW, last=T0)["price"]) == [9, 10, 19, 20]
 
     def test_a_range_that_runs_backwards_is_refused(self):
-        with pytest.raises(AssertionError, match="There is no window in that range"):
+        with pytest.raises(AssertionError, match="The range of partitions is reversed"):
             self.read(sa.Select, first=T0, last=T0 - WINDOW)
 
     def test_an_empty_window_is_a_frame_with_the_tables_columns(self):

@@ -154,7 +154,7 @@ class TestSpill:
         (path,) = tmp_path.glob("*.jsonl")
         path.write_bytes(path.read_bytes()[:-30])
         assert found_in(tmp_path) == [1, 2]
-        assert "is torn" in caplog.text
+        assert "is truncated" in caplog.text
 
     def test_a_file_that_another_process_writes_is_left_to_it(self, tmp_path: Path):
         one, other = Spill(tmp_path), Spill(tmp_path)
@@ -241,7 +241,7 @@ class TestProcesses:
         first = started("one")
         until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw LIMIT 1"), 60)
         started("other")
-        until(lambda: "this one waits" in (tmp_path / "other.log").read_text(), 60)
+        until(lambda: "waiting in standby" in (tmp_path / "other.log").read_text(), 60)
         assert "connected" not in (tmp_path / "other.log").read_text()
         first.kill()
         until(lambda: (tmp_path / "other.log").read_text().count("trades-2: connected") == 1, 60)
