@@ -5,7 +5,7 @@ BIN := .venv/bin
 PAGE := upbit_assets/dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-compose test-celery lint lint-page bench bench-year screenshots vendor secrets backup restore install \
+.PHONY: help demo up down test test-long test-compose test-celery lint lint-page bench bench-year screenshots vendor secrets backup restore install \
   install-dev install-clients lock clean
 
 help: ## list the commands
@@ -20,8 +20,11 @@ up: install ## run everything against the real exchange
 down: install ## stop an embedded database left running by plain Dagster commands
 	@$(BIN)/upbit-assets down
 
-test: install-dev install-clients ## run the whole test suite, on a PostgreSQL that it starts itself
+test: install-dev install-clients ## run the tests, but for the long ones, on a PostgreSQL that it starts itself
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: install-dev install-clients ## run the long proofs
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 test-compose: install-dev ## start, kill and recover every service of docker compose; needs Docker
 	@$(BIN)/python -m pytest upbit_assets_tests/compose.py --numprocesses=0 --timeout=1200 $(ARGS)

@@ -1,8 +1,12 @@
 """A real PostgreSQL, started once a session, and an empty migrated database a test."""
 
 import atexit
+import fcntl
 import functools
 import os
+import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -19,11 +24,16 @@ from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.postgres.tables import metadata
 from upbit_assets.sandbox.clock import real_time
 from upbit_assets.sandbox.server import Handle, running
+from upbit_assets_tests.dagster_internals import events_in_memory, runs_in_memory
 
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
 # what a test writes need not outlive a power cut
 SETTINGS.update(fsync="off", full_page_writes="off")
+# inherited by the workers
+if "UPBIT_TEST_CLUSTER" not in os.environ:
+    os.environ["UPBIT_TEST_CLUSTER"] = tempfile.mkdtemp(prefix="upbit-tests-")
+    atexit.register(shutil.rmtree, os.environ["UPBIT_TEST_CLUSTER"])
 # a tenth of what a database of its own would cost each test
 EMPTYING = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -51,14 +61,37 @@ def _never_the_projects_own_database() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _instances_without_revision() -> Iterator[None]:
+    """An instance in memory lives for one run: to note its schema's revision takes longer than the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for storage in (events_in_memory, runs_in_memory):
+            patch.setattr(storage, "stamp_alembic_rev", lambda *_: None)
+        yield
+
+
+def migrated_cluster() -> Path:
+    """The folder of a stopped server with a migrated market database, made once for all workers."""
+    folder = Path(os.environ["UPBIT_TEST_CLUSTER"])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = EmbeddedPostgres(folder / "cluster", Path(BINARIES) if BINARIES else None)
+        if not server.data.exists():
+            server.start(prepare=lambda: migrate(server.url("upbit")))
+            server.stop()
+    return server.folder
+
+
 @contextmanager
 def a_server() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL with a migrated market database."""
     with tempfile.TemporaryDirectory(prefix="upbit-tests-") as folder:
-        server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
-        server.start(prepare=lambda: migrate(server.url("upbit")))
+        subprocess.run(["cp", "-a", migrated_cluster(), folder], check=True)
+        server = EmbeddedPostgres(Path(folder) / "cluster", Path(BINARIES) if BINARIES else None)
+        server.start()
         yield server
-        server.stop()
+        # its data are not needed any more: no checkpoint
+        psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0])).send_signal(signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session")

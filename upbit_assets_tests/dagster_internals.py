@@ -12,6 +12,8 @@ from dagster._core.scheduler.instigation import (
     TickData,
     TickStatus,
 )
+from dagster._core.storage.event_log import in_memory as events_in_memory
+from dagster._core.storage.runs import in_memory as runs_in_memory
 from dagster._core.storage.sql import get_alembic_config
 from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -35,6 +37,8 @@ __all__ = [
     "TickStatus",
     "WorkerStatus",
     "WorkspaceProcessContext",
+    "events_in_memory",
     "get_alembic_config",
     "run_monitoring",
+    "runs_in_memory",
 ]

@@ -92,6 +92,7 @@ def until(what: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Path):
     with demo(tmp_path / "home", tmp_path / "first.txt") as stack:
         until(lambda: "Collecting every minute" in stack.said or stack.process.poll() is not None)

@@ -38,6 +38,7 @@ def upbit_assets(*arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_psql_backup_restore_and_dagsters_storage_work_there(home: Path):
     server = EmbeddedPostgres(home / ".postgres")
     assert (server.socket == server.data) is ("," not in str(home))

@@ -80,10 +80,10 @@ def lies(*kinds: str, chance: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "faults",
     [
-        lies("empty", chance=0.1),
-        lies("short", chance=0.2),
-        lies("repeat", chance=0.2),
-        lies("rows", chance=0.2),
+        pytest.param(lies("empty", chance=0.1), marks=pytest.mark.long),
+        pytest.param(lies("short", chance=0.2), marks=pytest.mark.long),
+        pytest.param(lies("repeat", chance=0.2), marks=pytest.mark.long),
+        pytest.param(lies("rows", chance=0.2), marks=pytest.mark.long),
         lies("empty", "short", "repeat", "rows", chance=0.05),
     ],
     ids=["nothing", "half a page", "the answer before", "another market's", "all of it"],
@@ -131,7 +131,7 @@ def test_nothing_twice_is_noticed_by_the_days_own_candle_and_asked_for_again(
     assert ask(market_url, coverage) == [(1440 - traded, 0, True)]
 
 
-@pytest.mark.parametrize("late", [3, 9])
+@pytest.mark.parametrize("late", [3, pytest.param(9, marks=pytest.mark.long)])
 def test_candles_that_come_to_be_told_late_leave_no_minute_silent(
     daemon: GapCloser, exchange: Handle, market_url: str, late: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -147,6 +147,7 @@ def test_candles_that_come_to_be_told_late_leave_no_minute_silent(
     assert ask(market_url, "SELECT minutes_traded, proved FROM silver.candle_coverage") == [(1440, True)]
 
 
+@pytest.mark.long
 def test_a_day_that_never_adds_up_is_asked_for_three_times_and_says_so(
     daemon: GapCloser, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,14 +19,12 @@ import pytest
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.upbit import UpbitClient
 from upbit_assets.upbit.replies import split
 from upbit_assets_tests import http
-from upbit_assets_tests.conftest import BINARIES
+from upbit_assets_tests.conftest import a_server
 from upbit_assets_tests.pipeline import (
     CHAIN,
     PAST,
@@ -293,12 +290,8 @@ class TestBadDatabase:
         put_bronze(database, PAST + timedelta(minutes=1), {f"KRW-{n}": ticker(f"KRW-{n}") for n in range(50)})
         return database
 
-    def test_a_database_that_is_gone_is_told_in_plain_words_and_comes_back_whole(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        own = EmbeddedPostgres(tmp_path / "postgres", Path(BINARIES) if BINARIES else None)
-        own.start(prepare=lambda: migrate(own.url("upbit")))
-        try:
+    def test_a_database_that_is_gone_is_told_in_plain_words_and_comes_back_whole(self, monkeypatch: pytest.MonkeyPatch):
+        with a_server() as own:
             monkeypatch.setenv("UPBIT_POSTGRES_URL", own.url("upbit"))
             put_bronze(Database(), PAST, {"KRW-BTC": ticker("KRW-BTC")})
             assert materialize("silver_ticker", first=PAST).success
@@ -313,9 +306,7 @@ class TestBadDatabase:
             own.start()
             assert len(rows(Database(), tables.silver_ticker)) == 1
             assert materialize("silver_ticker", "gold_market_stats", first=PAST).success
-        finally:
             engine_for(own.url("upbit")).dispose()
-            own.stop()
 
     def test_a_connection_lost_within_the_write_leaves_the_old_result_and_the_step_tries_again(
         self, market_url: str, built: Database

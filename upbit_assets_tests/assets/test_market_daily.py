@@ -104,7 +104,7 @@ market_days = st.tuples(st.sampled_from(MARKETS), st.sampled_from([TODAY, TOMORR
 
 
 @settings(
-    max_examples=8,
+    max_examples=4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

@@ -31,7 +31,7 @@ from upbit_assets_tests.pipeline import (
 )
 
 on_real_database = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 Level = tuple[str, str]  # price and size as the exchange spells them
 PADDING: Level = ("0.0", "0.0")

@@ -125,6 +125,7 @@ def test_a_day_is_repaired_in_one_run_and_one_write_a_table(market_url: str, dat
         assert ask(market_url, f"SELECT count(DISTINCT xmin::text), count(*) FROM {name}") == [(1, rows_of_all)]
 
 
+@pytest.mark.long
 class TestCommandLine:
     """What a person types; each command a process of its own."""
 

@@ -43,12 +43,13 @@ def put_tickers(database: Database, *minutes: int, **fields: str) -> None:
     ("assets", "axis"), [(TICKER, windows), (BOOK, windows), (DAYS, days)], ids=["ticker", "orderbook", "days"]
 )
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("last", [PAST, PAST + 3 * DAY])
+@pytest.mark.parametrize("partitions", [1, 3])
 def test_what_nobody_collected_fails_and_is_not_materialized(
-    market_url: str, assets: tuple[str, ...], axis: Axis, together: bool, last: datetime
+    market_url: str, assets: tuple[str, ...], axis: Axis, together: bool, partitions: int
 ):
+    last = PAST + (partitions - 1) * axis.length if partitions > 1 else None
     for selection in [assets] if together else [(asset,) for asset in assets]:
-        result = materialize(*selection, first=PAST, last=last if last > PAST else None, axis=axis)
+        result = materialize(*selection, first=PAST, last=last, axis=axis)
         assert not result.success
         assert "Nothing was collected in" in said(result)
         assert axis.key_of(axis.at(PAST).start) in said(result)

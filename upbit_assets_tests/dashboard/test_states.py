@@ -78,6 +78,7 @@ def test_nothing_is_ranked_by_volatility_before_a_price_has_moved(visitor: Visit
     expect(page.locator("#unmoved")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Visitor, board_url: str, market: Market):
     at = datetime.now(UTC)
     start = windows.at(at).start
@@ -100,7 +101,7 @@ def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Vis
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"수집 141\s*일부 1\s*없음 1\s*수집 중 1"))
 
 
-@pytest.mark.parametrize("simulated", [True, False])
+@pytest.mark.parametrize("simulated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_simulated_data_are_called_so(visitor: Visitor, board_url: str, market: Market, simulated: bool):
     filled(board_url, market, datetime.now(UTC))
     ask(board_url, "UPDATE bronze.origin SET simulated = %s", simulated)
@@ -166,6 +167,7 @@ def test_depths_beyond_the_levels_shown_are_one_row(visitor: Visitor, board_url:
     expect(rows).to_have_text([re.compile(r"±0.1%\s*≥ [\d.,]+[억만]?\s*[\d.,]+[억만]?$"), re.compile("±0.5%.*≥.*≥")])
 
 
+@pytest.mark.long
 def test_a_stopped_database_looks_deliberate_and_comes_back(
     troubled_visitor: Visitor, own_server: EmbeddedPostgres, board_url: str, market: Market
 ):

@@ -104,6 +104,7 @@ def test_a_broken_backup_replaces_nothing(deployed: EmbeddedPostgres, tmp_path: 
     assert contents(deployed.url("upbit")) == before
 
 
+@pytest.mark.long
 def test_the_embedded_databases_too(tmp_path: Path):
     home, folder = tmp_path / "home", tmp_path / "backups" / "one"
     server = EmbeddedPostgres(home / ".postgres")

@@ -1,6 +1,7 @@
 """Dagster goes on after a clock that was wrong: its ticks, its queue, and what says that it is well."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def test_what_is_dated_later_than_now_is_dated_back_and_the_rest_stays(
 
     assert ahead is not None
     assert abs(ahead - AHEAD) <= timedelta(seconds=2)
-    assert "1:30:00 later than this machine's clock" in caplog.text
+    assert re.search("1:(30:00|29:5.) later than this machine's clock", caplog.text)
     assert date_back(instance) is None
     storage = instance.schedule_storage
     assert storage is not None
@@ -191,6 +192,7 @@ def a_daemon(server: EmbeddedPostgres, instance: DagsterInstance, folder: Path) 
 
 @pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs a C compiler, to set the clock")
 @pytest.mark.timeout(420)
+@pytest.mark.long
 def test_schedules_sensors_and_queue_go_on_after_a_clock_that_was_ahead(
     deployed: EmbeddedPostgres, instance: DagsterInstance, tmp_path: Path
 ):

@@ -205,7 +205,10 @@ def trades_of(exchange, code):
 TYPES = [{"type": kind, "codes": ["KRW-BTC"]} for kind in ("ticker", "trade", "orderbook", "candle.1s", "candle.240m")]
 
 
-@pytest.mark.parametrize("form", ["DEFAULT", "SIMPLE", "JSON_LIST", "SIMPLE_LIST"])
+@pytest.mark.parametrize(
+    "form",
+    ["DEFAULT", "SIMPLE_LIST", *(pytest.param(form, marks=pytest.mark.long) for form in ("SIMPLE", "JSON_LIST"))],
+)
 def test_the_exchanges_own_sdk_reads_the_stream(busy, clients, form):
     channel = clients.remote_exec(stream_with_sdk, url=busy.url, types=TYPES, form=form, count=100)
     told, truth = received(channel), trades_of(busy, "KRW-BTC")

@@ -53,7 +53,12 @@ ONE_SIDED: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", ONE_SIDED)
+QUICKEST = ("dropped frames", "a close in the middle of a frame")
+
+
+@pytest.mark.parametrize(
+    "fault", [each if each in QUICKEST else pytest.param(each, marks=pytest.mark.long) for each in ONE_SIDED]
+)
 def test_one_connections_fault_loses_nothing(stream: Stream, exchange: Handle, market_url: str, fault: str):
     match, kind, options = ONE_SIDED[fault]
     with stream() as run:

@@ -235,6 +235,7 @@ class TestProcesses:
             child.kill()
             child.wait()
 
+    @pytest.mark.long
     def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(
         self, started: Callable[[str], "subprocess.Popen[bytes]"], exchange: Handle, market_url: str, tmp_path: Path
     ):
@@ -264,6 +265,7 @@ class TestProcesses:
         start, end = (at.replace(microsecond=0) for at in (start, end))
         assert stored(market_url, start, end) == truth(exchange, start, end)
 
+    @pytest.mark.long
     def test_one_that_is_killed_and_started_anew_again_and_again_leaves_no_trade_half_written(
         self, started: Callable[[str], "subprocess.Popen[bytes]"], exchange: Handle, market_url: str
     ):
