@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from upbit_assets.sandbox.clock import Clock, real_time
 from upbit_assets.sandbox.endpoints import Endpoints, RequestError
 from upbit_assets.sandbox.faults import Fault, Faults
+from upbit_assets.sandbox.hub import Hub
 from upbit_assets.sandbox.limits import RateLimits
 from upbit_assets.sandbox.market import Market
 from upbit_assets.sandbox.reply import LABEL, NO_STORE, Reply, error, over_quota
-from upbit_assets.sandbox.websocket import Hub, reset
+from upbit_assets.sandbox.websocket import reset
 
 ABOUT = "An offline simulation of Upbit's public REST API and WebSocket. The market is invented: no price here is real."
 

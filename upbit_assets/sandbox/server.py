@@ -18,8 +18,9 @@ from upbit_assets.local_http import listening
 from upbit_assets.sandbox.app import create_app
 from upbit_assets.sandbox.clock import Clock, real_time
 from upbit_assets.sandbox.faults import Faults
+from upbit_assets.sandbox.hub import Hub
 from upbit_assets.sandbox.market import Market
-from upbit_assets.sandbox.websocket import Connection, Hub
+from upbit_assets.sandbox.websocket import Connection
 
 NAME = "the offline exchange"
 
