@@ -395,7 +395,7 @@ class TestLooks:
 
 
 class TestFailures:
-    def test_a_window_whose_run_failed_is_asked_for_again_at_growing_intervals(
+    def test_a_window_whose_run_failed_is_requested_again_at_growing_intervals(
         self, daemon: Daemon, database: Database
     ):
         put(database, 0)
@@ -421,7 +421,7 @@ class TestFailures:
         assert daemon.tick() == both(0)
 
     @pytest.mark.parametrize("status", [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED])
-    def test_a_window_with_an_unfinished_run_is_not_asked_for_twice(self, daemon: Daemon, database: Database, status):
+    def test_a_window_with_an_unfinished_run_is_not_requested_twice(self, daemon: Daemon, database: Database, status):
         tags = {RANGE_START: windows.key_of(PAST), RANGE_END: windows.key_of(PAST + WINDOW)}
         run = daemon.instance.create_run_for_job(defs.resolve_job_def("refresh"), tags=tags, status=status)
         put(database, 0, 10, 20)
@@ -441,7 +441,7 @@ class TestFailures:
 
 
 class TestFreshness:
-    def test_whether_data_come_in_is_told_without_a_run(self, market_url: str, instance: DagsterInstance):
+    def test_whether_data_come_in_is_reported_without_a_run(self, market_url: str, instance: DagsterInstance):
         with build_sensor_context(instance, resources={"database": Database()}) as context:
             result = schedules.check_freshness(context)
         assert isinstance(result, SensorResult)
@@ -480,7 +480,7 @@ class TestAnUnknownDatabase:
         assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
         assert len(rows(database, tables.gold_market_stats)) == 3
 
-    def test_the_cursor_of_a_version_that_knew_tickers_only_is_begun_anew(self, daemon: Daemon, database: Database):
+    def test_the_cursor_of_a_version_that_knew_tickers_only_is_reset(self, daemon: Daemon, database: Database):
         starts, here = self.past_of(database), json.loads(daemon.cursor or "{}")["database"]
         old = {"database": here, "seen": 2**60, "past": None, "waiting": {"2026-01-29-14:00": ["1", 1, 9e9]}}
         daemon.cursor = json.dumps(old)

@@ -120,7 +120,7 @@ def test_of_many_failing_windows_the_newest_are_named_and_all_are_counted(three_
     assert "And 490 more" in told(evaluation)
 
 
-def test_windows_whose_data_were_dropped_are_not_held_against_the_asset(three_windows: str):
+def test_windows_whose_data_were_dropped_are_not_counted_against_the_asset(three_windows: str):
     damage(three_windows, 0)
     assert not evaluate(*SILVER, PAST).passed
     ask(three_windows, "INSERT INTO bronze.retention VALUES ('silver.ticker', %s, now())", PAST + WINDOW)

@@ -107,7 +107,7 @@ def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, na
     assert ask(url, passed, name) == [(PAST, False), (PAST + WINDOW, True)]
 
 
-def test_raw_rows_that_came_after_silver_are_told_and_not_held_against_it(url: str, database: Database):
+def test_raw_rows_that_came_after_silver_are_reported_and_not_counted_against_it(url: str, database: Database):
     put_bronze(database, PAST + WINDOW / 2, {"KRW-03": ticker("KRW-03")})
     evaluation = evaluate("silver_ticker", ACCOUNTS, PAST)
     assert evaluation.passed
@@ -137,7 +137,7 @@ def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
     assert shown(evaluation)["age in seconds"] < 60
 
 
-def test_freshness_is_said_of_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
+def test_freshness_is_reported_of_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
     result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
     assert FRESHNESS[1] not in judged(result), "which would say the same of every run"
     with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -147,7 +147,7 @@ def test_freshness_is_said_of_the_newest_materialization(database: Database, exc
     assert target.run_id == result.run_id
 
 
-def test_figures_that_are_old_are_not_fresh_and_their_time_is_told(url: str):
+def test_figures_that_are_old_are_not_fresh_and_their_time_is_reported(url: str):
     evaluation = evaluate(*FRESHNESS)
     assert not evaluation.passed
     assert evaluation.severity is AssetCheckSeverity.WARN

@@ -147,7 +147,7 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def test_an_output_is_of_the_partitions_that_it_is_told():
+def test_an_output_is_of_the_given_partitions():
     partitions = DailyPartitionsDefinition("2026-01-01")
     keys = PartitionKeyRange("2026-01-01", "2026-01-03")
     context = build_output_context(asset_partitions_def=partitions, asset_partition_key_range=keys)

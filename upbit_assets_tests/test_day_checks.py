@@ -164,7 +164,7 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
     assert (evaluation.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
 
 
-def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_told(two_days: str, database: Database):
+def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_reported(two_days: str, database: Database):
     day = f"traded_at < '{TOMORROW.isoformat()}'"
     ask(two_days, f"UPDATE silver.trade SET volume = volume * 1.00000001 WHERE market = 'KRW-0' AND {day}")
     ask(two_days, f"DELETE FROM silver.trade WHERE market = 'KRW-1' AND {day}")

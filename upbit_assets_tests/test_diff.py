@@ -103,7 +103,7 @@ def test_another_formula_shows_by_column_with_the_largest_differences_and_writes
     assert diff("--partition", RANGE).exit_code == 0
 
 
-def test_rows_that_would_come_go_or_change_are_told_apart_and_named(computed: str):
+def test_rows_that_would_come_go_or_change_are_distinguished_and_named(computed: str):
     ask(computed, "DELETE FROM silver.ticker WHERE market = 'KRW-ETH' AND ingested_at = %s", PAST)
     ask(
         computed,

@@ -113,7 +113,7 @@ class TestCloseGaps:
         daemon.instance.create_run_for_job(defs.resolve_job_def("collect_days"), status=DagsterRunStatus.STARTED)
         assert daemon.tick() == asked("candle", 1)
 
-    def test_a_day_that_stays_as_it_is_is_asked_for_at_growing_intervals(self, daemon: GapCloser, database: Database):
+    def test_a_day_that_stays_incomplete_is_requested_at_growing_intervals(self, daemon: GapCloser, database: Database):
         for kind, back in ORDER[1:]:
             cover(database, TODAY - back * DAY, kind)
         asked_after = []
@@ -148,7 +148,7 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         assert daemon.skipped == "Nothing is missing"
 
-    def test_what_the_exchange_does_not_have_is_not_asked_for_again(
+    def test_what_the_exchange_does_not_have_is_not_requested_again(
         self, daemon: GapCloser, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -175,7 +175,7 @@ class TestCloseGaps:
         monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
         assert daemon.tick() == set()
 
-    def test_trades_are_asked_for_as_far_back_as_they_are_told(
+    def test_trades_are_requested_as_far_back_as_they_are_available(
         self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "9")
@@ -190,7 +190,7 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         assert "There is no turnover ranking yet to choose the markets by" in str(daemon.skipped)
 
-    def test_another_database_is_looked_through_anew(
+    def test_another_database_is_scanned_again(
         self, daemon: GapCloser, another_url: str, monkeypatch: pytest.MonkeyPatch
     ):
         assert daemon.tick() == asked("candle", 1)
@@ -202,7 +202,7 @@ class TestCloseGaps:
 class TestDropped:
     """Days whose raw rows retention dropped."""
 
-    def test_a_day_that_is_asked_for_again_is_collected_whole(
+    def test_a_day_that_is_requested_again_is_collected_whole(
         self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
     ):
         day = TODAY - DAY
@@ -248,7 +248,7 @@ class TestCollectToday:
         assert isinstance(asked, RunRequest | SkipReason)
         return asked
 
-    def test_today_alone_is_asked_for_and_collected(
+    def test_today_alone_is_requested_and_collected(
         self, daemon: GapCloser, instance: DagsterInstance, market_url: str, exchange: Handle
     ):
         asked = self.tick(instance)

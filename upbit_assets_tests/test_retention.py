@@ -269,13 +269,13 @@ class TestAfterwards:
         put(OLD)
         assert materialize("silver_ticker", "gold_market_stats", first=OLD).success
 
-    def test_the_sensor_does_not_ask_for_a_window_of_which_a_stray_row_came_back(self, dropped: str):
+    def test_the_sensor_does_not_request_a_window_of_which_a_stray_row_came_back(self, dropped: str):
         put(OLD, MIDNIGHT)
         with Database().connect() as connection:
             asked = stale(connection, MARKET_STATS, {OLD, MIDNIGHT})
         assert [each.start for each in asked] == [MIDNIGHT]
 
-    def test_a_window_that_nobody_collected_was_not_dropped(self, market: str):
+    def test_a_window_that_was_not_collected_was_not_dropped(self, market: str):
         assert f"Nothing was collected in {windows.key_of(OLD)}" in said(materialize("silver_ticker", first=OLD))
 
 

@@ -79,7 +79,7 @@ class TestValues:
         texts = {"METABASE_ADMIN_EMAIL", "METABASE_ADMIN_PASSWORD", *aws}
         assert {setting.name for setting in DECLARED} - told == texts
 
-    def test_all_that_are_wrong_are_told_at_once(self, monkeypatch: pytest.MonkeyPatch):
+    def test_all_that_are_wrong_are_reported_at_once(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "x")
         monkeypatch.setenv("UPBIT_API_URL", "y")
         with pytest.raises(SettingError, match=r"(?s)UPBIT_API_URL is 'y'.*\nUPBIT_DAYS_BACK is 'x'"):
@@ -93,7 +93,7 @@ class TestValues:
     @pytest.mark.parametrize(
         "url", ["mysql://me:hush@db/upbit", "me:hush@db", "postgresql//me:hush@db", "db/upbit?user=me&password=hush"]
     )
-    def test_a_password_is_not_told(self, monkeypatch: pytest.MonkeyPatch, url: str):
+    def test_a_password_is_not_shown(self, monkeypatch: pytest.MonkeyPatch, url: str):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", url)
         with pytest.raises(SettingError, match=r"UPBIT_POSTGRES_URL is .*\*\*\*") as error:
             check()
@@ -248,7 +248,7 @@ class TestDocuments:
             (service, setting.name) for setting in DECLARED for service in (setting.service or "").split()
         }
 
-    def test_nothing_speaks_of_one_that_is_none(self):
+    def test_nothing_mentions_a_missing_one(self):
         listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True)
         files = [PROJECT / path for path in listed.stdout.splitlines()]
         spoken = {

@@ -79,7 +79,7 @@ class TestASecondOne:
             assert running(tmp_path) == {"pid": str(os.getpid())}
 
 
-def test_another_port_than_the_one_that_people_know_is_said(capsys):
+def test_another_port_than_the_one_that_people_know_is_reported(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wanted = taken.getsockname()[1]
         port = chosen_port("the board", wanted)
@@ -87,7 +87,7 @@ def test_another_port_than_the_one_that_people_know_is_said(capsys):
     assert capsys.readouterr().out == f"Port {wanted} is in use: the board uses {port} instead.\n"
 
 
-def test_a_process_goes_on_at_the_end_of_its_log_when_that_begins_anew(tmp_path: Path, monkeypatch):
+def test_a_process_goes_on_at_the_end_of_its_log_when_that_is_rotated(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(stack, "MAX_LOG_BYTES", 5)
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
     says = f"import os, time; os.write(1, b'the first line'); exec({wait!r}); os.write(1, b'the second')"

@@ -167,7 +167,7 @@ class TestAssets:
         assert materialize("archive_ticker_raw", first=early, last=early).success
         assert (folder / path_of(TICKERS, early)).exists()
 
-    def test_the_check_tells_of_rows_that_came_later_and_of_a_changed_file(self, market_url: str, folder: Path):
+    def test_the_check_reports_rows_that_came_later_and_of_a_changed_file(self, market_url: str, folder: Path):
         put_rows(market_url, TICKERS)
         assert materialize("archive_ticker_raw").success
         put_rows(market_url, TICKERS, count=1)

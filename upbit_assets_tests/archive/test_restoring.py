@@ -76,7 +76,7 @@ class TestMaterializing:
         again = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=COLLECTED_AT)
         assert "rows from the archive" not in metadata_of(again, "bronze_ticker_raw")
 
-    def test_a_window_that_nobody_collected_still_says_so(self, market: str, folder: Path):
+    def test_a_window_that_was_not_collected_still_says_so(self, market: str, folder: Path):
         assert "Nothing was collected in 2026-01-29-14:00" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
     def test_a_damaged_archive_is_named(self, market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -86,7 +86,7 @@ class TestMaterializing:
         (folder / path_of(TICKERS, PAST)).write_bytes(b"")
         assert "is damaged or not a Parquet file" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
-    def test_a_dropped_day_of_candles_is_not_asked_for_again(
+    def test_a_dropped_day_of_candles_is_not_requested_again(
         self, market: str, folder: Path, exchange: Any, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC,KRW-ETH")

@@ -136,7 +136,7 @@ def test_what_a_store_does_is_one_plain_error_without_credentials_and_the_versio
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_store_that_is_away_is_named(database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_that_is_unreachable_is_named(database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch):
     use_s3(monkeypatch, "http://127.0.0.1:9")
     put_rows(market_url, TICKERS)
     with pytest.raises(ArchiveError, match="does not respond"):

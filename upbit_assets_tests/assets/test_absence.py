@@ -88,7 +88,7 @@ def lies(*kinds: str, chance: float) -> list[dict[str, Any]]:
     ],
     ids=["nothing", "half a page", "the answer before", "another market's", "all of it"],
 )
-def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_said_to_be_missing(
+def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_reported_as_missing(
     daemon: GapCloser, exchange: Handle, market_url: str, faults: list[dict[str, Any]]
 ):
     exchange.faults.replace(faults)
@@ -107,7 +107,7 @@ def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_
 
 @pytest.mark.parametrize("kind", RAW)
 @pytest.mark.parametrize("nth", [0, 1])
-def test_nothing_once_is_asked_for_again_at_once(
+def test_nothing_once_is_requested_again_at_once(
     daemon: GapCloser, exchange: Handle, market_url: str, kind: str, nth: int
 ):
     exchange.faults.add(CALLS, "empty", skip=nth, times=1)
@@ -117,7 +117,7 @@ def test_nothing_once_is_asked_for_again_at_once(
     assert claimed(market_url, kind) == {(MARKET, YESTERDAY)}
 
 
-def test_nothing_twice_is_noticed_by_the_days_own_candle_and_asked_for_again(
+def test_nothing_twice_is_noticed_by_the_days_own_candle_and_requested_again(
     daemon: GapCloser, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -132,7 +132,7 @@ def test_nothing_twice_is_noticed_by_the_days_own_candle_and_asked_for_again(
 
 
 @pytest.mark.parametrize("late", [3, pytest.param(9, marks=pytest.mark.long)])
-def test_candles_that_come_to_be_told_late_leave_no_minute_silent(
+def test_candles_that_are_published_late_leave_no_minute_silent(
     daemon: GapCloser, exchange: Handle, market_url: str, late: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")  # which trades in each minute
@@ -148,7 +148,7 @@ def test_candles_that_come_to_be_told_late_leave_no_minute_silent(
 
 
 @pytest.mark.long
-def test_a_day_that_never_adds_up_is_asked_for_three_times_and_says_so(
+def test_a_day_that_never_adds_up_is_requested_three_times_and_says_so(
     daemon: GapCloser, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -186,7 +186,7 @@ def test_a_day_is_not_proved_by_a_candle_that_says_less_than_the_days_tickers(
     assert ask(market_url, "SELECT proved FROM silver.candle_coverage") == [(False,)]
 
 
-def test_what_a_former_version_took_for_silent_is_asked_for_again(daemon: GapCloser, exchange: Handle, market_url: str):
+def test_what_a_former_version_took_for_silent_is_requested_again(daemon: GapCloser, exchange: Handle, market_url: str):
     """As the migration leaves it: a page without rows covers nothing."""
     ask(
         market_url,

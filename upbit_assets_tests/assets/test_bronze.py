@@ -40,7 +40,7 @@ def stored(url: str, table: str) -> Any:
     return [exact(text) for (text,) in ask(url, f"SELECT raw_data::text FROM {table} ORDER BY id")]
 
 
-def test_bronze_holds_what_the_exchange_said_to_the_last_digit(market_url: str, still_exchange: Handle):
+def test_bronze_holds_what_the_exchange_sent_to_the_last_digit(market_url: str, still_exchange: Handle):
     result = materialize("bronze_ticker_raw", first=now())
 
     assert result.success, said(result)

@@ -56,7 +56,7 @@ def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
 
 @pytest.mark.parametrize("seconds", [-4, 4])
 @pytest.mark.parametrize("asset", ["bronze_ticker_raw", "bronze_trade_raw"])
-def test_a_clock_that_goes_wrong_is_told_while_it_is_tolerated(
+def test_a_clock_that_goes_wrong_is_reported_while_it_is_tolerated(
     market_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], asset: str, seconds: int
 ):
     with our_clock_ahead(monkeypatch, timedelta(seconds=seconds)):

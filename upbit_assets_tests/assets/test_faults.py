@@ -247,7 +247,7 @@ class TestBadNetwork:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
         assert_healed()
 
-    def test_a_block_is_respected_and_its_end_is_told(self, exchange: Handle):
+    def test_a_block_is_respected_and_its_end_is_reported(self, exchange: Handle):
         end = (datetime.now(UTC) + timedelta(seconds=4)).replace(microsecond=0)
         block = f'{{"error": {{"name": 418, "message": "Blocked until {end:%Y-%m-%dT%H:%M:%SZ}"}}}}'
         exchange.faults.replace(
@@ -290,7 +290,9 @@ class TestBadDatabase:
         put_bronze(database, PAST + timedelta(minutes=1), {f"KRW-{n}": ticker(f"KRW-{n}") for n in range(50)})
         return database
 
-    def test_a_database_that_is_gone_is_told_in_plain_words_and_comes_back_whole(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_database_that_is_gone_is_reported_in_plain_words_and_comes_back_whole(
+        self, monkeypatch: pytest.MonkeyPatch
+    ):
         with a_server() as own:
             monkeypatch.setenv("UPBIT_POSTGRES_URL", own.url("upbit"))
             put_bronze(Database(), PAST, {"KRW-BTC": ticker("KRW-BTC")})

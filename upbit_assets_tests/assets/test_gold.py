@@ -184,7 +184,7 @@ def test_a_quote_currency_without_a_rate_ranks_last_and_says_so(market_url: str,
     ]
 
 
-def test_a_rate_that_the_last_snapshot_lacks_is_the_windows_newest_and_said(market_url: str, database: Database):
+def test_a_rate_that_the_last_snapshot_lacks_is_the_windows_newest_and_reported(market_url: str, database: Database):
     last = PAST + timedelta(minutes=2)
     put_silver(
         database,

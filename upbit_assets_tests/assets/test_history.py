@@ -277,7 +277,7 @@ class TestBadPages:
         assert_whole(market_url, exchange, kind)
 
     @BOTH
-    def test_a_page_that_repeats_once_is_asked_for_again(self, market_url: str, exchange: Handle, kind: str):
+    def test_a_page_that_repeats_once_is_requested_again(self, market_url: str, exchange: Handle, kind: str):
         answer(exchange, kind, rows_told(exchange, kind)[:A_PAGE], nth=1)
         collected(kind)
         assert_whole(market_url, exchange, kind)
@@ -309,7 +309,7 @@ class TestBadPages:
         collected(kind)
         assert_whole(market_url, exchange, kind)
 
-    def test_an_exchange_whose_pages_all_lead_nowhere_is_not_asked_for_long(self, market_url: str, exchange: Handle):
+    def test_an_exchange_whose_pages_make_no_progress_is_not_requested_long(self, market_url: str, exchange: Handle):
         same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
         exchange.faults.add("candles", "body", body=same)
         assert "paging makes no progress." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
@@ -318,7 +318,7 @@ class TestBadPages:
         assert history.MAX_STUCK_MARKETS < exchange.faults.show()[0]["seen"] <= most
 
     @pytest.mark.parametrize("instead", [HTML, '[{"market": "BTC-TRX", "candle_date'])
-    def test_another_kind_of_reply_is_asked_for_again(self, market_url: str, exchange: Handle, instead: str):
+    def test_another_kind_of_reply_is_requested_again(self, market_url: str, exchange: Handle, instead: str):
         exchange.faults.add("candles", "body", body=instead, content_type="text/html", skip=1, times=1)
         collected("candle")
         assert_whole(market_url, exchange, "candle")
@@ -453,7 +453,7 @@ class TestCoverage:
         traded = len(of_today)
         assert self.coverage_of(market_url, TODAY) == {MARKET: (traded, known - traded, 1440 - known, None)}
 
-    def test_a_minute_whose_candle_was_rejected_is_missing_until_a_good_one_is_asked_for(
+    def test_a_minute_whose_candle_was_rejected_is_missing_until_a_good_one_is_requested(
         self, market_url: str, exchange: Handle
     ):
         wrong = [{"index": index, "set": {"trade_price": "-1"}} for index in (0, 7)]
@@ -543,7 +543,7 @@ def collect_for_ever(url: str, exchange_url: str) -> None:
     collect("candle", datetime.now(UTC) - DAY)
 
 
-def test_what_a_killed_process_had_is_not_asked_for_again(market_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_killed_process_had_is_not_requested_again(market_url: str, monkeypatch: pytest.MonkeyPatch):
     for module in (history, pages, client):
         monkeypatch.setattr(module, "datetime", datetime)
     day = days.at(datetime.now(UTC) - DAY).start

@@ -54,7 +54,7 @@ class TestTickers:
         assert MISSING not in shown
         assert checks(result)["markets_match_the_market_list"].passed
 
-    def test_what_is_missing_twice_is_told_and_the_rest_is_kept(self, market_url: str, exchange: Handle):
+    def test_what_is_missing_twice_is_reported_and_the_rest_is_kept(self, market_url: str, exchange: Handle):
         tickers()
         exchange.faults.add("ticker/all", "rows", rows=[{"market": "KRW-ETH", "duplicate": -1}])
         result, shown = tickers()
@@ -80,7 +80,7 @@ class TestTickers:
         assert snapshots_of(market_url, "ticker") == [30, 15]
 
     @pytest.mark.parametrize("times", [1, None])
-    def test_an_answer_of_an_earlier_moment_is_asked_for_again(
+    def test_an_answer_of_an_earlier_moment_is_requested_again(
         self, market_url: str, exchange: Handle, times: int | None
     ):
         long_ago = {"market": "*", "set": {"timestamp": "1769662800000"}}
@@ -149,7 +149,7 @@ class TestOrderbooks:
         assert not materialize("bronze_orderbook_raw", first=now()).success
         assert calls(exchange) == 1
 
-    def test_a_book_that_is_missing_from_one_answer_is_asked_for_again(self, market_url: str, exchange: Handle):
+    def test_a_book_that_is_missing_from_one_answer_is_requested_again(self, market_url: str, exchange: Handle):
         exchange.faults.add("orderbook", "rows", times=1, rows=[{"market": "KRW-ETH", "duplicate": -1}])
         assert MISSING not in books()
         assert snapshots_of(market_url, "orderbook") == [3]

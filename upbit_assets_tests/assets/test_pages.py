@@ -268,7 +268,7 @@ class TestLies:
         with pytest.raises(NoProgressError):
             list(trade_pages(self.saying(*newer), self.GAP))
 
-    def test_the_day_before_after_a_trade_tells_that_there_are_no_more_but_not_alone(self):
+    def test_the_day_before_after_a_trade_means_that_there_are_no_more_but_not_alone(self):
         at, before = MIDNIGHT + 5 * MINUTE, [trade(MIDNIGHT - each * MINUTE, each) for each in (1, 2)]
         first, last = trade_pages(self.saying([trade(at, 8), trade(at, 7)], before), self.GAP)
         assert [len(first.rows), len(last.rows)] == [2, 0]

@@ -101,7 +101,7 @@ class TestTheRowAtTheLastMoment:
         assert materialize(*REPAIR, first=PAST, last=NEXT).success
         assert derived(self.database) == self.whole
 
-    def test_without_the_next_window_it_is_missing_and_the_check_of_that_window_tells(self):
+    def test_without_the_next_window_it_is_missing_and_the_check_of_that_window_reports_it(self):
         assert materialize(*REPAIR, first=PAST).success
         silver, whole = derived(self.database)[0], self.whole[0]
         assert len(whole) - len(silver) == 1

@@ -268,7 +268,7 @@ def test_a_rate_is_of_the_rows_own_prices_however_the_exchange_rounds_it(market_
 
 
 @pytest.mark.parametrize("previous", [None, "null", "0.0", '"100"'])
-def test_a_ticker_without_a_previous_price_has_no_rate_to_be_held_against(
+def test_a_ticker_without_a_previous_price_has_no_rate_to_be_compared_with(
     market_url: str, database: Database, previous
 ):
     put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", prev_closing_price=previous)})

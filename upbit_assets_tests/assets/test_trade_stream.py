@@ -103,7 +103,7 @@ def test_a_trade_is_typed_exactly(database: Database, market_url: str):
     assert silver(market_url) == [("KRW-BTC", trade.key, trade.at, price, volume, "BID", "stream")]
 
 
-def test_what_was_told_twice_counts_once_and_ids_are_a_markets_own(database: Database, market_url: str):
+def test_what_was_received_twice_counts_once_and_ids_are_a_markets_own(database: Database, market_url: str):
     for trade, times in ((Trade(), 3), (Trade("KRW-ETH"), 1), (Trade(key=Trade().key + 1), 1)):
         for _ in range(times):
             put_raw(database, trade)
@@ -117,7 +117,7 @@ def test_what_was_told_twice_counts_once_and_ids_are_a_markets_own(database: Dat
     assert ask(market_url, counted) == [(5, 3, 0, 2)]
 
 
-def test_what_was_asked_for_afterwards_is_read_in_rests_own_words(database: Database, market_url: str):
+def test_what_was_backfilled_is_read_with_rests_fields(database: Database, market_url: str):
     put_raw(database, Trade(), Trade().row(), "rest")
     build(database)
     assert [row[-1] for row in silver(market_url)] == ["rest"]

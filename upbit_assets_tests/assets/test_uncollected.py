@@ -44,7 +44,7 @@ def put_tickers(database: Database, *minutes: int, **fields: str) -> None:
 )
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("partitions", [1, 3])
-def test_what_nobody_collected_fails_and_is_not_materialized(
+def test_what_was_not_collected_fails_and_is_not_materialized(
     market_url: str, assets: tuple[str, ...], axis: Axis, together: bool, partitions: int
 ):
     last = PAST + (partitions - 1) * axis.length if partitions > 1 else None
@@ -99,7 +99,7 @@ def test_a_window_that_a_run_has_emptied_is_materialized_by_it(database: Databas
 
 
 @pytest.mark.parametrize("kind", ["candle", "trade"])
-def test_a_day_of_which_the_exchange_said_that_nobody_traded_was_collected(database: Database, kind: str):
+def test_a_day_of_which_the_exchange_reports_no_trades_was_collected(database: Database, kind: str):
     cover(database, kind, "KRW-BTC", TODAY, TODAY + DAY)
     result = materialize(*DAYS, first=TODAY - DAY, last=TODAY + DAY, axis=days)
 

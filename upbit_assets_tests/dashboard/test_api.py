@@ -302,7 +302,7 @@ def test_it_can_only_read(url: str):
     engine.dispose()
 
 
-def test_a_login_without_the_readers_role_is_told_so(url: str):
+def test_a_login_without_the_readers_role_gets_an_error(url: str):
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("CREATE ROLE stranger LOGIN")
         try:
@@ -314,7 +314,7 @@ def test_a_login_without_the_readers_role_is_told_so(url: str):
             owner.execute("DROP ROLE stranger")
 
 
-def test_a_database_without_tables_is_told_how_to_get_them(url: str):
+def test_a_database_without_tables_gets_an_error_that_says_how_to_get_them(url: str):
     bare = conninfo.make_conninfo(url, dbname="template1")
     with running(bare) as address:
         assert "Run: upbit-assets migrate" in refusal(address, "/api/markets", 503)
@@ -344,7 +344,7 @@ def test_each_reply_is_sealed_against_other_sites(board: str):
 
 
 @pytest.mark.parametrize("host", ["rebound.example", "127.0.0.1.rebound.example", "", "localhost@rebound.example:80"])
-def test_a_name_that_is_not_its_own_is_turned_away(board: str, host: str):
+def test_a_name_that_is_not_its_own_is_rejected(board: str, host: str):
     reply = session.get(board + "/api/status", headers={"Host": host}, timeout=10)
     assert reply.status_code == 421
     assert "simulated" not in reply.text

@@ -102,7 +102,7 @@ def test_all_pages_hear_of_a_write_over_one_connection(board: str, url: str):
             assert len(connection.execute(LISTENERS).fetchall()) == 1
 
 
-def test_a_write_that_is_rolled_back_is_not_told(url: str, open_page: OpenPage):
+def test_a_write_that_is_rolled_back_is_not_notified(url: str, open_page: OpenPage):
     open_page.until("database", {"up": True})
     with psycopg.connect(url) as connection:
         notify(connection, "gold.never", datetime.now(UTC))
@@ -112,7 +112,7 @@ def test_a_write_that_is_rolled_back_is_not_told(url: str, open_page: OpenPage):
 
 
 @pytest.mark.parametrize("payload", FOREIGN)
-def test_a_foreign_notification_harms_nobody(url: str, open_page: OpenPage, payload: str):
+def test_a_foreign_notification_is_ignored(url: str, open_page: OpenPage, payload: str):
     open_page.until("database", {"up": True})
     with psycopg.connect(url) as connection:
         connection.execute("SELECT pg_notify('asset_written', %s)", (payload,))
@@ -122,7 +122,7 @@ def test_a_foreign_notification_harms_nobody(url: str, open_page: OpenPage, payl
     assert all(isinstance(value, str) for value in said.values())
 
 
-def test_it_says_that_the_database_went_away_and_listens_again(url: str, open_page: OpenPage):
+def test_it_says_that_the_database_was_lost_and_listens_again(url: str, open_page: OpenPage):
     open_page.until("database", {"up": True})
     with psycopg.connect(url) as connection:
         connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) listeners")
@@ -189,7 +189,7 @@ def test_a_page_gets_every_ticker_at_first_and_then_what_changed(board: str, str
             assert prices(later).keys() == prices(before).keys() == {"KRW-B"}
 
 
-def test_the_stream_away_for_long_is_not_shown_as_the_present(board: str, stream: psycopg.Connection[Any]):
+def test_a_stream_that_is_down_is_not_shown_as_live(board: str, stream: psycopg.Connection[Any]):
     with OpenPage(board) as page:
         page.until("database", {"up": True})
         batch(stream, "KRW-A", age="20 s")
@@ -197,7 +197,7 @@ def test_the_stream_away_for_long_is_not_shown_as_the_present(board: str, stream
         assert prices(page).keys() == {"KRW-A", "KRW-B"}, "the old one came by itself"
 
 
-def test_a_page_that_opens_after_the_stream_went_away_gets_no_old_tickers(url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_that_opens_after_the_stream_went_down_gets_no_old_tickers(url: str, monkeypatch: pytest.MonkeyPatch):
     announcer = Announcer(url, lambda: None)
     announcer.live.add([(1, "KRW-A", 0, '["KRW-A"]')])
     with announcer.page(None) as page:

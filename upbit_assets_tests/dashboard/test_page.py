@@ -163,7 +163,7 @@ def test_a_keyboard_is_enough(visitor: Visitor):
     assert page.evaluate("document.activeElement.dataset.window") < last
 
 
-def test_it_speaks_both_languages_and_remembers(visitor: Visitor, board_url: str):
+def test_it_supports_both_languages_and_remembers(visitor: Visitor, board_url: str):
     page = ready(visitor.open(language="en-GB"))
     expect(page.locator("#top10-title")).to_have_text("Turnover top 10")
     turnover = top10(board_url)[0][4]

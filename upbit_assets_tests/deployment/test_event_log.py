@@ -41,7 +41,7 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
         assert stored[kind] == count
 
 
-def test_what_the_definition_says_is_not_said_again_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
+def test_what_the_definition_says_is_not_repeated_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
     assert [text for _, text in log if REPEATED in text] == []
 
 

@@ -62,7 +62,7 @@ class TestEveryLogin:
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 attempt(deployed, login, "SELECT 1", other)
 
-    def test_becomes_nobody_more(self, deployed: EmbeddedPostgres, login: str):
+    def test_cannot_assume_another_role(self, deployed: EmbeddedPostgres, login: str):
         for role in {"postgres", *OWN} - {login}:
             with pytest.raises(REFUSED):
                 attempt(deployed, login, f"SET ROLE {role}")

@@ -287,7 +287,7 @@ def test_daily_figures_of_one_end_only(reader, dates, days):
     assert [row[0].day for row in rows(reader, "market_daily", **dates)] == days
 
 
-def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(reader):
+def test_coverage_has_every_window_of_the_last_day_and_marks_the_missing_ones(reader):
     ((now,),) = reader.execute("SELECT now()")
     filling = windows.at(now).start
     reader.execute("RESET ROLE")
@@ -301,7 +301,7 @@ def test_coverage_has_every_window_of_the_last_day_and_tells_the_missing_ones(re
     assert {row[1:] for row in shown[1:-2]} == {(0, 0, 0, "미수집")}
 
 
-def test_coverage_of_minutes_tells_what_is_missing_first(reader):
+def test_coverage_of_minutes_shows_what_is_missing_first(reader):
     day = {"from": date(2020, 1, 29), "to": date(2020, 1, 30)}
     the_29th, the_30th = date(2020, 1, 29), date(2020, 1, 30)
     assert rows(reader, "coverage_minutes", **day) == [

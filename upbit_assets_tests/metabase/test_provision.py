@@ -153,14 +153,14 @@ def test_a_card_whose_mark_was_deleted_is_found_by_its_name(made: FakeMetabase):
     assert made.sent == [("PUT", f"/api/card/{id}")]
 
 
-def test_a_copy_of_a_card_is_nobodys_business(made: FakeMetabase):
+def test_a_copy_of_a_card_is_left_alone(made: FakeMetabase):
     id = card_named(made, "변동성 순위")
     copy = made.add(made.cards, made.cards[id] | {"name": "변동성 순위 - Duplicate"})
     assert run(made) == []
     assert not copy["archived"]
 
 
-def test_a_card_that_someone_threw_away_is_made_again_in_its_place(made: FakeMetabase):
+def test_a_card_that_someone_deleted_is_made_again_in_its_place(made: FakeMetabase):
     old = card_named(made, "변동성 순위")
     made.cards[old]["archived"] = True
     made.dashboards[the_dashboard(made)["id"]]["dashcards"] = {
@@ -276,14 +276,14 @@ def test_another_server_is_not_taken_for_metabase():
         provision(url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append, deadline=0, pause=0)
 
 
-def test_a_wrong_password_or_another_admin_is_told_as_such(metabase: FakeMetabase):
+def test_a_wrong_password_or_another_admin_is_reported_as_such(metabase: FakeMetabase):
     metabase.admin = EMAIL, "another password"
     with pytest.raises(MetabaseError, match="METABASE_ADMIN_PASSWORD is wrong, or METABASE_ADMIN_EMAIL is not"):
         run(metabase)
     assert metabase.sent == []
 
 
-def test_a_user_who_is_no_admin_is_told_so(made: FakeMetabase):
+def test_a_user_who_is_no_admin_gets_an_error(made: FakeMetabase):
     made.superuser = False
     with pytest.raises(MetabaseError, match="not an admin"):
         run(made)
@@ -295,13 +295,13 @@ def test_a_rotated_password_of_the_database_is_taken_over(made: FakeMetabase):
     assert run(made, url=DATABASE_URL.replace("reads", "rotated")) == []
 
 
-def test_a_database_that_moved_is_connected_anew_and_the_cards_stay(made: FakeMetabase):
+def test_a_database_that_moved_is_reconnected_and_the_cards_stay(made: FakeMetabase):
     assert run(made, url=DATABASE_URL.replace("db:5433", "db2")) == ["Reconnected the database 업비트 Upbit"]
     ((_, database),) = made.databases.items()
     assert (database["details"]["host"], database["details"]["port"]) == ("db2", 5432)
 
 
-def test_a_database_that_metabase_cannot_reach_is_told_as_such(metabase: FakeMetabase):
+def test_a_database_that_metabase_cannot_reach_is_reported_as_such(metabase: FakeMetabase):
     metabase.logins = set()
     with pytest.raises(MetabaseError, match="must be reachable from Metabase") as refused:
         run(metabase)

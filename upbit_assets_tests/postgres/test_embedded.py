@@ -191,7 +191,7 @@ def test_preparing_that_failed_is_tried_again(down: EmbeddedPostgres):
     assert prepared == ["now"]
 
 
-def test_half_made_data_of_a_killed_initdb_is_made_anew(fresh: EmbeddedPostgres):
+def test_half_made_data_of_a_killed_initdb_is_recreated(fresh: EmbeddedPostgres):
     left_behind = fresh.folder / "data.new"
     left_behind.mkdir(parents=True)
     (left_behind / "PG_VERSION").write_text("18\n")
@@ -208,7 +208,7 @@ def test_an_initdb_still_at_work_for_a_killed_starter_does_no_harm(fresh: Embedd
     assert fresh.start() is True
 
 
-def test_stop_stops_it_and_tells_whether_it_ran(up: EmbeddedPostgres):
+def test_stop_stops_it_and_returns_whether_it_ran(up: EmbeddedPostgres):
     process = psutil.Process(postmaster(up))
 
     assert up.stop() is True
@@ -378,7 +378,7 @@ def test_a_server_that_can_not_start_says_why(down: EmbeddedPostgres):
     assert down.start() is True
 
 
-def test_data_that_became_unreadable_are_never_made_anew(fresh: EmbeddedPostgres):
+def test_data_that_became_unreadable_are_never_overwritten(fresh: EmbeddedPostgres):
     fresh.data.mkdir(parents=True)
     (fresh.data / "precious").write_text("rows")
 

@@ -24,7 +24,7 @@ def owner(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator
         connection.execute('DROP DATABASE "For Dagster" WITH (FORCE)')
 
 
-def test_another_zone_is_an_error_whose_statement_mends_it(owner: "psycopg.Connection[tuple[str]]"):
+def test_another_zone_is_an_error_whose_statement_fixes_it(owner: "psycopg.Connection[tuple[str]]"):
     with pytest.raises(
         SettingError, match=r"DAGSTER_POSTGRES_URL has the time zone Asia/Seoul \(set by: database"
     ) as error:

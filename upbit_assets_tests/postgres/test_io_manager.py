@@ -251,14 +251,14 @@ class TestRefusing:
 
 
 class TestMetadata:
-    def test_a_run_tells_rows_and_speed(self, lab_database: Database):
+    def test_a_run_reports_rows_and_speed(self, lab_database: Database):
         told = metadata_of(materialize(returning(lambda _: frame(1, 2, 3))))
 
         assert told["dagster/partition_row_count"] == told["rows in lab.figures"] == 3
         assert told["seconds"] >= 0
         assert told["rows per second"] > 0
 
-    def test_a_range_tells_no_count_of_one_partition(self, lab_database: Database):
+    def test_a_range_reports_no_count_of_one_partition(self, lab_database: Database):
         told = metadata_of_each(materialize(returning(lambda _: frame(1, 2)), last=NEXT))
 
         assert [("dagster/partition_row_count" in each, each["rows in lab.figures"]) for each in told] == [
@@ -266,7 +266,7 @@ class TestMetadata:
             (False, 2),
         ]
 
-    def test_an_asset_tells_its_table_and_its_columns_with_their_meaning(self):
+    def test_an_asset_has_metadata_of_its_table_and_its_columns_with_their_meaning(self):
         told = returning(lambda _: None).metadata_by_key
         [metadata] = told.values()
         schema = metadata["dagster/column_schema"]
@@ -310,7 +310,7 @@ class TestSeveralTables:
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
 
     @pytest.mark.parametrize(("several", "times"), [(False, 1), (True, 0)])
-    def test_a_write_is_told_once_and_the_many_of_an_asset_that_writes_as_it_goes_are_not(
+    def test_a_write_is_notified_once_and_the_appends_of_an_asset_that_writes_as_it_goes_are_not(
         self, lab_database: Database, lab_url: str, several: bool, times: int
     ):
         def rows(context: AssetExecutionContext) -> MaterializeResult | Load:

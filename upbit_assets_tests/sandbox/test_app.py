@@ -139,7 +139,7 @@ def test_the_wire_carries_the_markets_own_decimals(client):
     assert rows == [MARKET.ticker(market, AT) for market in ("KRW-BTC", "BTC-ETH")]
 
 
-def test_lower_case_codes_are_accepted_and_rows_come_in_the_order_asked_for(client):
+def test_lower_case_codes_are_accepted_and_rows_come_in_the_order_requested(client):
     rows = client.get("/v1/ticker", params={"markets": "krw-eth,KRW-BTC"}).json()
     assert [row["market"] for row in rows] == ["KRW-ETH", "KRW-BTC"]
 

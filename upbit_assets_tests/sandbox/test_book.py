@@ -94,7 +94,7 @@ def test_asking_twice_gives_the_same_book(market, at):
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
-def test_there_are_as_many_units_as_asked_for_and_the_totals_are_the_same(count):
+def test_there_are_as_many_units_as_requested_and_the_totals_are_the_same(count):
     for market in CODES:
         book, whole = book_of(market, AT, count=count), book_of(market, AT)
         assert book["orderbook_units"] == whole["orderbook_units"][:count]

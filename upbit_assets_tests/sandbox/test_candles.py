@@ -210,7 +210,7 @@ def test_prices_are_converted_at_the_days_rate():
     assert {row["converted_trade_price"] for row in rates} == {None}
 
 
-def test_all_there_ever_was_is_told_but_of_seconds_three_months():
+def test_all_history_is_served_but_of_seconds_three_months():
     years = MARKET.candles(CODES[-1], AT, "years", count=200)
     assert [start_of(year).year for year in years] == list(range(2026, 2016, -1))
     opening = datetime(2017, 9, 25, tzinfo=UTC)

@@ -222,7 +222,7 @@ def test_the_exchanges_own_sdk_reads_the_stream(busy, clients, form):
         assert Decimal(row[price]) == truth[row[number]]["trade_price"]
 
 
-def test_the_exchanges_own_sdk_is_told_what_was_wrong(busy, clients):
+def test_the_exchanges_own_sdk_gets_the_error(busy, clients):
     channel = clients.remote_exec(stream_with_sdk, url=busy.url, types=[], form="DEFAULT", count=1)
     ((_, row),) = received(channel)
     assert row["error"]["name"] == "NO_TYPE"

@@ -16,7 +16,7 @@ def fetch(exchange, target=TICKER, **options):
     return http.get(exchange.url + target, timeout=5, **options)
 
 
-def test_a_status_comes_with_the_body_type_and_headers_asked_for(exchange):
+def test_a_status_comes_with_the_body_type_and_headers_requested(exchange):
     exchange.faults.add(
         "ticker",
         "status",
@@ -146,7 +146,7 @@ def test_a_market_can_have_any_code(exchange, code):
 CANDLES = "/v1/candles/minutes/1?market=KRW-BTC&count=4"
 
 
-def test_rows_of_one_market_are_told_apart_by_their_place(exchange):
+def test_rows_of_one_market_are_distinguished_by_their_place(exchange):
     whole = fetch(exchange, CANDLES).json()
     changes = [{"index": 0, "set": {"unit": "7"}}, {"index": -1, "duplicate": 1}, {"market": "KRW-ETH", "index": 1}]
     exchange.faults.add("candles/minutes/1[?].*count=4", "rows", rows=changes)
@@ -238,6 +238,6 @@ def test_an_answer_is_repeated_whatever_is_asked(exchange):
     assert fetch(exchange, "/v1/ticker?markets=KRW-ETH").text == former
 
 
-def test_a_row_can_be_taken_away(exchange):
+def test_a_row_can_be_removed(exchange):
     exchange.faults.add("ticker", "rows", rows=[{"market": "KRW-BTC", "duplicate": -1}])
     assert [row["market"] for row in fetch(exchange).json()] == ["KRW-ETH"]

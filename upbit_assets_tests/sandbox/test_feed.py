@@ -42,7 +42,7 @@ TRADE = ("trade_price", "trade_volume", "ask_bid", "prev_closing_price")
 
 
 @pytest.mark.parametrize("start", [AT, MIDNIGHT - timedelta(seconds=40)])
-def test_every_trade_that_rest_tells_is_a_frame_and_no_other(world, start):
+def test_every_trade_that_rest_has_is_a_frame_and_no_other(world, start):
     world.seconds.value += 1000
     world.clock.step((start - world.clock()).total_seconds())
     since = milliseconds(world.clock())
@@ -95,7 +95,7 @@ def test_a_day_s_counters_in_tickers_are_those_of_rest_and_add_up_to_the_trades(
         told[ticker["code"]] = ticker
 
 
-def test_snapshots_are_what_rest_tells_now(world):
+def test_snapshots_are_what_rest_has_now(world):
     world.seconds.value += 1000
     kinds = ("ticker", "trade", "orderbook", "candle.1m")
     with world.subscribed(*(asked(kind, *CODES) for kind in kinds)) as client:
@@ -159,7 +159,7 @@ def test_candles_come_every_second_in_which_something_was_traded_and_the_last_is
                 assert {name: frame[name] for name in same} == {name: row[name] for name in same}
 
 
-def test_a_clock_that_is_set_back_tells_its_time_again_and_one_set_forward_leaves_nothing_out(world):
+def test_a_clock_that_is_set_back_repeats_its_time_and_one_set_forward_leaves_nothing_out(world):
     world.seconds.value += 1000
     with world.subscribed(asked("trade", "KRW-BTC", is_only_realtime=True)) as client:
         first, again, ahead = (client.due(step=step) for step in (5, 0, 5))
@@ -182,7 +182,7 @@ def test_a_clock_that_leaps_leaves_nothing_out():
             assert {frame["sequential_id"] for frame in told} == rest(world, "KRW-BTC", since).keys()
 
 
-def test_a_running_clock_is_as_fast_as_it_is_told():
+def test_a_running_clock_is_as_fast_as_configured():
     clock = AdjustableClock(AT, speed=100)
     first, second = clock(), clock()
     assert AT <= first <= second < AT + timedelta(hours=1)

@@ -62,7 +62,7 @@ def test_another_seed_is_another_market():
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 100, 855, 2000])
-def test_there_are_as_many_markets_as_asked_for_and_always_the_rates(count):
+def test_there_are_as_many_markets_as_requested_and_always_the_rates(count):
     codes = [listing.market for listing in Market(count=count).markets()]
     assert len(codes) == len(set(codes)) == count
     assert {"KRW-BTC", "KRW-USDT"} < set(codes)

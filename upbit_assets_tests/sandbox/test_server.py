@@ -47,7 +47,7 @@ def test_it_ends_cleanly_and_quietly_on_a_signal(how):
     assert (process.returncode, errors) == (0, "")
 
 
-def test_a_taken_port_is_said_so():
+def test_a_taken_port_is_reported():
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{port}: Address already in use"):

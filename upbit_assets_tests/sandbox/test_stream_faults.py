@@ -64,7 +64,7 @@ def test_an_upgrade_is_reset_or_slow(world):
         assert time.monotonic() - start >= 0.2
 
 
-def test_a_frame_is_dropped_and_rest_still_tells_its_trade(world):
+def test_a_frame_is_dropped_and_rest_still_has_its_trade(world):
     with world.subscribed(BTC) as client:
         since = now(world)
         world.handle.faults.add("type=trade", "drop", skip=1, times=1)

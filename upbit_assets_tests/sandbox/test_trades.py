@@ -67,7 +67,7 @@ def test_paging_by_cursor_loses_and_repeats_nothing(market, at, counts):
 
 @given(st.sampled_from(CODES), times, st.timedeltas(timedelta(0), timedelta(days=6)))
 @few
-def test_the_same_trade_has_the_same_id_whenever_it_is_asked_for(market, at, later):
+def test_the_same_trade_has_the_same_id_whenever_it_is_requested(market, at, later):
     first = MARKET.trades(market, at, count=500)
     days_ago = ((at + later).date() - at.date()).days
     cursor = first[0]["sequential_id"] if first else None

@@ -96,7 +96,7 @@ def test_books_come_in_levels_where_there_are_any(world):
         assert {(book["code"], book["level"]) for book in client.due(step=1)} == {("KRW-BTC", 100_000)}
 
 
-def test_the_subscription_is_told_and_its_format_can_be_switched(world):
+def test_the_subscription_is_listed_and_its_format_can_be_switched(world):
     with world.subscribed(asked("trade", "KRW-BTC"), asked("orderbook", "KRW-ETH.5", level=0)) as client:
         client.send({"method": "LIST_SUBSCRIPTIONS"})
         result = [asked("trade", "KRW-BTC"), asked("orderbook", "KRW-ETH.5")]
@@ -132,7 +132,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("message", "name"), ERRORS)
-def test_a_wrong_message_is_told_so_and_the_connection_closed(world, message, name):
+def test_a_wrong_message_is_rejected_and_the_connection_closed(world, message, name):
     with world.connected() as client:
         client.socket.send(message)
         (told,), code = client.ended()

@@ -90,7 +90,9 @@ def test_without_citus_it_says_what_to_do(market_url: str):
     assert "CREATE EXTENSION citus" in result.output
 
 
-def test_a_pipeline_that_the_machines_would_not_let_in_is_told_of_before_anything_moves(citus: psycopg.Connection[Any]):
+def test_a_pipeline_that_the_machines_would_not_let_in_is_reported_before_anything_moves(
+    citus: psycopg.Connection[Any],
+):
     citus.execute("ALTER ROLE upbit_pipeline NOLOGIN")
     result = distribute()
     citus.execute("ALTER ROLE upbit_pipeline LOGIN")

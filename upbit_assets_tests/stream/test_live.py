@@ -111,7 +111,7 @@ def test_memory_stays_bounded_while_nothing_is_published(publisher: LivePublishe
     assert len(publisher.take()) == MAX_TRADES + 1
 
 
-def test_it_goes_on_after_the_database_was_away(publisher: LivePublisher, market_url: str):
+def test_it_goes_on_after_the_database_was_unreachable(publisher: LivePublisher, market_url: str):
     publish(publisher, ticker("KRW-A", "1"))
     session = publisher.open().connection.driver_connection
     assert session

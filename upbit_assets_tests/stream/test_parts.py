@@ -38,7 +38,7 @@ class TestFrames:
         assert len(row.key) <= 30
         row.raw_data.encode()
 
-    def test_what_json_does_not_know_costs_no_field_beside_it(self):
+    def test_what_json_does_not_know_costs_no_other_field(self):
         text = f'{{"type":"trade","code":"KRW-BTC","trade_timestamp":{MS},"sequential_id":1,"trade_price":NaN}}'
         assert frames.parse(text) == Frame("trade", "KRW-BTC", "", MS, 1)
 

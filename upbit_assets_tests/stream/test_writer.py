@@ -74,7 +74,7 @@ class TestDatabase:
         with a_server() as server:
             yield server
 
-    def test_while_it_is_away_trades_wait_in_files_and_come_in_after(
+    def test_while_it_is_unreachable_trades_wait_in_files_and_come_in_after(
         self, own: EmbeddedPostgres, exchange: Handle, tmp_path: Path
     ):
         url = own.url("upbit")
@@ -118,7 +118,7 @@ class TestDatabase:
         told = ask(market_url, "SELECT raw_data #>> '{}' FROM bronze.trade_stream_raw WHERE key = '2'")
         assert told == [('{"a": NaN}',)]
 
-    def test_nobody_writes_without_having_asked_for_the_lock(self, market_url: str):
+    def test_no_one_writes_without_acquiring_the_lock(self, market_url: str):
         with closing(Store(lambda: market_url)) as store, pytest.raises(RuntimeError, match="session"):
             store.write(trades(1))
 
@@ -163,7 +163,7 @@ class TestSpill:
         one.end()
         assert found_in(tmp_path) == [1]
 
-    def test_a_full_disk_is_said_and_leaves_no_half_line(
+    def test_a_full_disk_is_reported_and_leaves_no_half_line(
         self, market_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(module, "MAX_WAITING", 5)
@@ -202,7 +202,7 @@ def test_what_is_in_memory_at_the_end_is_written(market_url: str, tmp_path: Path
     assert keys(market_url) == list(range(1, 11))
 
 
-def test_or_kept_in_a_file_where_the_database_is_away(tmp_path: Path):
+def test_or_kept_in_a_file_where_the_database_is_unreachable(tmp_path: Path):
     async def write() -> None:
         writer = Writer(Store(lambda: "postgresql://127.0.0.1:1/none"), tmp_path)
         for each in trades(10):
@@ -266,7 +266,7 @@ class TestProcesses:
         assert stored(market_url, start, end) == truth(exchange, start, end)
 
     @pytest.mark.long
-    def test_one_that_is_killed_and_started_anew_again_and_again_leaves_no_trade_half_written(
+    def test_one_that_is_killed_and_restarted_again_and_again_leaves_no_trade_half_written(
         self, started: Callable[[str], "subprocess.Popen[bytes]"], exchange: Handle, market_url: str
     ):
         for _ in range(3):
@@ -287,7 +287,7 @@ def keys_of_all(url: str) -> list[tuple[str, str]]:
     return ask(url, "SELECT market, key FROM bronze.trade_stream_raw")
 
 
-def test_one_that_lost_its_lock_while_the_database_was_away_stands_by(
+def test_one_that_lost_its_lock_while_the_database_was_unreachable_stands_by(
     stream: Stream, exchange: Handle, market_url: str, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO)

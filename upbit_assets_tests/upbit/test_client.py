@@ -316,7 +316,7 @@ def test_an_unusable_address_is_not_tried_again(waits, url):
     assert waits == []
 
 
-def test_no_secret_is_told(exchange, waits, caplog):
+def test_no_secret_is_shown(exchange, waits, caplog):
     with UpbitClient(exchange.url.replace("//", "//someone:hush@"), attempts=2, sleep=waits.append) as client:
         exchange.answers = [GOOD, Answer(HTML), Answer(reset=True), Answer(status=404)]
         told = client.tickers().url

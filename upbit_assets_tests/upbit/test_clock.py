@@ -26,7 +26,7 @@ def exchange_at(ahead: timedelta):
 
 
 @given(MOMENTS, OFFSETS, SECONDS, SECONDS, st.one_of(st.none(), st.floats(0, 3600)))
-def test_a_clock_is_never_said_to_be_further_off_than_it_is(written, ahead, way_there, way_back, age):
+def test_a_clock_is_never_reported_as_further_off_than_it_is(written, ahead, way_there, way_back, age):
     """However long the call takes, whatever part of a second it was written in, and whatever cache it comes from."""
     asked_at = written + timedelta(seconds=age or 0) - way_there + ahead
     answered_at = written + timedelta(seconds=age or 0) + way_back + ahead
@@ -38,7 +38,7 @@ def test_a_clock_is_never_said_to_be_further_off_than_it_is(written, ahead, way_
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Thu, 99 Jul 2026 07:41:01 GMT"])
-def test_a_reply_without_a_date_tells_nothing_of_the_clock(exchange, client, date):
+def test_a_reply_without_a_date_says_nothing_of_the_clock(exchange, client, date):
     exchange.answers = [Answer(GOOD, headers={} if date is None else {"Date": date})]
     assert client.tickers().clock_ahead == timedelta()
 
@@ -64,7 +64,7 @@ def test_a_clock_that_is_off_is_an_error_at_once(minutes: int):
     assert ("a cache is serving old responses" in str(caught.value)) == (minutes > 0)
 
 
-def test_an_old_answer_of_a_cache_is_asked_for_again():
+def test_an_old_answer_of_a_cache_is_requested_again():
     with running(market_count=3) as exchange, UpbitClient(exchange.url, sleep=lambda _: None) as client:
         exchange.faults.add("/v1/ticker", "cached", seconds=1200, times=1)
         assert client.tickers().clock_ahead == timedelta()

@@ -111,7 +111,7 @@ def test_groups_have_limits_of_their_own(client):
         *(("https://id-api.upbit.com/", "IDR"), ("https://th-api.upbit.com", "THB")),
     ],
 )
-def test_tickers_are_asked_for_in_the_hosts_own_currency(host: str, currency: str, monkeypatch: pytest.MonkeyPatch):
+def test_tickers_are_requested_in_the_hosts_own_currency(host: str, currency: str, monkeypatch: pytest.MonkeyPatch):
     params: dict[str, object] = {}
     monkeypatch.setattr(UpbitClient, "_once", lambda _self, _group, _path, given, **_: params.update(given))
     with UpbitClient(host) as client:
