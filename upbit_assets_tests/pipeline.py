@@ -1,5 +1,6 @@
 """Driving the assets in tests: what a person does in the UI, without the UI."""
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,13 @@ PAST = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 CHAIN = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
 
 
+@functools.cache
+def job_of(assets: tuple[str, ...]) -> dagster.JobDefinition:
+    job = defs.resolve_implicit_job_def_def_for_assets([AssetKey(name) for name in assets])
+    assert job is not None
+    return job
+
+
 def materialize(
     *assets: str,
     first: datetime,
@@ -49,8 +57,7 @@ def materialize(
 ) -> ExecuteInProcessResult:
     """One run of the named assets, with their checks, over the windows that hold `first` to `last`."""
     start, end = axis.key_of(axis.at(first).start), axis.key_of(axis.at(last or first).start)
-    job = defs.resolve_implicit_job_def_def_for_assets([AssetKey(name) for name in assets])
-    assert job is not None
+    job = job_of(assets)
     with instance or DagsterInstance.ephemeral() as used:
         return job.execute_in_process(
             run_config=config,
