@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import ask
 
@@ -55,6 +57,7 @@ def follow(page: str, project: Path) -> None:
         path.write_text(before + block, encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_feed_is_added_by_the_page_alone(another_url: str, still_exchange: Handle, tmp_path: Path):
     for part in ("upbit_assets", "upbit_assets_tests", "pyproject.toml"):
         copy = shutil.copytree if (PROJECT / part).is_dir() else shutil.copy

@@ -138,6 +138,7 @@ def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Databa
 
 
 @pytest.mark.parametrize("path", ["ticker/all", "market/all", "orderbook"])
+@pytest.mark.long
 def test_nothing_at_all_is_tried_again(
     database: Database, exchange: Handle, path: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -40,7 +40,9 @@ def collect(asset: str) -> ExecuteInProcessResult:
     return materialize(asset, first=now() - (DAY if axis is days else timedelta()), axis=axis)
 
 
-@pytest.mark.parametrize(("minutes", "direction"), [(20, "ahead of"), (-20, "behind")])
+@pytest.mark.parametrize(
+    ("minutes", "direction"), [(20, "ahead of"), pytest.param(-20, "behind", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("asset", ASSETS)
 def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
     market_url: str, monkeypatch: pytest.MonkeyPatch, asset: str, minutes: int, direction: str

@@ -421,7 +421,7 @@ class TestBadRows:
         taken, rejected = self.silver(market_url, "trade")
         assert (sorted(each for each, _ in taken), rejected) == (ids, [])
 
-    @pytest.mark.parametrize("text", ['"\\u0000"', '"\\ud800"', "1e999999999999", "NaN", "null", '"2026-06-30"'])
+    @pytest.mark.parametrize("text", ['"\\u0000"', "1e999999999999", "NaN", '"2026-06-30"'])
     def test_a_row_that_says_nonsense_is_kept_once_and_sinks_no_other(
         self, market_url: str, exchange: Handle, text: str
     ):

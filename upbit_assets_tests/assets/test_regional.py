@@ -9,6 +9,8 @@ from upbit_assets.partitions import DAY, days
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets_tests.pipeline import CHAIN, ask, checks, materialize, now, said
 
+pytestmark = pytest.mark.long
+
 BOOKS = ("bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats")
 DAILY = ("bronze_candle_raw", "silver_candle", "bronze_trade_raw", "silver_trade", "gold_market_daily")
 

@@ -309,7 +309,11 @@ class TestEveryTradeIsThere:
         with database.connect() as connection:
             return every_trade_is_there.function(connection, TimeWindow(start, start + WINDOW))[start]
 
-    @pytest.mark.parametrize("start", [PAST, days.at(PAST).start], ids=["in a day", "where a day begins"])
+    @pytest.mark.parametrize(
+        "start",
+        [PAST, pytest.param(days.at(PAST).start, marks=pytest.mark.long)],
+        ids=["in a day", "where a day begins"],
+    )
     def test_it_is_proved_where_all_are_and_names_the_market_of_one_that_is_not(
         self, database: Database, market_url: str, start: datetime
     ):

@@ -17,6 +17,8 @@ from upbit_assets_tests.dashboard.conftest import TOP10, Visitor, assert_accessi
 from upbit_assets_tests.dashboard.market_data import fill
 from upbit_assets_tests.pipeline import ask
 
+pytestmark = pytest.mark.long
+
 WHOLE = st.integers(-(10**4), 10**4) | st.integers(-(10**26), 10**26)
 KOREAN, ENGLISH = [(12, "조"), (8, "억"), (4, "만")], [(12, "T"), (9, "B"), (6, "M"), (3, "K")]
 

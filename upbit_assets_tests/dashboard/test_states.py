@@ -18,6 +18,8 @@ from upbit_assets_tests.dashboard.conftest import TOP10, Visitor, assert_accessi
 from upbit_assets_tests.dashboard.market_data import figures, fill, notify, put
 from upbit_assets_tests.pipeline import ask
 
+pytestmark = pytest.mark.long
+
 
 def tell(url: str) -> None:
     """Say that gold was written."""

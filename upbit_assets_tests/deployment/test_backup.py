@@ -20,6 +20,8 @@ from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance,
 from upbit_assets_tests.deployment.rows import contents, fill
 from upbit_assets_tests.pipeline import PAST, ask, ticker
 
+pytestmark = pytest.mark.long
+
 ASSET, WINDOW = AssetKey("bronze_ticker_raw"), "2026-01-29-14:00"
 PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at, written_in) VALUES ('KRW-BTC', %s, %s, %s)"
 

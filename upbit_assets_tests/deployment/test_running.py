@@ -38,6 +38,8 @@ from upbit_assets_tests.deployment.conftest import an_instance, url_as
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import alembic.command
 import psycopg
@@ -33,7 +34,14 @@ def database(deployed: EmbeddedPostgres) -> Iterator[str]:
         connection.execute("DROP DATABASE earlier WITH (FORCE)")
 
 
-@pytest.mark.parametrize("version", earlier_versions())
+def some_quick(versions: list[str]) -> list[Any]:
+    """Each fifth, and the others as long tests."""
+    return [
+        pytest.param(version, marks=[pytest.mark.long] if place % 5 else []) for place, version in enumerate(versions)
+    ]
+
+
+@pytest.mark.parametrize("version", some_quick(earlier_versions()))
 def test_every_row_of_an_earlier_version_is_there_after_the_migrations(database: str, version: str):
     engine = sa.create_engine(sqlalchemy_url(database), poolclass=sa.NullPool)
     with engine.begin() as connection:

@@ -46,6 +46,7 @@ def plain_database(server: EmbeddedPostgres) -> str:
     return server.url("other_project")
 
 
+@pytest.mark.long
 def test_it_works_in_another_project_as_its_page_says(plain_database: str, tmp_path: Path):
     project = tmp_path / "other_project"
     shutil.copytree(FOLDER, project / "postgres_io", ignore=shutil.ignore_patterns("__pycache__"))

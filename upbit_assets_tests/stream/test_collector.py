@@ -91,6 +91,7 @@ def test_a_connection_without_data_is_dead_whatever_pongs_come(stream: Stream, e
         assert mute.data_at
 
 
+@pytest.mark.long
 def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: Handle, market_url: str):
     with stream() as run:
         start = run.begin()
@@ -108,6 +109,7 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
 
 
 @pytest.mark.parametrize("status", [429, 418, 503])
+@pytest.mark.long
 def test_refused_upgrades_are_waited_out(stream: Stream, exchange: Handle, market_url: str, status: int):
     exchange.faults.add("websocket/v1$", "status", status=status, times=1, body="Try again in 2 seconds.")
     with stream() as run:
@@ -121,6 +123,7 @@ FIELDS = {"NaN": ("trade_price", "NaN"), "u0000": ("ask_bid", r'"\u0000"')}
 
 
 @pytest.mark.parametrize("odd", [*BODIES, *FIELDS], ids=lambda text: text[:10])
+@pytest.mark.long
 def test_frames_that_are_odd_are_kept_and_cost_no_other(stream: Stream, exchange: Handle, market_url: str, odd: str):
     with stream() as run:
         run.begin()
