@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +12,7 @@ from upbit_assets import feeds
 from upbit_assets.assets import named, snapshots
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import candles, orderbooks, trades
+from upbit_assets.assets.trade_proof import MISSING, STATES, counted_states
 from upbit_assets.check_results import CurrentStateCheck, Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
@@ -145,72 +145,24 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
     return ranks_are_complete
 
 
-# For each window and market: the last snapshot before the window (else its first), its last snapshot, and the trades
-# between the two. The counters restart with the exchange's day. Whether a snapshot counts all trades of its own
-# millisecond is not documented.
-TRADES_AGAINST_COUNTERS = sa.text("""
-WITH snapshot AS (
-  SELECT each.start, ticker.market, ticker.ingested_at, ticker.traded_at, ticker.day_volume, ticker.day_turnover,
-         date_bin('1 day', ticker.traded_at, '2000-01-01 09:00+09') AS day
-  FROM generate_series(CAST(:start AS timestamptz), CAST(:end AS timestamptz) - interval '10 minutes',
-                       interval '10 minutes') AS each (start)
-  JOIN silver.ticker AS ticker
-    ON ticker.ingested_at >= each.start - interval '2 minutes'
-   AND ticker.ingested_at < each.start + interval '10 minutes'
-  WHERE ticker.ingested_at >= CAST(:start AS timestamptz) - interval '2 minutes' AND ticker.ingested_at < :end
-), former AS (
-  SELECT DISTINCT ON (start, market) * FROM snapshot
-  ORDER BY start, market, ingested_at < start DESC,
-           CASE WHEN ingested_at < start THEN ingested_at END DESC, ingested_at
-), latter AS (
-  SELECT DISTINCT ON (start, market) * FROM snapshot WHERE ingested_at >= start
-  ORDER BY start, market, ingested_at DESC
-), span AS (
-  SELECT start, market, former.traded_at AS after, latter.traded_at AS until,
-         greatest(former.traded_at, latter.day - interval '1 microsecond') AS since,
-         latter.day_volume - CASE WHEN former.day = latter.day THEN former.day_volume ELSE 0 END AS volume,
-         latter.day_turnover - CASE WHEN former.day = latter.day THEN former.day_turnover ELSE 0 END AS turnover,
-         :rounding * latter.day_volume AS volume_error, :rounding * latter.day_turnover AS turnover_error
-  FROM former JOIN latter USING (start, market)
-  WHERE former.ingested_at < latter.ingested_at
-)
-SELECT span.start, span.market,
-       abs(counted.volume - span.volume) <= volume_error AND abs(counted.turnover - span.turnover) <= turnover_error
-       OR ambiguous
-         AND span.volume BETWEEN least_volume - volume_error AND most_volume + volume_error
-         AND span.turnover BETWEEN least_turnover - turnover_error AND most_turnover + turnover_error AS whole
-FROM span
-CROSS JOIN LATERAL (
-  SELECT coalesce(sum(volume) FILTER (WHERE traded_at > since), 0) AS volume,
-         coalesce(sum(price * volume) FILTER (WHERE traded_at > since), 0) AS turnover,
-         coalesce(sum(volume) FILTER (WHERE traded_at > since AND traded_at < until), 0) AS least_volume,
-         coalesce(sum(price * volume) FILTER (WHERE traded_at > since AND traded_at < until), 0) AS least_turnover,
-         coalesce(sum(volume), 0) AS most_volume,
-         coalesce(sum(price * volume), 0) AS most_turnover,
-         count(*) FILTER (WHERE traded_at = after) > 1 OR count(*) FILTER (WHERE traded_at = until) > 1 AS ambiguous
-  FROM silver.trade_stream AS trade
-  WHERE trade.market = span.market AND trade.traded_at >= since AND trade.traded_at <= until
-) AS counted
-""")
-ROUNDING = Decimal("1e-15")  # the exchange's counters have some 16 digits
-
-
 @window_check(AssetCheckSeverity.WARN)
 def every_trade_is_there(connection: sa.Connection, span: TimeWindow) -> Results:
-    """Volume and turnover of the window's trades equal the increase of the exchange's day counters.
+    """The window's trades add up to what the exchange's day counters gained, volume and turnover, market by market.
 
-    From the last snapshot before the window to the last one in it, so that there is no gap between adjacent windows.
+    From the last snapshot before the window to the first one after it. `silver.trade_coverage` has each market's state.
     """
-    values = {"start": span.start, "end": span.end, "rounding": ROUNDING}
-    proved, missing = defaultdict[datetime, list[str]](list), defaultdict[datetime, list[str]](list)
-    for start, market, whole in connection.execute(TRADES_AGAINST_COUNTERS, values):
-        if whole is not None:  # NULL if a snapshot has no counters
-            (proved if whole else missing)[start].append(market)
+    coverage = tables.silver_trade_coverage
+    states = counted_states(connection, span)
+    lacking = sa.select(coverage.c.window_start, coverage.c.market).where(in_window(coverage, span))
+    missing = by_window(connection, lacking.where(coverage.c.state == MISSING))
     return {
         start: Result(
             not missing[start],
-            {"markets with all trades": len(proved[start]), "markets with missing trades": named(missing[start])},
-            None if proved[start] or missing[start] else "There are no two snapshots to compare the trades with.",
+            {
+                **{f"markets {state}": states.get(start, {}).get(state, 0) for state in STATES},
+                "markets with missing trades": named(missing[start]),
+            },
+            None if start in states else "There are neither snapshots nor trades around this window.",
         )
         for start in windows.starts_in(span)
     }

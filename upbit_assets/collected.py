@@ -7,14 +7,19 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import Failure, OutputContext, TimeWindow
 
+from upbit_assets.assets.trade_proof import MISSING
 from upbit_assets.dagster_internals import materialize_only
 from upbit_assets.feeds import GOLD_TABLES
 from upbit_assets.partitions import Axis
+from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import time_window
 from upbit_assets.retention import RetainingIOManager
 
 NOT_COLLECTED = "Nothing was collected in"
 NOT_COMPUTED = "Nothing was collected in, or no silver is computed of,"
+
+# the others tell that nothing was collected
+WHICH = {tables.silver_trade_coverage: (tables.silver_trade_coverage.c.state != MISSING,)}
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,25 @@ class Basis:
 
     def keys(self, connection: sa.Connection, span: TimeWindow) -> set[str]:
         axis, starts = self.axis, self.axis.starts_in(span)
-        return {axis.key_of(start) for table in self.tables for start in axis.with_rows(connection, table, starts)}
+        return {
+            axis.key_of(start)
+            for table in self.tables
+            for start in axis.with_rows(connection, table, starts, *WHICH.get(table, ()))
+        }
 
 
 def bases() -> dict[sa.Table, Basis]:
     """By the asset's table.
 
     Candles and trades of a day share a gold table, so the pages of either show that the day was collected: trades are
-    available for the last days only, and a day without trades has no rows.
+    available for the last days only, and a day without trades has no rows. Nor has a window of the stream in which, by
+    the exchange's counters, nobody traded.
     """
     found = {}
     for gold in GOLD_TABLES:
         histories = [feed.history for feed in gold.feeds if feed.history]
         collected_into = [table for history in histories for table in (history.raw, history.page)]
+        collected_into += [feed.coverage for feed in gold.feeds if feed.streamed and feed.coverage is not None]
         for feed in gold.feeds:
             kind = feed.refinement
             found[kind.silver] = Basis(feed.axis, (kind.silver, kind.build, *collected_into), NOT_COLLECTED)

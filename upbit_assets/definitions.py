@@ -6,7 +6,7 @@ from dagster import Definitions, in_process_executor, load_assets_from_modules
 
 from upbit_assets import archive, checks, day_checks, diff, retention
 from upbit_assets.assets import bronze, gold, silver
-from upbit_assets.automation import changed_windows, jobs, missing_days, schedules
+from upbit_assets.automation import changed_windows, jobs, missing_days, missing_trades, schedules
 from upbit_assets.collected import CollectedIOManager
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.resource import Database
@@ -30,6 +30,7 @@ defs = Definitions(
     jobs=[
         jobs.collect,
         jobs.refresh,
+        jobs.repair_trades,
         jobs.collect_days,
         jobs.refresh_days,
         jobs.make_table_partitions,
@@ -42,7 +43,12 @@ defs = Definitions(
         schedules.make_table_partitions_daily,
         retention.drop_old_data_daily,
     ],
-    sensors=[changed_windows.refresh_changed_windows, missing_days.close_gaps, schedules.check_freshness],
+    sensors=[
+        changed_windows.refresh_changed_windows,
+        missing_days.close_gaps,
+        missing_trades.close_trade_gaps,
+        schedules.check_freshness,
+    ],
     resources={
         "database": database,
         "exchange": Exchange(),

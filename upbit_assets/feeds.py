@@ -25,7 +25,8 @@ class Feed:
         refinement: its tables and windows, and how raw rows become silver.
         markets: selection of the collected markets; None: all of them, or that of `history`.
         history: how past days are collected; None: the exchange serves only the current state.
-        coverage: the table with the number of pages that silver was computed from, if a page without rows matters.
+        coverage: the table that tells of windows without rows; of a history, with the number of pages that silver was
+            computed from.
         row_label: the name of silver's rows in progress messages; None: its gold's messages suffice.
         streamed: collected by a separate process instead of runs; a window is computed when it is over.
     """
@@ -138,7 +139,13 @@ CANDLE = Feed(
     row_label="one-minute candles",
 )
 TRADE = Feed("trade", silver.TRADE, history=bronze.TRADES, row_label="trades")
-TRADE_STREAM = Feed("trade_stream", silver.TRADE_STREAM, row_label="trades", streamed=True)
+TRADE_STREAM = Feed(
+    "trade_stream",
+    silver.TRADE_STREAM,
+    coverage=tables.silver_trade_coverage,
+    row_label="trades",
+    streamed=True,
+)
 FEEDS: tuple[Feed, ...] = (TICKER, ORDERBOOK, CANDLE, TRADE, TRADE_STREAM)
 
 MARKET_STATS = GoldTable(

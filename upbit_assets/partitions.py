@@ -90,13 +90,15 @@ class Axis:
             return []
         return self.starts_in(TimeWindow(self.start_of(first), self.start_of(last) + self.length))
 
-    def with_rows(self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime]) -> set[datetime]:
-        """The windows in which the table has rows; one index probe per window."""
+    def with_rows(
+        self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime], *which: sa.ColumnElement[bool]
+    ) -> set[datetime]:
+        """The windows in which the table has rows, or `which` of them are counted; one index probe per window."""
         if not starts:
             return set()
         window, column = each_of(starts), table.c[table.info["window"]]
         row = sa.select(1).where(
-            column >= window.c.start, column < window.c.start + self.length, self.span_of(starts, column)
+            *(column >= window.c.start, column < window.c.start + self.length, self.span_of(starts, column), *which)
         )
         return set(connection.scalars(sa.select(window.c.start).where(row.correlate(window).exists())))
 

@@ -74,7 +74,8 @@ class TestEachAsset:
 
 
 @pytest.mark.parametrize(
-    "name", ["collect", "refresh", "collect_days", "refresh_days", "make_table_partitions", "drop_old_data"]
+    "name",
+    ["collect", "refresh", "repair_trades", "collect_days", "refresh_days", "make_table_partitions", "drop_old_data"],
 )
 def test_a_job_says_what_it_does_and_runs_in_one_process(name: str):
     job = defs.resolve_job_def(name)
@@ -98,7 +99,7 @@ def test_a_schedule_runs_from_the_start_on_seouls_clock(name: str, cron: str):
     assert schedule.description
 
 
-@pytest.mark.parametrize("name", ["refresh_changed_windows", "close_gaps", "check_freshness"])
+@pytest.mark.parametrize("name", ["refresh_changed_windows", "close_gaps", "close_trade_gaps", "check_freshness"])
 def test_a_sensor_runs_from_the_start(name: str):
     sensor = defs.resolve_sensor_def(name)
     assert sensor.default_status is DefaultSensorStatus.RUNNING

@@ -7,16 +7,16 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Config, Failure, MaterializeResult, TimeWindow, asset
 from pydantic import Field
 
-from upbit_assets.assets import common_asset_args, selection, snapshots
+from upbit_assets.assets import common_asset_args, missing_trades, selection, snapshots
 from upbit_assets.assets.coverage import MINUTE
-from upbit_assets.assets.history import PagedHistory
+from upbit_assets.assets.history import TRADE_DAYS, PagedHistory
 from upbit_assets.assets.pages import candle_pages, trade_pages
 from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import MILLISECOND, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres_io import Load, Records, in_window, stored_in
+from upbit_assets.postgres_io import Load, Records, stored_in
 from upbit_assets.settings import SettingError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
@@ -91,7 +91,7 @@ TRADES = PagedHistory(
     selection.trades,
     trade_pages,
     grain=MILLISECOND,
-    available_days=7,
+    available_days=TRADE_DAYS,
 )
 
 
@@ -131,18 +131,13 @@ def bronze_trade_raw(
 
 
 @asset(**bronze(windows, "trade_stream", tables.bronze_trade_stream_raw))
-def bronze_trade_stream_raw(context: AssetExecutionContext, database: Database) -> Load | None:
+def bronze_trade_stream_raw(
+    context: AssetExecutionContext, exchange: Exchange, database: Database
+) -> MaterializeResult:
     """One row per trade of any market as the exchange's WebSocket sent it, by the window in which it was made.
 
-    The process `upbit-assets stream` collects it; materializing a window reports its row count.
+    The process `upbit-assets stream` collects it. Materializing a window compares it with the exchange's day counters
+    in the snapshots before, in and after it, and requests over REST exactly what is missing, up to seven days back;
+    `bronze.trade_stream_page` has the requested pages.
     """
-    table = tables.bronze_trade_stream_raw
-    with database.connect() as connection:
-        there = sa.select(sa.func.count()).where(in_window(table, context.partition_time_window))
-        if not (rows := connection.scalar(there)):
-            raise Failure(
-                "The stream collected no trades in this window. Is `upbit-assets stream` running?",
-                allow_retries=False,
-            )
-    context.add_output_metadata({"dagster/partition_row_count": rows})
-    return None
+    return missing_trades.collect(context, exchange, database)

@@ -44,6 +44,7 @@ from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
 # the exchange serves a minute's last trades shortly after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
+TRADE_DAYS = 7  # before today, of which the exchange serves trades
 CONCURRENT_REQUESTS = 4  # enough to reach the rate limit despite each one's latency
 LOG_EVERY = 10  # seconds
 MAX_STUCK_MARKETS = 5  # with more, the exchange is at fault, not a market

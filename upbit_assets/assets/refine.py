@@ -97,7 +97,7 @@ class Refinement:
             row, sa.func.row_number().over(partition_by=same, order_by=row.c.id.desc()).label("row_number")
         )
 
-    def accepted_rows(self, row: sa.TableClause) -> sa.Select[Any]:
+    def accepted_rows(self, row: sa.FromClause) -> sa.Select[Any]:
         return sa.select(*self.columns(row.c)).where(row.c.reason.is_(None), row.c.row_number == 1)
 
     def rejected_rows(self, row: sa.TableClause) -> sa.Select[Any]:

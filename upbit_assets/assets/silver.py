@@ -22,6 +22,7 @@ from upbit_assets.assets.refine import (
     plausible,
     positive,
 )
+from upbit_assets.assets.trade_proof import with_coverage
 from upbit_assets.partitions import DAY, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres_io import Load, Rows, stored_in
@@ -415,10 +416,12 @@ def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
         source="connection",
     )
 )
-def silver_trade_stream(bronze_trade_stream_raw: sa.Select[Any]) -> Load:
+def silver_trade_stream(context: AssetExecutionContext, bronze_trade_stream_raw: sa.Select[Any]) -> Load:
     """One row per trade of any market, by the window in which it was made; computed when the window is over.
 
     Trades received twice, from two connections or after resubscribing, count once. `silver.all_trades` is the union
-    with `silver_trade`, without duplicates.
+    with `silver_trade`, without duplicates. `silver.trade_coverage` has whether they are complete.
     """
-    return TRADE_STREAM.load(bronze_trade_stream_raw)
+    return with_coverage(
+        TRADE_STREAM.load(bronze_trade_stream_raw), context.partition_time_window, TICKER, TRADE_STREAM
+    )

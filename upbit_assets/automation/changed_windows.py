@@ -1,7 +1,7 @@
 """The sensor that requests silver and gold of the windows whose raw rows have changed."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -185,7 +185,7 @@ def run_requests(due: Sequence[tuple[Axis, Stale]], now: datetime) -> Iterator[R
 
 
 def range_run_request(
-    axis: Axis, starts: Sequence[datetime], job_name: str, assets: frozenset[str], key: str
+    axis: Axis, starts: Sequence[datetime], job_name: str, assets: Iterable[str], key: str, **tags: str
 ) -> RunRequest:
     """A run over adjacent windows."""
     first, last = axis.key_of(starts[0]), axis.key_of(starts[-1])
@@ -193,6 +193,6 @@ def range_run_request(
         run_key=f"{first}/{key}",
         job_name=job_name,
         partition_key=first if first == last else None,
-        tags={} if first == last else {RANGE_START: first, RANGE_END: last},
+        tags=tags if first == last else {RANGE_START: first, RANGE_END: last, **tags},
         asset_selection=[AssetKey(name) for name in sorted(assets)],
     )

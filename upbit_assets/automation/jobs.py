@@ -13,7 +13,7 @@ from dagster import (
     op,
 )
 
-from upbit_assets.feeds import GOLD_TABLES
+from upbit_assets.feeds import GOLD_TABLES, TRADE_STATS
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
@@ -48,6 +48,13 @@ refresh = define_asset_job(
     assets_of(windows, collecting=False),
     description="Silver and gold of some windows, recomputed from bronze",
     tags={PRIORITY: "5"},
+)
+
+
+repair_trades = define_asset_job(
+    "repair_trades",
+    AssetSelection.assets(*TRADE_STATS.computed_assets),
+    description="Trades of some windows that the stream missed, asked for over REST, and what is computed from them",
 )
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
+from sqlalchemy.dialects.postgresql import JSONB, TSTZMULTIRANGE, TSTZRANGE
 
 metadata = sa.MetaData()
 
@@ -587,13 +587,28 @@ bronze_trade_stream_raw = table(
     column("ingested_at", Moment, "데이터 적재 시각: when the frame was received"),
     column("traded_at", Moment, "체결 시각 of the frame; ingested_at if it has no valid one"),
     column("key", sa.String(30), "sequential_id of the frame; empty if it has none"),
-    column("connection", sa.String(30), "Which of the stream's connections received it first"),
+    column("connection", sa.String(30), "The connection that received it first; rest: requested afterwards"),
     written_in(),
     sa.PrimaryKeyConstraint("traded_at", "market", "key", "id"),
     sa.Index("ix_trade_stream_raw_written_in", "written_in"),
     comment="Trades of all markets from the WebSocket; append-only. There may be duplicates, after a lost connection "
     "to the database or the exchange",
     window="traded_at",
+)
+bronze_trade_stream_page = table(
+    "bronze.trade_stream_page",
+    identity(),
+    market("종목 코드 that was asked for"),
+    column("window_start", Moment, "Start of the ten-minute window in which `covered` begins"),
+    column("covered", TSTZRANGE, "The time of which this page gave all trades; empty where none"),
+    column("rows", sa.BigInteger, "Trades it had of what was missing, those among them that were known"),
+    column("problem", sa.Text, "Why there is no more to be had of this market; NULL where there may be", nullable=True),
+    ingested_at(),
+    written_in(),
+    sa.PrimaryKeyConstraint("window_start", "market", "id"),
+    sa.Index("ix_trade_stream_page_written_in", "written_in"),
+    comment="The pages by which trades that the stream had missed were asked for over REST; append-only",
+    window="window_start",
 )
 
 silver_trade = table(
@@ -638,6 +653,30 @@ silver_trade_stream_rejected = rejected_table(
     column("traded_at", Moment, "bronze.trade_stream_raw.traded_at"),
 )
 silver_trade_stream_build = silver_build_table("silver.trade_stream_build", "silver.trade_stream")
+silver_trade_coverage = table(
+    "silver.trade_coverage",
+    window_start(),
+    market(),
+    column(
+        "state",
+        sa.String(9),
+        "proved: the trades add up to what the exchange's day counters gained, from the last snapshot before the "
+        "window to the first one after it; collected: the stream listened all the time, or REST told it all, and "
+        "there is no proof, or not yet; missing: they don't add up, or nobody collected",
+    ),
+    column(
+        "missing",
+        TSTZMULTIRANGE,
+        "The parts of the window in which trades may be missing, to be asked for over REST; NULL unless state is "
+        "missing",
+        nullable=True,
+    ),
+    computed_at(),
+    sa.PrimaryKeyConstraint("window_start", "market"),
+    sa.Index("ix_trade_coverage_missing", "window_start", postgresql_where=sa.text("missing IS NOT NULL")),
+    comment="Whether all trades of each market and window are there",
+    window="window_start",
+)
 
 gold_trade_stats = table(
     "gold.trade_stats",

@@ -8,7 +8,20 @@ from .copy import REFUSALS, Records, copy_records, storable
 from .diff import Difference, WindowDiff, compare
 from .io_manager import PostgresIOManager, asset_writer, no_retry_on_interrupt, stored_in, time_window
 from .locks import lock_key, locked
-from .writer import WRITE_CHANNEL, Load, Metadata, Rows, Write, Writer, in_window, insert, moment_of, stage, writer
+from .writer import (
+    WRITE_CHANNEL,
+    Load,
+    Metadata,
+    Rows,
+    Write,
+    Writer,
+    create_stages,
+    in_window,
+    insert,
+    moment_of,
+    stage,
+    writer,
+)
 
 __all__ = [
     "REFUSALS",
@@ -25,6 +38,7 @@ __all__ = [
     "asset_writer",
     "compare",
     "copy_records",
+    "create_stages",
     "in_window",
     "insert",
     "lock_key",

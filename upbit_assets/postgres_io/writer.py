@@ -82,6 +82,13 @@ def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
     return f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {compiler.process(element.rows, **options)}"
 
 
+def create_stages(connection: sa.Connection, staged: Mapping[sa.TableClause, sa.Select[Any]]) -> None:
+    """Make temporary tables of the connection's transaction, whose plans must do without their statistics."""
+    connection.execute(PLANNER)
+    for each, select in staged.items():
+        connection.execute(CreateStage(each, select))
+
+
 @dataclass
 class Writer:
     """Writes into locked windows. Each write is committed.
@@ -131,9 +138,7 @@ class Writer:
         """Write in the connection's transaction, without committing; returns the number of rows by table."""
         counts, connection, window, replaced = {}, self.connection, self.window, write == "replace"
         if any(isinstance(rows, sa.Select) for rows in load.tables.values()):
-            connection.execute(PLANNER)
-        for staged, select in load.staged.items():
-            connection.execute(CreateStage(staged, select))
+            create_stages(connection, load.staged)
         for target, rows in load.tables.items():
             if replaced:
                 connection.execute(sa.delete(target).where(in_window(target, window)))

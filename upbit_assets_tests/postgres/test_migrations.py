@@ -23,7 +23,7 @@ from upbit_assets_tests.postgres.lab import until
 
 DAY = timedelta(days=1)
 AHEAD = datetime(2031, 3, 15, tzinfo=SEOUL)  # a day that has no partition yet
-PARTITIONED_BY_DAY, PARTITIONED_BY_MONTH = 13, 7
+PARTITIONED_BY_DAY, PARTITIONED_BY_MONTH = 14, 7
 MARKET_TABLES = [table.fullname for table in tables.metadata.sorted_tables if "market" in table.c]
 
 

@@ -1,0 +1,138 @@
+"""The sensor that asks for the windows of which the stream missed trades."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import (
+    DefaultSensorStatus,
+    RunRequest,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    TimeWindow,
+    sensor,
+)
+
+from upbit_assets.assets.history import MAX_VERIFICATIONS, SETTLED, TRADE_DAYS
+from upbit_assets.assets.trade_proof import FAR
+from upbit_assets.automation.attempts import Attempt
+from upbit_assets.automation.changed_windows import MAX_WINDOWS_PER_RUN, busy_windows, range_run_request
+from upbit_assets.automation.jobs import PRIORITY, STILL_COLLECTING, repair_trades, unfinished
+from upbit_assets.feeds import TRADE_STATS
+from upbit_assets.partitions import DAY, WINDOW, days, windows
+from upbit_assets.postgres.resource import Database
+
+AT_ONCE, LATER = {PRIORITY: "9"}, {PRIORITY: "-10"}
+COMPUTED = timedelta(minutes=5)  # after its end, a window is by then
+RECENT = timedelta(minutes=15)
+
+# the last time that the stream heard nothing of any market for ten seconds, and then heard again
+HEARD_AGAIN = sa.text("""
+SELECT silent_since, heard_at
+FROM (
+  SELECT heard_at, lag(heard_at, 1, CAST(:since AS timestamptz)) OVER (ORDER BY heard_at) AS silent_since
+  FROM (
+    SELECT DISTINCT date_trunc('second', ingested_at) AS heard_at
+    FROM bronze.trade_stream_raw
+    WHERE traded_at >= :since AND ingested_at >= :since AND connection <> 'rest'
+  ) AS second
+) AS each
+WHERE heard_at - silent_since > interval '10 seconds'
+ORDER BY heard_at DESC
+LIMIT 1
+""")
+
+# windows with missing trades that the exchange still tells, and those since the stream began that nobody looked at
+LACKING = sa.text("""
+SELECT window_start, md5(string_agg(concat_ws(' ', market, missing), ',' ORDER BY market)) AS lack
+FROM silver.trade_coverage
+WHERE missing IS NOT NULL AND window_start >= :told_from AND window_start < :over
+GROUP BY window_start
+UNION ALL
+SELECT each.start, 'not looked at'
+FROM generate_series(
+  greatest(
+    date_bin('10 minutes', (SELECT min(traded_at) FROM bronze.trade_stream_raw), '2000-01-01 00:00+09'),
+    CAST(:since AS timestamptz),
+    (SELECT max(kept_from) FROM bronze.retention
+     WHERE table_name IN ('bronze.trade_stream_raw', 'silver.trade_stream', 'silver.trade_coverage'))
+  ),
+  CAST(:computed AS timestamptz) - interval '10 minutes',
+  interval '10 minutes'
+) AS each (start)
+WHERE EXISTS (SELECT FROM bronze.trade_stream_raw)
+  AND NOT EXISTS (SELECT FROM silver.trade_coverage WHERE window_start = each.start)
+ORDER BY 1 DESC
+""")
+
+
+@sensor(
+    job=repair_trades,
+    minimum_interval_seconds=10,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Asks over REST for trades that the stream missed: at once when it hears again, and where they don't "
+    "add up to the exchange's counters, newest first",
+)
+def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> SensorResult:
+    """Asks for the windows in which the stream heard nothing for a while, once it hears again, and for those whose
+    coverage has something missing that the exchange still tells: newest first, a stretch at a time.
+
+    What stays missing although it was asked for is asked for again at growing intervals, a few times.
+    """
+    now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
+    with database.connect() as connection:
+        silence = connection.execute(HEARD_AGAIN, {"since": now - RECENT}).one_or_none()
+        lacking = lacking_windows(connection, now)
+    requests = list[RunRequest]()
+    if silence and silence.heard_at.isoformat() > cursor.get("heard_at", ""):
+        starts = windows.starts_in(TimeWindow(windows.at(silence.silent_since).start, windows.at(silence.heard_at).end))
+        requests.append(request(starts, now, AT_ONCE))
+        cursor["heard_at"] = silence.heard_at.isoformat()
+    due = due_windows(lacking, cursor, now, busy={start for _, start in busy_windows(context.instance)})
+    if not requests and unfinished(context.instance, job_name=repair_trades.name, tags=LATER):
+        return SensorResult(skip_reason=STILL_COLLECTING, cursor=context.cursor)
+    if not requests and due:
+        for start in due:
+            key = windows.key_of(start)
+            cursor["waiting"][key] = astuple(Attempt(*cursor["waiting"][key]).next(now))
+        requests.append(request(due, now, LATER))
+    nothing = f"{len(lacking)} windows stay as they are for now" if lacking else "Nothing is missing"
+    return SensorResult(
+        run_requests=requests, cursor=json.dumps(cursor), skip_reason=None if requests else SkipReason(nothing)
+    )
+
+
+def lacking_windows(connection: sa.Connection, now: datetime) -> dict[datetime, str]:
+    """{start: what is missing, in a word that changes with it}, newest first."""
+    values = {
+        "told_from": max(days.at(now).start - TRADE_DAYS * DAY, windows.partitions.start),
+        "over": windows.at(now - SETTLED).start,
+        "since": max(windows.at(now - FAR).start, windows.partitions.start),
+        "computed": windows.at(now - COMPUTED).start,
+    }
+    return dict(connection.execute(LACKING, values).tuples().all())
+
+
+def due_windows(
+    lacking: dict[datetime, str], cursor: dict[str, Any], now: datetime, busy: set[datetime]
+) -> list[datetime]:
+    """The newest neighbouring windows that may be asked for now; notes in the cursor how often each was."""
+    waiting = cursor.get("waiting", {})
+    attempts = {start: Attempt.of(waiting.get(windows.key_of(start)), lack) for start, lack in lacking.items()}
+    cursor["waiting"] = {windows.key_of(start): astuple(attempt) for start, attempt in attempts.items()}
+    found = list[datetime]()
+    for start, attempt in attempts.items():
+        if found and (len(found) == MAX_WINDOWS_PER_RUN or start + WINDOW != found[-1]):
+            break
+        if attempt.times < MAX_VERIFICATIONS and attempt.is_due(now) and start not in busy:
+            found.append(start)
+    return sorted(found)
+
+
+def request(starts: Sequence[datetime], now: datetime, tags: dict[str, str]) -> RunRequest:
+    assets = TRADE_STATS.computed_assets
+    return range_run_request(windows, starts, repair_trades.name, assets, f"{len(starts)}/{now.isoformat()}", **tags)
