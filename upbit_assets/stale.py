@@ -113,10 +113,10 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
         states.append(raw.c.rows)
         if feed.pages:
             page, coverage = feed.pages
-            asked = sa.select(sa.func.count()).where(page.c.day == start, not_dropped(page, bronze)).scalar_subquery()
+            pages = sa.select(sa.func.count()).where(page.c.day == start, not_dropped(page, bronze)).scalar_subquery()
             known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
-            changed |= asked != sa.func.coalesce(known, 0)
-            states.append(asked)
+            changed |= pages != sa.func.coalesce(known, 0)
+            states.append(pages)
         # never replace results by those of partially dropped rows; that is a manual decision
         kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)
         columns.append(kept & changed)

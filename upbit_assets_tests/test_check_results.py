@@ -35,10 +35,10 @@ def damage(url: str, *nths: int) -> None:
 
 def table(evaluation: AssetCheckEvaluation) -> list[str]:
     """The lines of the evaluation's table of failing windows."""
-    return [line for line in told(evaluation).splitlines() if line.startswith("| [")]
+    return [line for line in failing_windows_table(evaluation).splitlines() if line.startswith("| [")]
 
 
-def told(evaluation: AssetCheckEvaluation) -> str:
+def failing_windows_table(evaluation: AssetCheckEvaluation) -> str:
     found: Any = evaluation.metadata["failing windows"]
     return found.value
 
@@ -117,7 +117,7 @@ def test_of_many_failing_windows_the_newest_are_named_and_all_are_counted(three_
     assert evaluation.description == "Checked: 2026-01-29-14:00. 500 windows fail."
     assert [line[3:19] for line in table(evaluation)[:2]] == ["2026-01-29-13:50", "2026-01-29-13:40"]
     assert len(table(evaluation)) == 10
-    assert "And 490 more" in told(evaluation)
+    assert "And 490 more" in failing_windows_table(evaluation)
 
 
 def test_windows_whose_data_were_dropped_are_not_counted_against_the_asset(three_windows: str):
@@ -157,8 +157,10 @@ def test_the_checks_of_an_asset_are_one_step(database: Database):
     with DagsterInstance.ephemeral() as instance:
         result = materialize("silver_ticker", first=PAST, instance=instance)
         assert result.success
-        told = [event.event_type_value for event in result.all_events if event.step_key == "silver_ticker_checks"]
-    assert told.count("STEP_START") == 1
+        event_types = [
+            event.event_type_value for event in result.all_events if event.step_key == "silver_ticker_checks"
+        ]
+    assert event_types.count("STEP_START") == 1
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))

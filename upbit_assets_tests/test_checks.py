@@ -16,7 +16,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Records, copy_records
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, now, put_bronze, ticker
-from upbit_assets_tests.pipeline import checks as judged
+from upbit_assets_tests.pipeline import checks as evaluated
 
 MARKETS = [f"KRW-{n:02}" for n in range(15)]
 ACCOUNTS = "every_bronze_row_is_accounted_for"
@@ -139,7 +139,7 @@ def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
 
 def test_freshness_is_reported_of_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
     result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
-    assert FRESHNESS[1] not in judged(result), "which would say the same of every run"
+    assert FRESHNESS[1] not in evaluated(result), "which would say the same of every run"
     with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
         evaluation = evaluate_current(FRESHNESS[0], checks.FRESHNESS, connection, instance)
     target = evaluation.target_materialization_data

@@ -40,7 +40,7 @@ ASKED = timedelta(minutes=5, seconds=30)
 Asked = tuple[AssetCheckEvaluation, list[bool]]
 
 
-def judged(check: tuple[str, str], first: datetime, axis: Axis) -> Asked:
+def evaluated(check: tuple[str, str], first: datetime, axis: Axis) -> Asked:
     """What the check says of two windows in one run, and whether each of them passes."""
     evaluation = evaluate(*check, first, first + axis.length, axis)
     passed = "SELECT passed FROM silver.check_result WHERE (asset, check_name) = (%s, %s) ORDER BY window_start DESC"
@@ -148,7 +148,7 @@ DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
 
 @pytest.mark.parametrize(("check", "damages", "culprits"), DAMAGES, ids=[check[1] for check, *_ in DAMAGES])
 def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check: Any, damages: Any, culprits: Any):
-    assert judged(check, TODAY, days)[0].passed
+    assert evaluated(check, TODAY, days)[0].passed
     whole_day = f"BETWEEN '{TODAY.isoformat()}' AND '{(TOMORROW - MINUTE).isoformat()}'"
     places = {f"minute_{nth}": f"started_at = '{(TODAY + nth * MINUTE).isoformat()}'" for nth in (0, 1, 3)}
     places |= {"traded": f"traded_at {whole_day}", "any_minute": f"started_at {whole_day}"}
@@ -157,7 +157,7 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
         where = {name: f"WHERE market = '{market}' AND {place}" for name, place in places.items()}
         ask(two_days, damage.format(**where))
 
-    evaluation, passed = judged(check, TODAY, days)
+    evaluation, passed = evaluated(check, TODAY, days)
     assert passed == [False, True]
     assert not evaluation.passed
     assert reason(culprits) in shown(evaluation)["failing windows"]
@@ -177,7 +177,7 @@ def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_report
     assert ask(two_days, "SELECT market FROM gold.market_daily WHERE vwap_source = 'candles' AND day = %s", TODAY) == [
         (market,) for market in MARKETS[:4]
     ]
-    evaluation, passed = judged(TRADES, TODAY, days)
+    evaluation, passed = evaluated(TRADES, TODAY, days)
     assert passed == [False, True]
     assert "trades and candles differ: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
 
@@ -186,7 +186,7 @@ def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: 
     values = f"('', '{{}}', 'market: missing', '{TODAY.isoformat()}', 1)"
     ask(two_days, f"INSERT INTO silver.candle_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")
 
-    evaluation, passed = judged(COVERAGE, TODAY, days)
+    evaluation, passed = evaluated(COVERAGE, TODAY, days)
     assert passed == [False, True]
     assert "incomplete: (none)" in shown(evaluation)["failing windows"]
 
@@ -199,8 +199,8 @@ def test_what_was_not_collected_is_not_compared(two_days: str, database: Databas
         compute(database, asset, TODAY)
 
     for check in (TRADES, TICKERS):
-        assert judged(check, TODAY, days)[0].passed
-    assert "incomplete: KRW-0 |" in shown(judged(COVERAGE, TODAY, days)[0])["failing windows"]
+        assert evaluated(check, TODAY, days)[0].passed
+    assert "incomplete: KRW-0 |" in shown(evaluated(COVERAGE, TODAY, days)[0])["failing windows"]
 
 
 def test_a_day_that_is_not_over_need_not_be_whole(market_url: str, database: Database):
@@ -221,17 +221,17 @@ def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database
         compute(database, asset, PAST, PAST + WINDOW)
     accounts, figures = ("silver_orderbook", ACCOUNTS), ("gold_orderbook_stats", "every_two_sided_book_has_figures")
     for check in (accounts, figures):
-        assert judged(check, PAST, windows)[1] == [True, True]
+        assert evaluated(check, PAST, windows)[1] == [True, True]
 
     there = f"ingested_at = '{PAST.isoformat()}'"
     ask(market_url, f"DELETE FROM gold.orderbook_stats WHERE market = 'KRW-0' AND {there}")
     ask(market_url, f"UPDATE gold.orderbook_stats SET spread_bps = 0 WHERE market = 'KRW-1' AND {there}")
-    evaluation, passed = judged(figures, PAST, windows)
+    evaluation, passed = evaluated(figures, PAST, windows)
     assert passed == [False, True]
     assert "without figures: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
 
     ask(market_url, f"DELETE FROM silver.orderbook WHERE market = 'KRW-2' AND {there}")
-    evaluation, passed = judged(accounts, PAST, windows)
+    evaluation, passed = evaluated(accounts, PAST, windows)
     assert passed == [False, True]
     assert "raw: 10; silver: 9; rejected: 0; duplicates: 0" in shown(evaluation)["failing windows"]
 
@@ -254,4 +254,4 @@ def test_all_agree_on_what_the_offline_exchange_says(
     assert all(passed.values()), passed
     assert ask(market_url, "SELECT market, vwap_source FROM gold.market_daily") == [(market, "trades")]
     ask(market_url, "UPDATE silver.candle SET opening_price = opening_price * 1.00001")
-    assert not judged(TICKERS, yesterday, days)[0].passed
+    assert not evaluated(TICKERS, yesterday, days)[0].passed

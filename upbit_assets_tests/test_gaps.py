@@ -69,7 +69,7 @@ def cover(database: Database, day: datetime, kind: str, hours: int = 24, market:
         copy_records(connection, PAGE[kind], note)
 
 
-def asked(kind: str, back: int) -> set[tuple[str, str]]:
+def requests_for(kind: str, back: int) -> set[tuple[str, str]]:
     return {(f"bronze_{kind}_raw", days.key_of(TODAY - back * DAY))}
 
 
@@ -84,7 +84,7 @@ class TestCloseGaps:
         while found := daemon.tick():
             order.append(found)
             daemon.work()
-        assert order == [asked(*each) for each in ORDER]
+        assert order == [requests_for(*each) for each in ORDER]
         assert daemon.skipped == "Nothing is missing"
         whole = ask(market_url, "SELECT day, minutes_missing FROM silver.candle_coverage ORDER BY day DESC")
         assert whole == [(TODAY - DAY, 0), (TODAY - 2 * DAY, 0)]
@@ -99,7 +99,7 @@ class TestCloseGaps:
             Clock.moment = NOON + timedelta(hours=hours)
             assert daemon.tick() == set()
         Clock.moment = NOON + DAY
-        assert daemon.tick() == asked("candle", 0)
+        assert daemon.tick() == requests_for("candle", 0)
 
     def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser):
         job = defs.resolve_job_def("collect_days")
@@ -107,11 +107,11 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         assert daemon.skipped == "An earlier run is still collecting"
         daemon.instance.report_run_failed(run)
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
 
     def test_a_persons_run_keeps_nothing_waiting(self, daemon: GapCloser):
         daemon.instance.create_run_for_job(defs.resolve_job_def("collect_days"), status=DagsterRunStatus.STARTED)
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
 
     def test_a_day_that_stays_incomplete_is_requested_at_growing_intervals(self, daemon: GapCloser, database: Database):
         for kind, back in ORDER[1:]:
@@ -125,13 +125,13 @@ class TestCloseGaps:
         assert daemon.skipped == "1 days wait for a retry"
 
     def test_while_one_waits_the_next_is_filled(self, daemon: GapCloser):
-        assert [daemon.tick() for _ in ORDER] == [asked(*each) for each in ORDER]
+        assert [daemon.tick() for _ in ORDER] == [requests_for(*each) for each in ORDER]
         assert daemon.tick() == set()
 
     def test_progress_ends_the_wait(self, daemon: GapCloser, database: Database):
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
         cover(database, TODAY - DAY, "candle", 5)
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
 
     def test_a_day_begun_long_ago_and_left_unfinished_is_finished(self, daemon: GapCloser, database: Database):
         for kind, back in ORDER:
@@ -139,10 +139,10 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         cover(database, TODAY - 900 * DAY, "candle", 7, market="KRW-BTC")
         cover(database, TODAY - 901 * DAY, "candle")
-        assert daemon.tick() == asked("candle", 900)
+        assert daemon.tick() == requests_for("candle", 900)
         assert daemon.tick() == set()
         Clock.moment += timedelta(minutes=1)
-        assert daemon.tick() == asked("candle", 900)
+        assert daemon.tick() == requests_for("candle", 900)
         cover(database, TODAY - 900 * DAY, "candle", market="KRW-BTC")
         Clock.moment += timedelta(hours=1)
         assert daemon.tick() == set()
@@ -154,7 +154,7 @@ class TestCloseGaps:
         monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
         exchange.faults.add("candles|trades", "status", status=404)
         for kind in PAGE:
-            assert daemon.tick() == asked(kind, 1)
+            assert daemon.tick() == requests_for(kind, 1)
             daemon.work()
         Clock.moment += timedelta(hours=2)
         assert daemon.tick() == set()
@@ -169,7 +169,7 @@ class TestCloseGaps:
         put_records(database, PAGE["candle"], Records(columns, [unknown]))
         assert daemon.tick() == set()
         cover(database, day, "candle", 5)
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
 
     def test_the_days_back_may_be_none(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
@@ -182,7 +182,7 @@ class TestCloseGaps:
         found: set[Any] = set()
         while more := daemon.tick():
             found |= more
-        candles, trades = ({back for back in range(12) if asked(kind, back) <= found} for kind in PAGE)
+        candles, trades = ({back for back in range(12) if requests_for(kind, back) <= found} for kind in PAGE)
         assert (candles, trades) == (set(range(1, 10)), set(range(1, 8)))
 
     def test_without_a_ranking_it_waits_for_one(self, daemon: GapCloser, monkeypatch: pytest.MonkeyPatch):
@@ -193,9 +193,9 @@ class TestCloseGaps:
     def test_another_database_is_scanned_again(
         self, daemon: GapCloser, another_url: str, monkeypatch: pytest.MonkeyPatch
     ):
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
-        assert daemon.tick() == asked("candle", 1)
+        assert daemon.tick() == requests_for("candle", 1)
         assert {key.partition("/")[0] for key in json.loads(daemon.cursor or "{}")["waiting"]} == set(PAGE)
 
 
@@ -213,7 +213,7 @@ class TestDropped:
         ask(market_url, "DELETE FROM bronze.candle_raw")
         ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.candle_raw', %s, 'infinity')", day + DAY)
         assert not materialize(*names[1:], first=day, axis=days).success
-        assert daemon.tick() != asked("candle", 1), "of itself a day that was whole is not asked for"
+        assert daemon.tick() != requests_for("candle", 1), "of itself a complete day is not requested"
         ask(market_url, "UPDATE bronze.retention SET dropped_at = %s", Clock.moment + timedelta(seconds=1))
         Clock.moment += timedelta(minutes=1)
         assert collect().success
@@ -244,17 +244,17 @@ class TestCollectToday:
         with build_schedule_context(
             instance, scheduled_execution_time=Clock.moment, resources={"database": Database()}
         ) as context:
-            asked = collect_today(context)
-        assert isinstance(asked, RunRequest | SkipReason)
-        return asked
+            request = collect_today(context)
+        assert isinstance(request, RunRequest | SkipReason)
+        return request
 
     def test_today_alone_is_requested_and_collected(
         self, daemon: GapCloser, instance: DagsterInstance, market_url: str, exchange: Handle
     ):
-        asked = self.tick(instance)
-        assert isinstance(asked, RunRequest)
-        assert (asked.partition_key, asked.asset_selection) == (days.key_of(TODAY), None)
-        assert defs.resolve_job_def("collect_days").execute_in_process(partition_key=asked.partition_key).success
+        request = self.tick(instance)
+        assert isinstance(request, RunRequest)
+        assert (request.partition_key, request.asset_selection) == (days.key_of(TODAY), None)
+        assert defs.resolve_job_def("collect_days").execute_in_process(partition_key=request.partition_key).success
         for table in ("bronze.candle_raw", "bronze.trade_raw", "silver.candle_coverage", "gold.market_daily"):
             assert ask(market_url, f"SELECT DISTINCT day FROM {table}") == [(TODAY,)]
 
@@ -267,7 +267,7 @@ class TestCollectToday:
             Clock.moment = NOON + timedelta(hours=hours)
             assert daemon.tick() == set()
         Clock.moment = NOON + DAY
-        assert daemon.tick() == asked("candle", 0)
+        assert daemon.tick() == requests_for("candle", 0)
 
     def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser, instance: DagsterInstance):
         job = defs.resolve_job_def("collect_days")
@@ -282,21 +282,21 @@ class TestCollectToday:
         self, daemon: GapCloser, instance: DagsterInstance, second: int
     ):
         Clock.moment = TODAY + DAY + timedelta(seconds=second)
-        asked = self.tick(instance)
+        request = self.tick(instance)
         if second < 70:
-            assert isinstance(asked, SkipReason)
-            assert "The day has just begun" in str(asked.skip_message)
+            assert isinstance(request, SkipReason)
+            assert "The day has just begun" in str(request.skip_message)
         else:
-            assert isinstance(asked, RunRequest)
-            assert asked.partition_key == days.key_of(TODAY + DAY)
+            assert isinstance(request, RunRequest)
+            assert request.partition_key == days.key_of(TODAY + DAY)
 
     def test_without_a_ranking_it_waits_for_one(
         self, daemon: GapCloser, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.delenv("UPBIT_CANDLE_MARKETS")
-        asked = self.tick(instance)
-        assert isinstance(asked, SkipReason)
-        assert asked.skip_message == "There is no turnover ranking yet to choose the markets by."
+        request = self.tick(instance)
+        assert isinstance(request, SkipReason)
+        assert request.skip_message == "There is no turnover ranking yet to choose the markets by."
 
 
 class TestStaleDays:

@@ -140,11 +140,11 @@ def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[
     page, minutes = covered(tables.bronze_candle_page, tables.bronze_candle_raw, window), minute_counts(validated)
     part = sa.func.unnest(page.c.covered).column_valued("part")
     seconds = sa.extract("epoch", sa.func.upper(part) - sa.func.lower(part))
-    asked = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("asked")
+    collected = sa.select(sa.cast(sa.func.sum(seconds) / 60, sa.Integer).label("minutes")).lateral("collected")
     traded, rejected = (
         sa.cast(sa.func.coalesce(each, 0), sa.Integer) for each in (minutes.c.traded, minutes.c.rejected)
     )
-    silent = sa.func.greatest(sa.func.coalesce(asked.c.minutes, 0) - traded - rejected, 0)
+    silent = sa.func.greatest(sa.func.coalesce(collected.c.minutes, 0) - traded - rejected, 0)
     missing = DAY // MINUTE - traded - silent
     return (
         sa.select(
@@ -157,7 +157,7 @@ def candle_coverage(validated: sa.TableClause, window: TimeWindow) -> sa.Select[
             page.c.pages,
             page.c.proved,
         )
-        .join_from(page, asked, sa.true())
+        .join_from(page, collected, sa.true())
         .outerjoin(minutes, (minutes.c.day == page.c.day) & (minutes.c.market == page.c.market))
     )
 

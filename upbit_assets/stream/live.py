@@ -147,7 +147,7 @@ class LivePublisher:
         self.trades: list[tuple[bytes, datetime]] = []
         self.connection: sa.Connection | None = None
         self.batches = 0
-        self.away = False
+        self.failing = False
 
     def put(self, kind: str, code: str, payload: bytes, received_at: datetime) -> None:
         """Add a frame; doesn't block."""
@@ -200,11 +200,11 @@ class LivePublisher:
 
     def report(self, problem: str | None) -> None:
         """Log a problem when it starts and when it ends."""
-        if problem and not self.away:
+        if problem and not self.failing:
             log.warning("%s", problem)
-        elif self.away and not problem:
+        elif self.failing and not problem:
             log.info("The live tables are up to date again.")
-        self.away = problem is not None
+        self.failing = problem is not None
 
     def open(self) -> sa.Connection:
         if self.connection is None:

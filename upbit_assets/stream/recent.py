@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-KEPT = 30.0  # seconds at least; connections are moments apart, and silver tells apart what comes later
+KEPT = 30.0  # minimal seconds; connections differ by moments, and silver de-duplicates later ones
 
 
 class Recent:

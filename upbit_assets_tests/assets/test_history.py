@@ -121,7 +121,7 @@ def stored(url: str, kind: str, market: str = MARKET, day: datetime = YESTERDAY)
     return sorted((row for (row,) in found), key=lambda row: (row.get("timestamp"), row[KEY[kind]]))
 
 
-def told(exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
+def exchange_rows(exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
     """All that the exchange has of a day, oldest first."""
     end = min(day + DAY, CANDLES.settled(Clock.moment))
     found = (
@@ -138,7 +138,7 @@ def keys(kind: str, rows: list[Any]) -> list[Any]:
 
 
 def assert_whole(url: str, exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> None:
-    assert keys(kind, stored(url, kind, market, day)) == keys(kind, told(exchange, kind, market, day))
+    assert keys(kind, stored(url, kind, market, day)) == keys(kind, exchange_rows(exchange, kind, market, day))
     assert missing(kind, market, day) == []
 
 
@@ -184,9 +184,9 @@ class TestADay:
     @BOTH
     def test_a_day_is_collected_to_the_letter(self, market_url: str, exchange: Handle, kind: str):
         metadata = collected(kind)
-        assert stored(market_url, kind) == told(exchange, kind)
+        assert stored(market_url, kind) == exchange_rows(exchange, kind)
         assert missing(kind) == []
-        assert metadata["pages"] == 1 + len(told(exchange, kind)) // A_PAGE
+        assert metadata["pages"] == 1 + len(exchange_rows(exchange, kind)) // A_PAGE
 
     @BOTH
     def test_a_second_run_asks_for_nothing(self, market_url: str, exchange: Handle, kind: str):
@@ -362,7 +362,7 @@ class TestBadPages:
         assert list(problems) == [f"{OTHER} 2026-06-30"]
         assert "with status 404: 'Simulated error 404'" in problems[f"{OTHER} 2026-06-30"]
         assert_whole(market_url, exchange, kind)
-        assert keys(kind, stored(market_url, kind, OTHER)) == keys(kind, told(exchange, kind, OTHER))[-A_PAGE:]
+        assert keys(kind, stored(market_url, kind, OTHER)) == keys(kind, exchange_rows(exchange, kind, OTHER))[-A_PAGE:]
 
         with Database().connect() as connection:  # as the sensor asks
             assert coverage.gaps(connection, PAGES[kind], [(YESTERDAY, OTHER)], TODAY, include_unavailable=False) == []
@@ -396,7 +396,7 @@ class TestBadRows:
         exchange.faults.add("candles", "rows", rows=[fault], times=1)
         collected("candle", silver=True)
         taken, rejected = self.silver(market_url, "candle")
-        assert (len(taken), rejected) == (len(told(exchange, "candle")), [])
+        assert (len(taken), rejected) == (len(exchange_rows(exchange, "candle")), [])
         assert max(last for _, last in taken) == TODAY + timedelta(milliseconds=31)
 
     @pytest.mark.parametrize("index", [0, 20])
@@ -408,7 +408,7 @@ class TestBadRows:
         exchange.faults.add("candles", "rows", rows=[fault], times=1)
         collected("candle", silver=True)
         taken, ((kept, reason),) = self.silver(market_url, "candle")
-        assert len(taken) == len(told(exchange, "candle")) - 1
+        assert len(taken) == len(exchange_rows(exchange, "candle")) - 1
         assert kept["candle_date_time_kst"] == row["candle_date_time_kst"]
         assert reason == "candle_date_time_utc: of another day"
 
@@ -432,7 +432,7 @@ class TestBadRows:
         answer(exchange, "candle", bad + rows[30 : 28 + A_PAGE], nth=1)
         collected("candle")
         found = ask(market_url, "SELECT raw_data::text FROM bronze.candle_raw WHERE day = %s", YESTERDAY)
-        assert len(found) == len(set(found)) == len(told(exchange, "candle"))
+        assert len(found) == len(set(found)) == len(exchange_rows(exchange, "candle"))
 
 
 class TestCoverage:
@@ -442,14 +442,14 @@ class TestCoverage:
 
     def test_a_silent_minute_is_not_a_missing_one(self, market_url: str, exchange: Handle):
         collected("candle", silver=True)
-        traded = len(told(exchange, "candle"))
+        traded = len(exchange_rows(exchange, "candle"))
         assert self.coverage_of(market_url) == {MARKET: (traded, 1440 - traded, 0, None)}
 
     def test_a_day_half_collected_says_so(self, market_url: str, exchange: Handle):
         collected("candle", TODAY, silver=True)
-        *_, newest = of_today = told(exchange, "candle", day=TODAY)
+        *_, newest = of_today = exchange_rows(exchange, "candle", day=TODAY)
         known = (datetime.fromisoformat(newest["candle_date_time_utc"] + "Z") - TODAY) // MINUTE + 1
-        assert known < 719, "what comes after the newest candle may come to be told yet"
+        assert known < 719, "rows after the newest candle may still be published"
         traded = len(of_today)
         assert self.coverage_of(market_url, TODAY) == {MARKET: (traded, known - traded, 1440 - known, None)}
 
@@ -459,14 +459,14 @@ class TestCoverage:
         wrong = [{"index": index, "set": {"trade_price": "-1"}} for index in (0, 7)]
         exchange.faults.add("candles", "rows", rows=wrong, times=1)
         collected("candle", silver=True)
-        traded = len(told(exchange, "candle")) - 2
+        traded = len(exchange_rows(exchange, "candle")) - 2
         assert self.coverage_of(market_url) == {MARKET: (traded, 1438 - traded, 2, None)}
         exchange.faults.clear()
         collected("candle", silver=True)
         assert self.coverage_of(market_url) == {MARKET: (traded, 1438 - traded, 2, None)}
         collected("candle", silver=True, full_refresh=True)
         assert self.coverage_of(market_url) == {MARKET: (traded + 2, 1438 - traded, 0, None)}
-        assert stored(market_url, "candle")[-1] == told(exchange, "candle")[-1]
+        assert stored(market_url, "candle")[-1] == exchange_rows(exchange, "candle")[-1]
 
     def test_a_market_that_disappeared_says_why_until_it_is_whole(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch

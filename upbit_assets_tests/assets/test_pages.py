@@ -168,7 +168,7 @@ def collect_all_day(
         Clock.moment = MIDNIGHT + ms * MILLISECOND
         collected.run(exchange, chance, chance.choice([*kills, None]))
         forming = collected.until(Clock.moment)
-        assert not [text for text in collected.rows if said_at(text) >= forming]
+        assert not [text for text in collected.rows if time_of(text) >= forming]
     Clock.moment = MIDNIGHT + DAY + timedelta(hours=1)
     for most_pages in kills:
         collected.run(exchange, chance, most_pages)
@@ -179,7 +179,7 @@ def collect_all_day(
     assert exchange.calls == calls
 
 
-def said_at(text: str) -> datetime:
+def time_of(text: str) -> datetime:
     row = json.loads(text)
     if "timestamp" in row:
         return EPOCH + row["timestamp"] * MILLISECOND
@@ -244,7 +244,7 @@ class TestLies:
     GAP = Gap(MIDNIGHT, MARKET, MIDNIGHT, MIDNIGHT + DAY)
 
     @staticmethod
-    def saying(*replies: list[Row]) -> FakeExchange:
+    def responding_with(*replies: list[Row]) -> FakeExchange:
         """An exchange that answers so, and then its last again and again."""
         exchange = FakeExchange()
 
@@ -256,43 +256,43 @@ class TestLies:
 
     def test_the_same_full_page_again_and_again(self):
         at = MIDNIGHT + 5 * MINUTE
-        exchange = self.saying([candle(at + MINUTE), candle(at)])
+        exchange = self.responding_with([candle(at + MINUTE), candle(at)])
         with pytest.raises(NoProgressError, match="call 3 returned no rows older than those already known"):
             list(candle_pages(exchange, self.GAP))
-        exchange = self.saying([trade(at, 7), trade(at, 8)])
+        exchange = self.responding_with([trade(at, 7), trade(at, 8)])
         with pytest.raises(NoProgressError, match="call 4 returned no rows"):
             list(trade_pages(exchange, self.GAP))
 
     def test_full_pages_that_get_newer_and_newer(self):
         newer = [[trade(MIDNIGHT + each * MINUTE, each), trade(MIDNIGHT + each * MINUTE, each + 1)] for each in (5, 9)]
         with pytest.raises(NoProgressError):
-            list(trade_pages(self.saying(*newer), self.GAP))
+            list(trade_pages(self.responding_with(*newer), self.GAP))
 
     def test_the_day_before_after_a_trade_means_that_there_are_no_more_but_not_alone(self):
         at, before = MIDNIGHT + 5 * MINUTE, [trade(MIDNIGHT - each * MINUTE, each) for each in (1, 2)]
-        first, last = trade_pages(self.saying([trade(at, 8), trade(at, 7)], before), self.GAP)
+        first, last = trade_pages(self.responding_with([trade(at, 8), trade(at, 7)], before), self.GAP)
         assert [len(first.rows), len(last.rows)] == [2, 0]
         assert (first.start, last.start, last.end) == (at + MILLISECOND, MIDNIGHT, at + MILLISECOND)
         with pytest.raises(NoProgressError, match="call 2"):
-            list(trade_pages(self.saying(before), self.GAP))
+            list(trade_pages(self.responding_with(before), self.GAP))
 
     @pytest.mark.parametrize("walk", [candle_pages, trade_pages])
     def test_a_full_page_without_a_time(self, walk: Walk):
         with pytest.raises(NoProgressError):
-            list(walk(self.saying([text_of(), Row("17")]), self.GAP))
+            list(walk(self.responding_with([text_of(), Row("17")]), self.GAP))
 
     def test_a_row_whose_times_differ_covers_nothing_and_is_kept(self):
         noon = MIDNIGHT + 12 * timedelta(hours=1)
         false = candle(noon).replace("2026-07-01T12", "2020-01-01T00")
-        first = next(candle_pages(self.saying([candle(noon), Row(false)]), self.GAP))
+        first = next(candle_pages(self.responding_with([candle(noon), Row(false)]), self.GAP))
         assert (first.start, [said.row for said in first.rows]) == (noon, [candle(noon), false])
 
         false = trade(noon, 6).replace("2026-07-01", "2020-01-01")
-        first = next(trade_pages(self.saying([trade(noon, 5), Row(false)]), self.GAP))
+        first = next(trade_pages(self.responding_with([trade(noon, 5), Row(false)]), self.GAP))
         assert (first.start, [said.row for said in first.rows]) == (noon + MILLISECOND, [trade(noon, 5), false])
 
     def test_a_gateways_404_does_not_mean_that_there_is_no_such_market(self, monkeypatch: pytest.MonkeyPatch):
-        exchange = self.saying([])
+        exchange = self.responding_with([])
 
         def no_route(*_: Any, **__: Any) -> Reply:
             raise StatusError("url", 404, "not_found", "no Route matched with those values")

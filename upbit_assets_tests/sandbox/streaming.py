@@ -123,5 +123,5 @@ def still_world(markets=30, **options) -> Iterator[World]:
         yield World(handle, clock, seconds)
 
 
-def asked(kind, *codes, **options):
+def wanted(kind, *codes, **options):
     return {"type": kind, "codes": list(codes), **options}

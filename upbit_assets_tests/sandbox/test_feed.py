@@ -16,7 +16,7 @@ from upbit_assets.sandbox.subscription import CANDLES
 from upbit_assets.sandbox.tape import Tape
 from upbit_assets_tests import http
 from upbit_assets_tests.sandbox.conftest import AT
-from upbit_assets_tests.sandbox.streaming import Seconds, World, asked, still_world
+from upbit_assets_tests.sandbox.streaming import Seconds, World, still_world, wanted
 
 CODES = [listing.market for listing in Market(count=30).markets()]
 MIDNIGHT = datetime(2026, 7, 31, tzinfo=UTC)
@@ -46,7 +46,7 @@ def test_every_trade_that_rest_has_is_a_frame_and_no_other(world, start):
     world.seconds.value += 1000
     world.clock.step((start - world.clock()).total_seconds())
     since = milliseconds(world.clock())
-    with world.subscribed(asked("trade", *CODES, is_only_realtime=True)) as client:
+    with world.subscribed(wanted("trade", *CODES, is_only_realtime=True)) as client:
         told = [frame for step in (0.001, 0.5, 30, 7.3, 60, 0.05) for frame in client.due(step=step)]
         for code in CODES:
             truth = rest(world, code, since)
@@ -61,7 +61,7 @@ def test_every_trade_that_rest_has_is_a_frame_and_no_other(world, start):
 
 def test_a_day_s_counters_in_tickers_are_those_of_rest_and_add_up_to_the_trades(world):
     world.seconds.value += 1000
-    types = (asked("ticker", *CODES), asked("trade", *CODES, is_only_realtime=True))
+    types = (wanted("ticker", *CODES), wanted("trade", *CODES, is_only_realtime=True))
     with world.subscribed(*types) as client:
         told = {frame["code"]: frame for frame in client.snapshots}
         assert told.keys() == set(CODES)
@@ -98,7 +98,7 @@ def test_a_day_s_counters_in_tickers_are_those_of_rest_and_add_up_to_the_trades(
 def test_snapshots_are_what_rest_has_now(world):
     world.seconds.value += 1000
     kinds = ("ticker", "trade", "orderbook", "candle.1m")
-    with world.subscribed(*(asked(kind, *CODES) for kind in kinds)) as client:
+    with world.subscribed(*(wanted(kind, *CODES) for kind in kinds)) as client:
         told = {(frame["type"], frame["code"]): frame for frame in client.snapshots}
     now, market = world.clock(), world.handle.market
     assert len(told) == len(kinds) * len(CODES)
@@ -116,7 +116,7 @@ def test_snapshots_are_what_rest_has_now(world):
 
 def test_a_book_is_rests_of_its_moment_and_comes_on_a_grid_of_100_ms(world):
     world.seconds.value += 1000
-    with world.subscribed(asked("orderbook", "KRW-BTC", "BTC-ETH")) as client:
+    with world.subscribed(wanted("orderbook", "KRW-BTC", "BTC-ETH")) as client:
         found = [(milliseconds(world.clock()), client.due(step=0.03)) for _ in range(100)]
     busy = [(at, frame) for at, frames in found for frame in frames if frame["code"] == "KRW-BTC"]
     assert 28 <= len(busy) <= 31
@@ -130,7 +130,7 @@ def test_a_book_is_rests_of_its_moment_and_comes_on_a_grid_of_100_ms(world):
 
 def test_the_best_prices_of_a_trade_are_those_of_rests_book_after_it(world):
     world.seconds.value += 1000
-    with world.subscribed(asked("trade", *CODES)) as client:
+    with world.subscribed(wanted("trade", *CODES)) as client:
         told = client.snapshots + client.due(step=60)
     for frame in told:
         (unit,) = world.handle.market.orderbook(frame["code"], moment(frame["trade_timestamp"]), count=1)[
@@ -142,7 +142,7 @@ def test_the_best_prices_of_a_trade_are_those_of_rests_book_after_it(world):
 def test_candles_come_every_second_in_which_something_was_traded_and_the_last_is_rests(world):
     world.seconds.value += 1000
     start = milliseconds(world.clock())
-    with world.subscribed(*(asked(kind, "KRW-BTC", "BTC-ETH") for kind in CANDLES)) as client:
+    with world.subscribed(*(wanted(kind, "KRW-BTC", "BTC-ETH") for kind in CANDLES)) as client:
         told = client.due(step=130)
     market, now = world.handle.market, moment((milliseconds(world.clock()) // 1000) * 1000 - 1)
     for kind, unit in CANDLES.items():
@@ -161,7 +161,7 @@ def test_candles_come_every_second_in_which_something_was_traded_and_the_last_is
 
 def test_a_clock_that_is_set_back_repeats_its_time_and_one_set_forward_leaves_nothing_out(world):
     world.seconds.value += 1000
-    with world.subscribed(asked("trade", "KRW-BTC", is_only_realtime=True)) as client:
+    with world.subscribed(wanted("trade", "KRW-BTC", is_only_realtime=True)) as client:
         first, again, ahead = (client.due(step=step) for step in (5, 0, 5))
         world.step(-5)
         world.settle()
@@ -176,7 +176,7 @@ def test_a_clock_that_leaps_leaves_nothing_out():
     clock, seconds = AdjustableClock(AT, speed=0), Seconds()
     with running(3, clock, seconds=seconds) as handle:
         world = World(handle, clock, seconds)
-        with world.subscribed(asked("trade", "KRW-BTC", is_only_realtime=True)) as client:
+        with world.subscribed(wanted("trade", "KRW-BTC", is_only_realtime=True)) as client:
             since = milliseconds(clock())
             told = client.due(step=600)
             assert {frame["sequential_id"] for frame in told} == rest(world, "KRW-BTC", since).keys()
@@ -237,8 +237,8 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         before = codes_of(world)
         assert "KRW-ETH" in before
         assert code not in before
-        with world.subscribed(asked("trade", code), asked("ticker", "KRW-ETH")) as client:
-            # Unknown when it was asked for, so nothing comes of it
+        with world.subscribed(wanted("trade", code), wanted("ticker", "KRW-ETH")) as client:
+            # Unknown when it was requested, so nothing comes of it
             assert [frame["code"] for frame in client.snapshots] == ["KRW-ETH"]
             assert client.snapshots[0]["delisting_date"] == {"year": 2026, "month": 7, "day": 30}
             told = client.due(step=89)
@@ -247,7 +247,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         world.step(3600)
         assert codes_of(world) == before - {"KRW-ETH"} | {code}
         assert http.get(world.handle.url + "/v1/ticker?markets=KRW-ETH", timeout=5).status_code == 404
-        with world.subscribed(asked("trade", code, "KRW-ETH"), asked("ticker", code)) as client:
+        with world.subscribed(wanted("trade", code, "KRW-ETH"), wanted("ticker", code)) as client:
             assert [frame["code"] for frame in client.snapshots] == [code, code]
             told = client.due(step=7200)
             ticker = [frame for frame in told if frame["type"] == "ticker"][-1]

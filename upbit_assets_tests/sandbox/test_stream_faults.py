@@ -8,10 +8,10 @@ import pytest
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from upbit_assets_tests import http
-from upbit_assets_tests.sandbox.streaming import asked, still_world
+from upbit_assets_tests.sandbox.streaming import still_world, wanted
 
-BTC = asked("trade", "KRW-BTC", is_only_realtime=True)
-BOTH = asked("trade", "KRW-BTC", "KRW-ETH", is_only_realtime=True)
+BTC = wanted("trade", "KRW-BTC", is_only_realtime=True)
+BOTH = wanted("trade", "KRW-BTC", "KRW-ETH", is_only_realtime=True)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_faults_change_while_a_connection_is_open_and_hit_its_snapshots_as_well(
             json=[{"match": "type=ticker", "kind": "drop", "times": 1}],
             timeout=5,
         )
-        client.subscribe(asked("ticker", "KRW-BTC", "KRW-ETH"))
+        client.subscribe(wanted("ticker", "KRW-BTC", "KRW-ETH"))
         assert [frame["code"] for frame in client.due(1)] == ["KRW-ETH"]
         assert http.get(world.handle.url + "/_sandbox/faults", timeout=5).json()[0]["seen"] == 2
 

@@ -4,7 +4,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from upbit_assets.sandbox import frames
-from upbit_assets_tests.sandbox.streaming import asked, still_world
+from upbit_assets_tests.sandbox.streaming import still_world, wanted
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def world(shared):
     return shared
 
 
-BTC = asked("trade", "KRW-BTC")
+BTC = wanted("trade", "KRW-BTC")
 
 
 def kinds(told):
@@ -43,7 +43,7 @@ def test_another_path_is_not_routed(world):
 
 def test_a_snapshot_comes_first_and_then_what_happens(world):
     with world.connected() as client:
-        client.subscribe(asked("trade", "KRW-BTC", "KRW-ETH"), asked("ticker", "KRW-BTC"))
+        client.subscribe(wanted("trade", "KRW-BTC", "KRW-ETH"), wanted("ticker", "KRW-BTC"))
         assert client.due() == []
         early = client.due(0.2)
         late = client.due(0.2)
@@ -59,7 +59,7 @@ def test_a_snapshot_comes_first_and_then_what_happens(world):
 
 
 def test_only_snapshots_or_only_what_happens(world):
-    only = asked("trade", "KRW-BTC", is_only_snapshot=True), asked("ticker", "KRW-BTC", is_only_realtime=True)
+    only = wanted("trade", "KRW-BTC", is_only_snapshot=True), wanted("ticker", "KRW-BTC", is_only_realtime=True)
     with world.subscribed(*only) as client:
         assert kinds(client.snapshots) == [("trade", "KRW-BTC", "SNAPSHOT")]
         assert set(kinds(client.due(step=5))) == {("ticker", "KRW-BTC", "REALTIME")}
@@ -67,13 +67,13 @@ def test_only_snapshots_or_only_what_happens(world):
 
 def test_a_new_request_replaces_the_subscription(world):
     with world.subscribed(BTC) as client:
-        client.subscribe(asked("ticker", "KRW-BTC"))
+        client.subscribe(wanted("ticker", "KRW-BTC"))
         assert kinds(client.due(0.5)) == [("ticker", "KRW-BTC", "SNAPSHOT")]
         assert {frame["type"] for frame in client.due(step=5)} == {"ticker"}
 
 
 def test_unknown_and_lower_case_codes_get_silence(world):
-    with world.subscribed(asked("trade", "KRW-NOPE", "krw-btc", "KRW-ETH"), asked("orderbook", "")) as client:
+    with world.subscribed(wanted("trade", "KRW-NOPE", "krw-btc", "KRW-ETH"), wanted("orderbook", "")) as client:
         assert kinds(client.snapshots) == [("trade", "KRW-ETH", "SNAPSHOT")]
         assert {frame["code"] for frame in client.due(step=20)} <= {"KRW-ETH"}
 
@@ -82,13 +82,13 @@ def test_unknown_and_lower_case_codes_get_silence(world):
     ("suffix", "count"), [("", 30), (".1", 1), (".5", 5), (".15", 15), (".30", 30), (".20", 30), (".x", 30)]
 )
 def test_the_suffix_of_a_code_is_how_many_prices_its_book_has(world, suffix, count):
-    with world.subscribed(asked("orderbook", "KRW-BTC" + suffix)) as client:
+    with world.subscribed(wanted("orderbook", "KRW-BTC" + suffix)) as client:
         (book,) = client.snapshots
     assert (book["code"], len(book["orderbook_units"])) == ("KRW-BTC", count)
 
 
 def test_books_come_in_levels_where_there_are_any(world):
-    books = asked("orderbook", "KRW-BTC", "BTC-ETH", level=100000), asked("orderbook", "KRW-BTC", level=7)
+    books = wanted("orderbook", "KRW-BTC", "BTC-ETH", level=100000), wanted("orderbook", "KRW-BTC", level=7)
     with world.subscribed(*books) as client:
         (book,) = client.snapshots
         assert book["level"] == 100_000
@@ -97,9 +97,9 @@ def test_books_come_in_levels_where_there_are_any(world):
 
 
 def test_the_subscription_is_listed_and_its_format_can_be_switched(world):
-    with world.subscribed(asked("trade", "KRW-BTC"), asked("orderbook", "KRW-ETH.5", level=0)) as client:
+    with world.subscribed(wanted("trade", "KRW-BTC"), wanted("orderbook", "KRW-ETH.5", level=0)) as client:
         client.send({"method": "LIST_SUBSCRIPTIONS"})
-        result = [asked("trade", "KRW-BTC"), asked("orderbook", "KRW-ETH.5")]
+        result = [wanted("trade", "KRW-BTC"), wanted("orderbook", "KRW-ETH.5")]
         assert client.due() == [{"method": "LIST_SUBSCRIPTIONS", "result": result, "ticket": "t"}]
         client.send({"method": "LIST_SUBSCRIPTIONS"}, {"format": "SIMPLE"})
         (told,) = client.due()
@@ -180,7 +180,7 @@ def test_frames_are_binary(world):
 def test_frames_are_compressed_only_for_those_who_offer_it(world):
     both = []
     for compression in ("deflate", None):
-        with world.subscribed(asked("orderbook", "KRW-BTC"), compression=compression) as client:
+        with world.subscribed(wanted("orderbook", "KRW-BTC"), compression=compression) as client:
             assert ("Sec-WebSocket-Extensions" in client.socket.response.headers) is bool(compression)
             both.append(client.snapshots)
     assert both[0] == both[1]
@@ -241,7 +241,7 @@ def test_a_hundred_messages_a_minute_and_no_more(world):
 
 
 TYPES = ("ticker", "trade", "orderbook", "candle.1s", "candle.240m")
-EVERY = [asked(kind, "KRW-BTC", "BTC-ETH") for kind in TYPES]
+EVERY = [wanted(kind, "KRW-BTC", "BTC-ETH") for kind in TYPES]
 
 
 def spelled(row, kind):

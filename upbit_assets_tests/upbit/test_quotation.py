@@ -28,38 +28,38 @@ def client(exchange: Handle) -> Iterator[UpbitClient]:
         yield upbit
 
 
-def told(reply: Reply):
+def rows_of(reply: Reply):
     return [json.loads(row, parse_float=Decimal) for row in reply.rows]
 
 
-def asked(reply: Reply):
+def query_of(reply: Reply):
     return {name: value for name, (value,) in parse_qs(urlsplit(reply.url).query).items()}
 
 
 def test_trades(exchange, client):
     reply = client.trades("KRW-BTC")
-    assert told(reply) == exchange.market.trades("KRW-BTC", AT, count=500)
-    assert asked(reply) == {"market": "KRW-BTC", "count": "500"}
-    older = client.trades("KRW-BTC", count=3, cursor=told(reply)[9]["sequential_id"])
-    assert told(older) == told(reply)[10:13]
+    assert rows_of(reply) == exchange.market.trades("KRW-BTC", AT, count=500)
+    assert query_of(reply) == {"market": "KRW-BTC", "count": "500"}
+    older = client.trades("KRW-BTC", count=3, cursor=rows_of(reply)[9]["sequential_id"])
+    assert rows_of(older) == rows_of(reply)[10:13]
     before = client.trades("KRW-BTC", count=1, to="12:00:00", days_ago=2)
     assert before.rows[0].market == "KRW-BTC"
-    assert asked(before) == {"market": "KRW-BTC", "count": "1", "to": "12:00:00", "days_ago": "2"}
+    assert query_of(before) == {"market": "KRW-BTC", "count": "1", "to": "12:00:00", "days_ago": "2"}
 
 
 def test_order_books(exchange, client):
     reply = client.orderbook(["KRW-BTC", "KRW-USDT"])
-    assert told(reply) == [exchange.market.orderbook(market, AT) for market in ("KRW-BTC", "KRW-USDT")]
+    assert rows_of(reply) == [exchange.market.orderbook(market, AT) for market in ("KRW-BTC", "KRW-USDT")]
     grouped = client.orderbook(["KRW-BTC", "KRW-USDT"], count=2, level="10000")
     assert [row.market for row in grouped.rows] == ["KRW-BTC"]
-    assert asked(grouped) == {"markets": "KRW-BTC,KRW-USDT", "count": "2", "level": "10000"}
+    assert query_of(grouped) == {"markets": "KRW-BTC,KRW-USDT", "count": "2", "level": "10000"}
 
 
 @pytest.mark.parametrize("unit", ["seconds", "minutes/1", "minutes/240", "days", "weeks", "months", "years"])
 def test_candles(exchange, client, unit):
     reply = client.candles(unit, "KRW-USDT", count=2)
-    assert told(reply) == exchange.market.candles("KRW-USDT", AT, unit, count=2)
-    assert asked(reply) == {"market": "KRW-USDT", "count": "2"}
+    assert rows_of(reply) == exchange.market.candles("KRW-USDT", AT, unit, count=2)
+    assert query_of(reply) == {"market": "KRW-USDT", "count": "2"}
 
 
 SEOUL = timezone(timedelta(hours=9))
@@ -75,8 +75,8 @@ SEOUL = timezone(timedelta(hours=9))
 )
 def test_candles_end_before_a_moment_in_any_zone(client, to, spelled, newest):
     reply = client.candles("minutes/1", "KRW-BTC", to=to, count=1)
-    assert asked(reply)["to"] == spelled
-    assert told(reply)[0]["candle_date_time_utc"] == f"2026-07-01T{newest}"
+    assert query_of(reply)["to"] == spelled
+    assert rows_of(reply)[0]["candle_date_time_utc"] == f"2026-07-01T{newest}"
 
 
 def test_a_moment_without_a_zone_is_refused(client):
@@ -85,9 +85,9 @@ def test_a_moment_without_a_zone_is_refused(client):
 
 
 def test_pages_of_candles_follow_each_other(client):
-    newer = told(client.candles("minutes/1", "KRW-BTC", count=100))
+    newer = rows_of(client.candles("minutes/1", "KRW-BTC", count=100))
     start = datetime.fromisoformat(newer[49]["candle_date_time_utc"]).replace(tzinfo=UTC)
-    assert told(client.candles("minutes/1", "KRW-BTC", to=start, count=50)) == newer[50:]
+    assert rows_of(client.candles("minutes/1", "KRW-BTC", to=start, count=50)) == newer[50:]
 
 
 def test_a_senseless_unit_is_refused(client):
