@@ -12,7 +12,7 @@ from upbit_assets.partitions import DAY, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
-from upbit_assets_tests.assets.test_history import A_PAGE, KEY, RAW, make_small, stored, told
+from upbit_assets_tests.assets.test_history import A_PAGE, KEY, RAW, exchange_rows, make_small, stored
 from upbit_assets_tests.pipeline import Clock, ask, materialize, put, said
 from upbit_assets_tests.test_gaps import MARKET, NOON, TODAY, GapCloser, daemon, exchange
 
@@ -55,7 +55,8 @@ def close_gaps(daemon: GapCloser, ticks: int = 60) -> int:
 
 def whole(kind: str, url: str, exchange: Handle, market: str, day: datetime) -> bool:
     have, truth = (
-        {row[KEY[kind]] for row in rows} for rows in (stored(url, kind, market, day), told(exchange, kind, market, day))
+        {row[KEY[kind]] for row in rows}
+        for rows in (stored(url, kind, market, day), exchange_rows(exchange, kind, market, day))
     )
     return have == truth
 
@@ -102,7 +103,7 @@ def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_
     for market, day, source in ask(market_url, "SELECT market, day, vwap_source FROM gold.market_daily"):
         assert source == "candles" or whole("trade", market_url, exchange, market, day)
     silent = ask(market_url, "SELECT market, day, minutes_traded FROM silver.candle_coverage WHERE minutes_missing = 0")
-    assert [row for row in silent if row[2] != len(told(exchange, "candle", row[0], row[1]))] == []
+    assert [row for row in silent if row[2] != len(exchange_rows(exchange, "candle", row[0], row[1]))] == []
 
 
 @pytest.mark.parametrize("kind", RAW)
@@ -127,7 +128,7 @@ def test_nothing_twice_is_noticed_by_the_days_own_candle_and_requested_again(
     coverage = "SELECT minutes_silent, minutes_missing, proved FROM silver.candle_coverage"
     assert ask(market_url, coverage) == [(0, 1440 - A_PAGE, False)]
     assert close_gaps(daemon) == 2  # the candles again, and the trades
-    traded = len(told(exchange, "candle", MARKET, YESTERDAY))
+    traded = len(exchange_rows(exchange, "candle", MARKET, YESTERDAY))
     assert ask(market_url, coverage) == [(1440 - traded, 0, True)]
 
 
@@ -203,7 +204,7 @@ def test_the_proof_of_a_day_costs_a_call_or_two(
 ):
     exchange.faults.add(CALLS, "slow")
     assert materialize(f"bronze_{kind}_raw", first=YESTERDAY, axis=days).success
-    full, rest = divmod(len(told(exchange, kind, MARKET, YESTERDAY)), A_PAGE)
+    full, rest = divmod(len(exchange_rows(exchange, kind, MARKET, YESTERDAY)), A_PAGE)
     assert rest
     (counter,) = exchange.faults.show()
     assert counter["seen"] == full + 1 + more
