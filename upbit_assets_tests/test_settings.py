@@ -16,7 +16,14 @@ from upbit_assets.cli import main
 from upbit_assets.settings import DECLARED, PROJECT, Setting, SettingError, Settings, check, settings, text_of
 
 KNOWN = {name for setting in DECLARED for name in setting.names}
-NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS", "UPBIT_TEST_CHROMIUM", "UPBIT_TEST_POSTGRES_BIN"}
+NOT_OURS = {
+    "UPBIT_SECRETS",
+    "UPBIT_OPENED",
+    "UPBIT_OPENED_MS",
+    "UPBIT_TEST_CHROMIUM",
+    "UPBIT_TEST_POSTGRES_BIN",
+    "UPBIT_TEST_CLUSTER",
+}
 NAME = re.compile(r"\b(?:UPBIT|METABASE|DAGSTER_HOME|DAGSTER_POSTGRES)(?:_[A-Z]+)*\b(?!_)")
 WRONG = {
     "UPBIT_POSTGRES_URL": ["localhost:5432/mine", "mysql://me@db/upbit", "postgresql://db:port/upbit", "postgresql"],

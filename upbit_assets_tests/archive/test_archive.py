@@ -224,7 +224,7 @@ class TestLateRows:
         assert archived is not None
         assert archived.content.rows == 30, "one snapshot, whatever comes meanwhile"
         monkeypatch.setattr(Store, "put", put)
-        assert "holds 30 rows, the table 36" in str(late_check(market_url, store))
+        assert "has 30 rows, the table 36" in str(late_check(market_url, store))
 
     def test_a_day_waits_for_the_configured_days(self, database: Database, market_url: str, folder: Path, monkeypatch):
         put_rows(market_url, TICKERS)

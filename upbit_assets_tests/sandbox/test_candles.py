@@ -91,6 +91,8 @@ def test_paging_by_the_oldest_start_loses_and_repeats_nothing(market, at, unit, 
     for count in counts:
         page = MARKET.candles(market, at, unit, to=to, count=count)
         pages += page
+        if len(page) < count:  # the exchange's first candle
+            break
         to = start_of(page[-1])
     assert pages[:200] == whole[: len(pages)]
 
