@@ -87,6 +87,17 @@ class WindowCheck(Check[Callable[[sa.Connection, TimeWindow], Results]]):
     """A check of each window of a span."""
 
 
+@dataclass(frozen=True)
+class SampledCheck(WindowCheck):
+    """A check of a sample of past windows and of those that fail it, independent of a run's windows.
+
+    Args:
+        sample: the starts of the windows.
+    """
+
+    sample: Callable[[sa.Connection], Sequence[datetime]]
+
+
 class CurrentStateCheck(Check[Callable[[sa.Connection], Result]]):
     """A check of the current state, independent of a run's windows."""
 
@@ -98,7 +109,11 @@ def window_check(
 
 
 def checks_of(
-    asset: str, axis: Axis, *checks: WindowCheck | CurrentStateCheck, table: sa.Table | None = None
+    asset: str,
+    axis: Axis,
+    *checks: WindowCheck | CurrentStateCheck,
+    table: sa.Table | None = None,
+    step: str | None = None,
 ) -> AssetChecksDefinition:
     """The checks of an asset, all in one step, for the run's windows.
 
@@ -106,29 +121,34 @@ def checks_of(
 
     Args:
         table: the table whose retention applies; None: the one that the asset is named after.
+        step: distinguishes several steps of an asset; None: its only one.
     """
     key, of = AssetKey(asset), metadata.tables[asset.replace("_", ".", 1)] if table is None else table
 
-    @multi_asset_check(name=asset + CHECKS, specs=[check.spec(asset) for check in checks], can_subset=True)
+    name = "_".join(filter(None, [asset, step])) + CHECKS
+
+    @multi_asset_check(name=name, specs=[check.spec(asset) for check in checks], can_subset=True)
     def run_checks(
         context: AssetCheckExecutionContext, database: Database
     ) -> Iterator[AssetCheckEvaluation | Output[None]]:
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
         log = CheckLog(asset, axis, of, context.run.run_id)
-        by_window = [each for each in chosen if isinstance(each, WindowCheck)]
+        own = axis.of_run(context.run.tags)
+        if own:  # a sensor and a schedule evaluate these; a run's windows say nothing about them
+            chosen = [each for each in chosen if not isinstance(each, CurrentStateCheck | SampledCheck)]
         with exclusively(database, asset) as connection:
-            own = axis.of_run(context.run.tags)
-            starts = own or (log.failing_and_newest(connection) if by_window else [])
-            results = {each: log.results(connection, each, starts) for each in by_window}
+            results = {
+                each: log.results(connection, each, own or log.windows_of(connection, each))
+                for each in chosen
+                if isinstance(each, WindowCheck)
+            }
             log.store(connection, results)
-            failing = log.failing(connection, starts)
+            failing = log.failing(connection, sorted({start for each in results.values() for start in each}))
             for check in chosen:
                 if isinstance(check, CurrentStateCheck):
-                    if own:  # a sensor evaluates these; a run's windows say nothing about them
-                        continue
                     yield evaluate_current(asset, check, connection, context.instance)
                 else:
-                    result = log.summary(results[check], failing.get(check.name, []))
+                    result = log.summary(check, results[check], failing.get(check.name, []))
                     yield evaluation(asset, check, result, context.instance)
                 yield Output(None, output_name=check.spec(asset).get_python_identifier())
 
@@ -180,8 +200,14 @@ class CheckLog:
     table: sa.Table
     run_id: str
 
-    def failing_and_newest(self, connection: sa.Connection) -> list[datetime]:
-        """The failing windows and the newest one."""
+    def windows_of(self, connection: sa.Connection, check: WindowCheck) -> list[datetime]:
+        """The failing windows and the newest one; of a sampled check, the newest that fail it and the sample."""
+        if isinstance(check, SampledCheck):
+            own = sa.select(check_result.c.window_start).where(
+                self.is_failing(), check_result.c.check_name == check.name
+            )
+            again = connection.scalars(own.order_by(check_result.c.window_start.desc()).limit(MAX_OTHERS_NAMED))
+            return sorted({*again, *check.sample(connection)})
         newest = sa.select(sa.func.max(check_result.c.window_start)).where(check_result.c.asset == self.asset)
         fails = sa.select(check_result.c.window_start).where(self.is_failing())
         found = {start for start in connection.scalars(sa.union(newest, fails)) if start}
@@ -239,11 +265,15 @@ class CheckLog:
         rows = connection.execute(sa.select(fails).where(named).order_by(*order)).all()
         return {name: list(of) for name, of in groupby(rows, lambda row: row.check_name)}
 
-    def summary(self, results: Results, failing: Sequence[sa.Row[Any]]) -> Result:
+    def summary(self, check: WindowCheck, results: Results, failing: Sequence[sa.Row[Any]]) -> Result:
         """A run's evaluation of a check: its own windows, and all failing ones."""
         starts = list(results)
+        if not starts:
+            return Result(True, note="There are no windows to check.")
         what = self.axis.key_of(starts[0])
-        if len(starts) > 1:
+        if isinstance(check, SampledCheck):
+            what = self.axis.named(starts)
+        elif len(starts) > 1:
             what += f" to {self.axis.key_of(starts[-1])}, {len(starts)} windows"
         note = [f"Checked: {what}."]
         details: dict[str, Any] = {}

@@ -4,7 +4,7 @@ import gc
 
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
-from upbit_assets import archive, checks, day_checks, diff, retention
+from upbit_assets import archive, checks, day_checks, diff, figure_checks, retention
 from upbit_assets.assets import bronze, gold, silver
 from upbit_assets.automation import changed_windows, jobs, missing_days, missing_trades, schedules
 from upbit_assets.collected import CollectedIOManager
@@ -26,7 +26,7 @@ database = Database()
 
 defs = Definitions(
     assets=load_assets_from_modules([bronze, silver, gold]),
-    asset_checks=[*checks.all_checks, *day_checks.all_checks],
+    asset_checks=[*checks.all_checks, *day_checks.all_checks, *figure_checks.all_checks],
     jobs=[
         jobs.collect,
         jobs.refresh,
@@ -34,6 +34,7 @@ defs = Definitions(
         jobs.collect_days,
         jobs.refresh_days,
         jobs.make_table_partitions,
+        jobs.check_figures,
         diff.diff_job,
         retention.drop_old_data,
     ],
@@ -41,6 +42,7 @@ defs = Definitions(
         schedules.collect_every_minute,
         schedules.collect_today,
         schedules.make_table_partitions_daily,
+        schedules.check_figures_nightly,
         retention.drop_old_data_daily,
     ],
     sensors=[

@@ -118,7 +118,10 @@ def diff(database: Database, partitions: str, assets: Sequence[str] = ()) -> Dif
         DatabaseError: the database refused, or is gone.
     """
     axis, span = span_of(partitions)
-    names = chosen(axis, assets)
+    return diff_of_span(database, axis, span, chosen(axis, assets))
+
+
+def diff_of_span(database: Database, axis: Axis, span: TimeWindow, names: frozenset[str]) -> Diff:
     found = Diff(axis)
     length = max(axis.length, MOST_TOGETHER)
     start = span.start

@@ -24,7 +24,7 @@ from dagster import (
 )
 
 from upbit_assets import checks as ticker_checks
-from upbit_assets import day_checks
+from upbit_assets import day_checks, figure_checks
 from upbit_assets.dagster_internals import output_of
 from upbit_assets.definitions import MarketDataIOManager, defs
 from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
@@ -32,7 +32,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import REFUSALS, Records, copy_records, in_window, storable
 
-ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks)
+ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks, *figure_checks.all_checks)
 SECONDS_A_TEST = 10
 IN_THE_FUTURE = "in the future, over ten minutes after it was collected; was that machine's clock behind?"
 # in the recovery guide's window

@@ -108,5 +108,5 @@ def test_a_sensor_runs_from_the_start(name: str):
 
 def test_every_check_says_what_it_looks_for():
     specs = [spec for checks in defs.asset_checks or () for spec in checks.check_specs]
-    assert len(specs) == 17
+    assert len(specs) == 21
     assert all(spec.description for spec in specs)

@@ -1,6 +1,6 @@
 """A diff shows what the code as it is now would make of bronze, and writes nothing."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -15,11 +15,13 @@ from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.cli import main
 from upbit_assets.definitions import defs
+from upbit_assets.feeds import MARKET_STATS
+from upbit_assets.figure_checks import sampled
 from upbit_assets.partitions import DAY, WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import WRITE_CHANNEL, lock_key
-from upbit_assets_tests.pipeline import PAST, ask, compute, materialize, put_bronze, said, ticker
+from upbit_assets_tests.pipeline import PAST, ask, checks, compute, evaluate, materialize, put_bronze, said, ticker
 
 KEY = "2026-01-29-14:00"
 RANGE = f"{KEY}...2026-01-29-14:10"
@@ -231,3 +233,64 @@ def test_the_job_shows_the_same_in_the_ui(computed: str):
     assert "window_high: 4, volatility: 4" in metadata["silver and gold"]
     assert "| KRW-BTC" in metadata["largest differences"]
     assert "today is no partition" in said(run(partitions="today"))
+
+
+NAME = "every_figure_follows_from_the_raw_rows"
+
+
+def test_each_night_past_windows_are_checked_and_those_that_differ_are_named(computed: str, database: Database):
+    gold = "gold_market_stats"
+    evaluation = evaluate(gold, NAME)
+    drawn = [PAST - DAY, PAST, PAST + WINDOW]
+    assert (evaluation.passed, evaluation.description) == (True, f"Checked: {windows.named(drawn)}.")
+
+    ask(computed, "UPDATE gold.market_stats SET trade_price = 7 WHERE window_start = %s", PAST)
+    ask(computed, "DELETE FROM silver.ticker_rejected WHERE ingested_at < %s", PAST)
+    evaluation = evaluate(gold, NAME)
+    assert not evaluation.passed
+    table = str(evaluation.metadata["failing windows"].value)
+    assert "gold.market_stats: 0 rows added, 0 gone, 2 changed, trade_price: 2" in table
+    assert "silver.ticker_rejected: 3 rows added, 0 gone, 0 changed" in table
+    assert (KEY in table, windows.key_of(PAST - DAY) in table, windows.key_of(PAST + WINDOW) in table) == (
+        True,
+        True,
+        False,
+    )
+    for start in (PAST - DAY, PAST):
+        compute(database, silver_ticker, start)
+        compute(database, gold_market_stats, start)
+    assert evaluate(gold, NAME).passed
+
+
+def test_a_sample_is_the_same_all_night_and_another_the_next(market_url: str, database: Database):
+    starts = [PAST + nth * WINDOW for nth in range(200)]
+    build = "SELECT start, {}, '2026-02-02' FROM generate_series(%s, %s, interval '10 minutes') AS start"
+    silver, gold_rows = (
+        "0, 0, 0, 0",
+        "0, '2026-02-02', CASE WHEN start >= %s THEN CAST('2026-02-02' AS timestamptz) END",
+    )
+    ask(market_url, f"INSERT INTO silver.ticker_build {build.format(silver)}", starts[0], starts[-1])
+    ask(
+        market_url,
+        f"INSERT INTO gold.market_stats_build {build.format(gold_rows)}",
+        *(starts[0] + DAY, starts[0], starts[-1]),
+    )
+    with database.connect() as connection:
+        nights = [[sampled(connection, MARKET_STATS, date(2026, 3, day)) for day in (1, 2, 3)] for _ in range(2)]
+        assert nights[0] == nights[1]
+        assert [len(night) for night in nights[0]] == [6] * 3
+        assert len({start for night in nights[0] for start in night}) > 12
+
+        put_bronze(database, starts[0], {"KRW-BTC": ticker("KRW-BTC")})
+        ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.ticker_raw', %s, now())", starts[100])
+        for night in range(1, 29):
+            assert set(sampled(connection, MARKET_STATS, date(2026, 3, night))) <= set(starts[100:])
+
+
+def test_no_run_that_computes_checks_a_sample(computed: str):
+    result = materialize("gold_market_stats", first=PAST)
+    assert NAME not in checks(result)
+    jobs = {name: defs.resolve_job_def(name) for name in ("collect", "check_figures")}
+    checked = {name: {key.name for key in job.asset_layer.asset_graph.asset_check_keys} for name, job in jobs.items()}
+    assert NAME not in checked["collect"]
+    assert checked["check_figures"] == {NAME}

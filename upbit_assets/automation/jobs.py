@@ -14,6 +14,7 @@ from dagster import (
 )
 
 from upbit_assets.feeds import GOLD_TABLES, TRADE_STATS
+from upbit_assets.figure_checks import FIGURE_CHECKS
 from upbit_assets.partitions import Axis, days, windows
 from upbit_assets.postgres.migrate import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
@@ -31,7 +32,15 @@ def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
     """The assets partitioned by this axis; with `collecting`, bronze too, without what the stream collects."""
     golds = [gold for gold in GOLD_TABLES if gold.axis is axis and not (collecting and gold.streamed)]
     names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
-    return AssetSelection.assets(*names)
+    return AssetSelection.assets(*names) - FIGURE_CHECKS
+
+
+check_figures = define_asset_job(
+    "check_figures",
+    FIGURE_CHECKS,
+    description="Holds silver and gold of a few past windows, others each night, against what the code as it is now "
+    "makes of bronze",
+)
 
 
 collect = define_asset_job(

@@ -23,6 +23,7 @@ from upbit_assets.assets.history import SETTLED
 from upbit_assets.automation.jobs import (
     PRIORITY,
     STILL_COLLECTING,
+    check_figures,
     collect,
     collect_days,
     make_table_partitions,
@@ -100,6 +101,16 @@ make_table_partitions_daily = ScheduleDefinition(
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
     description="Creates the tables' partitions for the next two weeks",
+)
+
+
+check_figures_nightly = ScheduleDefinition(
+    name="check_figures_nightly",
+    cron_schedule="30 4 * * *",
+    job=check_figures,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Checks whether figures of past windows are what the code as it is now makes of bronze",
 )
 
 
