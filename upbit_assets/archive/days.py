@@ -56,6 +56,7 @@ seoul_days = Axis(
     stride=365 * DAY,
 )
 ROW_GROUP = 16 * 2**20  # bytes before compression
+ROWS_AT_ONCE = 4096  # when reading; pyarrow's 65,536 are 100 MB of JSON
 FORMAT = b"upbit_assets.archive"  # marks our files
 FILE, ORIGIN = "rows.parquet", "origin.json"
 
@@ -255,7 +256,7 @@ def described(file: IO[bytes], table: sa.Table, day: TimeWindow, path: str) -> A
     with opened(file, path) as parquet:
         about = about_of(parquet, table, day, path)
         try:
-            actual = hashed(parquet.schema_arrow, parquet.iter_batches(use_threads=False))
+            actual = hashed(parquet.schema_arrow, parquet.iter_batches(ROWS_AT_ONCE, use_threads=False))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise damaged(path, error) from None
         return Archived(
@@ -406,7 +407,7 @@ def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, fi
         ):
             make_partitions(connection, day.start, day.start, [table])
     with connection.begin(), opened(file, path) as parquet:
-        batches = parquet.iter_batches(use_threads=False, batch_size=8192)
+        batches = parquet.iter_batches(ROWS_AT_ONCE, use_threads=False)
         if not count(connection, table, day):
             write_rows(connection, table, stored_names(table, parquet.schema_arrow), batches)
         else:
