@@ -288,10 +288,10 @@ def test_a_window_is_computed_once_it_is_over_and_again_where_trades_came_late(d
         assert [each.assets for each in stale.stale(connection, TRADE_STATS, {PAST})] == [wanted]
 
 
-def put_snapshot(database: Database, market: Market, at: datetime) -> None:
+def put_snapshot(database: Database, market: Market, at: datetime, ahead: timedelta = timedelta()) -> None:
     """What the offline exchange's tickers of all markets say at a moment, received a little later."""
     rows = {each.market: wire.text(market.ticker(each.market, at)) for each in market.markets(at)}
-    put_bronze(database, at + 200 * MS, rows)
+    put_bronze(database, at + 200 * MS + ahead, rows)
 
 
 def trades_of(market: Market, first: datetime, end: datetime) -> list[Trade]:
@@ -312,10 +312,11 @@ class TestEveryTradeIsThere:
 
     MARKET = Market(count=12, activity=4)
 
-    def fill(self, database: Database, start: datetime) -> None:
+    def fill(self, database: Database, start: datetime, *steps: timedelta) -> None:
         """A snapshot a minute of the window that starts so, from before it to after it."""
         for minute in range(-1, 11):
-            put_snapshot(database, self.MARKET, start + minute * MINUTE)
+            ahead = steps[minute % len(steps)] if steps else timedelta()
+            put_snapshot(database, self.MARKET, start + minute * MINUTE, ahead)
         compute(database, silver_ticker, start - WINDOW, start + WINDOW)
 
     @staticmethod
@@ -348,6 +349,14 @@ class TestEveryTradeIsThere:
         ((missing,),) = ask(market_url, "SELECT missing FROM silver.trade_coverage WHERE missing IS NOT NULL")
         (part,) = missing
         assert part.lower <= lost.at < part.upper <= part.lower + MINUTE + timedelta(seconds=11)
+
+    def test_a_clock_that_steps_by_five_seconds_both_ways_loses_no_proof(self, database: Database):
+        self.fill(database, PAST, timedelta(seconds=5), timedelta(seconds=-5), timedelta())
+        put_all(database, self.trades(PAST))
+        assert self.result(database, PAST).details["markets missing"] == 0
+        wrong = next(each for each in self.trades(PAST) if each.at > PAST + MINUTE)
+        put_raw(database, wrong._replace(volume="1234567"))
+        assert self.result(database, PAST).details["markets missing"] == 1
 
     @pytest.mark.parametrize("edge", [timedelta(), WINDOW - MS], ids=["first", "last"])
     def test_a_trade_at_a_windows_edge_is_missed_like_any_other(self, database: Database, edge: timedelta):
