@@ -14,8 +14,9 @@ from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import candles, orderbooks, trades
 from upbit_assets.assets.trade_proof import MISSING, STATES, counted_states
 from upbit_assets.check_results import CurrentStateCheck, Result, Results, WindowCheck, checks_of, window_check
-from upbit_assets.partitions import Axis, windows
+from upbit_assets.partitions import WINDOW, Axis, windows
 from upbit_assets.postgres import tables
+from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
 from upbit_assets.postgres_io import in_window
 
 FRESH = timedelta(minutes=5)
@@ -188,14 +189,16 @@ def by_window(connection: sa.Connection, markets: sa.Executable) -> defaultdict[
 
 
 def newest_window_is_fresh(connection: sa.Connection) -> Result:
-    """The newest figures are at most five minutes old; evaluated every five minutes, even if nothing runs."""
+    """The newest figures are at most five minutes old, or a window more while the stream takes the snapshots, as they are
+    then computed when it is over. Evaluated every five minutes, even if nothing runs."""
     at = tables.gold_market_stats.c.ingested_at
     newest = connection.scalar(sa.select(at).order_by(at.desc()).limit(1))
     if newest is None:
         return Result(False, note="There are no figures yet.")
-    age = datetime.now(UTC) - newest
+    now = datetime.now(UTC)
+    age, window = now - newest, WINDOW if stream_takes_snapshots(connection, now) else timedelta()
     return Result(
-        age < FRESH,
+        age < FRESH + window,
         {"age in seconds": round(age.total_seconds())},
         f"The newest figures are of {newest:%Y-%m-%d %H:%M:%S %Z}.",
     )

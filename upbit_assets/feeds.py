@@ -57,6 +57,11 @@ class Feed:
         return [*([self.bronze_asset] if self.streamed else []), self.silver_asset]
 
     @property
+    def rebuilt_assets(self) -> list[str]:
+        """What a window that is over needs anew: with the raw rows of snapshots, which the stream may have brought."""
+        return self.computed_assets if self.streamed or self.history else [self.bronze_asset, *self.computed_assets]
+
+    @property
     def selection(self) -> MarketSelection | None:
         return self.history.selection if self.history else self.markets
 

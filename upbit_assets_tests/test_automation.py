@@ -24,9 +24,12 @@ from dagster import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from upbit_assets.assets.gold import gold_market_stats
+from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation import changed_windows, schedules
 from upbit_assets.automation.jobs import make_table_partitions
 from upbit_assets.automation.schedules import collect_every_minute
+from upbit_assets.checks import newest_window_is_fresh
 from upbit_assets.definitions import defs
 from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, SEOUL, WINDOW, windows
@@ -34,12 +37,13 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.stale import collected_since, committed
-from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, ticker
+from upbit_assets_tests.pipeline import PAST, ask, compute, materialize, now, put_bronze, rows, ticker
 
 TICKERS = {"bronze_ticker_raw", "silver_ticker", "gold_market_stats"}
 ORDERBOOKS = {"bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats"}
 
 Asked = tuple[str, str, bool]  # first and last window, and whether gold alone
+NOTED = "INSERT INTO live.snapshot VALUES (%s)"
 PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KRW-BTC', %s, %s)"
 
 
@@ -168,6 +172,23 @@ class TestSchedule:
         run = instance.create_run_for_job(defs.resolve_job_def("collect"), status=DagsterRunStatus.STARTED)
         assert asked_for(instance) == {"bronze_ticker_raw"}
         instance.report_run_failed(run)
+        assert asked_for(instance) == TICKERS
+
+    def test_a_tick_asks_for_nothing_while_the_stream_collects_and_figures_come(
+        self, database: Database, instance: DagsterInstance, market_url: str
+    ):
+        put_bronze(database, now() - timedelta(minutes=12), {"KRW-BTC": ticker("KRW-BTC")})
+        assert materialize("silver_ticker", "gold_market_stats", first=now() - timedelta(minutes=12)).success
+        ask(market_url, NOTED, now())
+        assert isinstance(skipped := tick_at(now(), instance), SkipReason)
+        assert "The stream collects the window" in str(skipped.skip_message)
+        ask(market_url, "UPDATE live.snapshot SET taken_at = taken_at - interval '2 minutes'")  # it has died
+        assert asked_for(instance) == TICKERS | ORDERBOOKS
+
+    def test_a_tick_asks_for_figures_that_the_streams_windows_did_not_bring(
+        self, instance: DagsterInstance, market_url: str
+    ):
+        ask(market_url, NOTED, now())
         assert asked_for(instance) == TICKERS
 
     def test_a_tick_is_carried_out_as_one_more_snapshot(
@@ -394,6 +415,53 @@ class TestLooks:
                 assert collected_since(connection, MARKET_STATS, after) == set()
 
 
+class TestStreamedWindows:
+    """Of a window whose snapshots the stream takes, everything is computed once, by one run, when it is over."""
+
+    def put(self, database: Database, market_url: str) -> datetime:
+        """Snapshots and trades of the open window."""
+        moment = now()
+        put_bronze(database, moment, {"KRW-BTC": ticker("KRW-BTC")})
+        ask(market_url, "DELETE FROM live.snapshot")
+        ask(market_url, NOTED, moment)
+        ask(
+            market_url,
+            "INSERT INTO bronze.trade_stream_raw (market, raw_data, ingested_at, traded_at, key, connection) "
+            "VALUES ('KRW-BTC', '{}', %s, %s, '1', 'trades-1')",
+            moment,
+            moment,
+        )
+        return windows.at(moment).start
+
+    def test_it_is_asked_for_once_it_is_over_with_what_nobody_materialized(
+        self, daemon: Daemon, database: Database, market_url: str
+    ):
+        start = self.put(database, market_url)
+        assert daemon.tick() == set()
+        Clock.passed = start + WINDOW + timedelta(seconds=10) - datetime.now(UTC)
+        ask(market_url, "UPDATE live.snapshot SET taken_at = %s", Clock.now(UTC))
+        daemon.tick()
+        (request,) = daemon.requests
+        assert {key.to_user_string() for key in request.asset_selection or ()} == TICKERS | {
+            "bronze_trade_stream_raw",
+            "silver_trade_stream",
+            "gold_trade_stats",
+        }
+
+    def test_a_stream_that_died_leaves_nothing_undone(self, daemon: Daemon, database: Database, market_url: str):
+        start = self.put(database, market_url)
+        assert daemon.tick() == set()
+        Clock.passed = timedelta(minutes=2)
+        assert (windows.key_of(start), windows.key_of(start), False) in daemon.tick()
+
+    def test_what_is_over_is_computed_from_bronze_that_dagster_then_knows(self, daemon: Daemon, database: Database):
+        put(database, 0)
+        daemon.settle()
+        known = daemon.instance.get_materialized_partitions(AssetKey("bronze_ticker_raw"))
+        assert known == {windows.key_of(PAST)}
+        assert len(rows(database, tables.gold_market_stats)) == 1
+
+
 class TestFailures:
     def test_a_window_whose_run_failed_is_requested_again_at_growing_intervals(
         self, daemon: Daemon, database: Database
@@ -452,6 +520,21 @@ class TestFreshness:
             ("newest_window_is_fresh", False, "There are no figures yet."),
             ("named_markets_are_listed", True, "There is no market list yet."),
         ]
+
+    @pytest.mark.parametrize(
+        ("age", "streamed", "passed"), [(4, False, True), (6, False, False), (14, True, True), (16, True, False)]
+    )
+    def test_figures_of_a_streamed_window_may_be_older_by_its_length(
+        self, database: Database, market_url: str, age: int, streamed: bool, passed: bool
+    ):
+        at = now() - timedelta(minutes=age)
+        put_bronze(database, at, {"KRW-BTC": ticker("KRW-BTC")})
+        for asset in (silver_ticker, gold_market_stats):
+            compute(database, asset, at)
+        if streamed:
+            ask(market_url, NOTED, now())
+        with database.connect() as connection:
+            assert newest_window_is_fresh(connection).passed is passed
 
 
 class TestAnUnknownDatabase:

@@ -1,6 +1,5 @@
 """Bronze: the exchange's responses, exactly as received."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +17,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, stored_in
 from upbit_assets.settings import SettingError
-from upbit_assets.upbit import UpbitClient, UpbitError
+from upbit_assets.upbit import UpbitClient
 
 
 def bronze(axis: Axis, source: str, table: sa.Table) -> dict[str, Any]:
@@ -36,22 +35,11 @@ def bronze_ticker_raw(context: AssetExecutionContext, exchange: Exchange, databa
 
     def once_per_window(client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
         with database.connect() as connection:
-            listed = windows.with_rows(connection, tables.bronze_market_raw, [window.start])
-        return {} if listed else market_list(context, client, window)
+            return snapshots.market_list(context.log, connection, client, window)
 
-    def prepare(connection: sa.Connection) -> snapshots.Tickers:
-        return snapshots.Tickers(UpbitClient.tickers, snapshots.active_markets(connection))
-
-    return snapshots.collect(context, exchange, database, tables.bronze_ticker_raw, prepare, extra=once_per_window)
-
-
-def market_list(context: AssetExecutionContext, client: UpbitClient, window: TimeWindow) -> dict[sa.Table, Records]:
-    try:
-        markets = client.markets()
-    except UpbitError as error:  # don't lose the tickers over it; a check reports the missing list
-        context.log.warning(f"The market list was not collected: {error}")
-        return {}
-    return {tables.bronze_market_raw: snapshots.as_records(markets)} if markets.received_at < window.end else {}
+    return snapshots.collect(
+        context, exchange, database, tables.bronze_ticker_raw, snapshots.all_tickers, extra=once_per_window
+    )
 
 
 @asset(**bronze(windows, "orderbook", tables.bronze_orderbook_raw))
@@ -64,10 +52,9 @@ def bronze_orderbook_raw(context: AssetExecutionContext, exchange: Exchange, dat
 
     def prepare(connection: sa.Connection) -> snapshots.Orderbooks:
         try:
-            chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
+            return snapshots.chosen_orderbooks(connection)
         except (selection.NoRankingError, SettingError) as error:
             raise Failure(str(error), allow_retries=False) from error
-        return snapshots.Orderbooks([market for _, market in chosen], snapshots.listed_markets(connection))
 
     return snapshots.collect(context, exchange, database, tables.bronze_orderbook_raw, prepare)
 

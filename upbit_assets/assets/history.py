@@ -119,7 +119,7 @@ class PagedHistory:
                 for page in pages:
                     if page.reply and not claimed:
                         claim_origin(database, page.reply)
-                        warn_of_clock(progress.context, page.reply)
+                        warn_of_clock(progress.context.log, page.reply)
                         claimed = True
                     if page.proved is not None:
                         page = self.verified(connection, client, page)

@@ -1,5 +1,6 @@
 """Collecting snapshots (tickers, order books), which are available for the present only."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,10 +12,10 @@ import sqlalchemy as sa
 from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
 
 from upbit_assets import archive
-from upbit_assets.assets import named
+from upbit_assets.assets import named, selection
 from upbit_assets.assets.pages import fields
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import EPOCH, MILLISECOND, SEOUL, WINDOW, windows
+from upbit_assets.partitions import EPOCH, MILLISECOND, SEOUL, WINDOW, days, windows
 from upbit_assets.postgres import origin, tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, no_retry_on_interrupt
@@ -24,6 +25,10 @@ from upbit_assets.upbit.clock import NOTEWORTHY, TOLERATED, in_words
 Extra = Callable[[UpbitClient, TimeWindow], dict[sa.Table, Records]]
 MAX_CALLS = 50  # to find the unknown market codes by bisection
 OUTDATED = timedelta(seconds=30)
+
+
+class SnapshotError(RuntimeError):
+    """There is no snapshot; the message says why."""
 
 
 class Request(Protocol):
@@ -70,10 +75,12 @@ def collect(
     with database.connect() as connection:
         request = prepare(connection)
     with no_retry_on_interrupt(), exchange.client() as client:
-        replies = snapshot(context, client, request, open_window)
+        try:
+            replies = snapshot(context.log, client, request, open_window)
+        except SnapshotError as error:
+            raise Failure(str(error), allow_retries=False) from error
         reply = replies[-1]
         claim_origin(database, reply)
-        warn_of_clock(context, reply)
         context.add_output_metadata(
             {
                 "source": MetadataValue.url(reply.url[:2000]),
@@ -85,35 +92,38 @@ def collect(
         )
         if request.unknown:
             context.add_output_metadata({"unknown to the exchange": named(request.unknown)})
-            context.log.warning(f"The exchange doesn't know {named(request.unknown)}; the others are collected.")
         return Load({table: as_records(*replies), **extra(client, open_window)})
 
 
-def snapshot(
-    context: AssetExecutionContext, client: UpbitClient, request: Request, window: TimeWindow
-) -> Sequence[Reply]:
+def snapshot(log: logging.Logger, client: UpbitClient, request: Request, window: TimeWindow) -> Sequence[Reply]:
     """The replies received before the window's end. A flawed snapshot is requested once more; if both are flawed, both
-    are kept."""
+    are kept.
+
+    Raises:
+        SnapshotError: there is no reply, or not before the window's end.
+    """
     try:
         replies = request.replies(client)
     except UpbitError as error:  # the client has already retried what is retryable
-        raise Failure(str(error), allow_retries=False) from error
+        raise SnapshotError(str(error)) from error
     if flaws := request.flaws(replies):
-        context.log.warning(f"{in_one_line(flaws)}. Requesting the snapshot once more.")
+        log.warning(f"{in_one_line(flaws)}. Requesting the snapshot once more.")
         try:
             again = request.replies(client)
         except UpbitError as error:
-            context.log.warning(f"The second request failed, so the first snapshot is kept: {error}")
+            log.warning(f"The second request failed, so the first snapshot is kept: {error}")
         else:
             replies = [*replies, *again] if request.flaws(again) else again
             if flaws := request.flaws(replies):
-                context.log.warning(f"After two requests: {in_one_line(flaws)}.")
+                log.warning(f"After two requests: {in_one_line(flaws)}.")
+    if request.unknown:
+        log.warning(f"The exchange doesn't know {named(request.unknown)}; the others are collected.")
+    warn_of_clock(log, replies[-1])
     in_time = [reply for reply in replies if reply.received_at < window.end]
     if not in_time:
-        raise Failure(
+        raise SnapshotError(
             f"The window {windows.key_of(window.start)} ended before the response arrived, so this snapshot is not "
-            "stored. The next window is collected by its own run.",
-            allow_retries=False,
+            "stored. The next window is collected by its own run."
         )
     return in_time
 
@@ -190,6 +200,30 @@ class Orderbooks:
         return missing(set(self.markets) - self.unknown, replies)
 
 
+def all_tickers(connection: sa.Connection) -> Tickers:
+    return Tickers(UpbitClient.tickers, active_markets(connection))
+
+
+def chosen_orderbooks(connection: sa.Connection) -> Orderbooks:
+    """Raises NoRankingError: there is nothing to choose them by."""
+    chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
+    return Orderbooks([market for _, market in chosen], listed_markets(connection))
+
+
+def market_list(
+    log: logging.Logger, connection: sa.Connection, client: UpbitClient, window: TimeWindow
+) -> dict[sa.Table, Records]:
+    """The market list, where the window has none yet and the exchange gives it in time."""
+    if windows.with_rows(connection, tables.bronze_market_raw, [window.start]):
+        return {}
+    try:
+        markets = client.markets()
+    except UpbitError as error:  # the tickers at hand are worth more; the check on the list tells that it is missing
+        log.warning(f"The market list was not collected: {error}")
+        return {}
+    return {tables.bronze_market_raw: as_records(markets)} if markets.received_at < window.end else {}
+
+
 def missing(expected: AbstractSet[str], replies: Sequence[Reply]) -> dict[str, str]:
     there = {row.market for reply in replies for row in reply.rows}
     return {"not in the response": named(expected - there)} if expected - there else {}
@@ -246,10 +280,10 @@ def claim_origin(database: Database, reply: Reply) -> None:
         raise Failure(str(error), allow_retries=False) from error
 
 
-def warn_of_clock(context: AssetExecutionContext, reply: Reply) -> None:
+def warn_of_clock(log: logging.Logger, reply: Reply) -> None:
     """Warn about a clock offset before it exceeds what is tolerated."""
     if abs(reply.clock_ahead) >= NOTEWORTHY:
-        context.log.warning(
+        log.warning(
             f"This machine's clock is {in_words(reply.clock_ahead)}. Beyond {TOLERATED.seconds} seconds nothing is "
             "collected: synchronize it by NTP."
         )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,8 +24,9 @@ from upbit_assets.assets.history import SETTLED
 from upbit_assets.automation.attempts import Attempt
 from upbit_assets.automation.jobs import REFRESHES, UNFINISHED
 from upbit_assets.feeds import GOLD_TABLES, GoldTable
-from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, Axis
+from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, Axis, windows
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
 from upbit_assets.stale import (
     Stale,
     collected,
@@ -57,14 +58,19 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     cursor = json.loads(context.cursor or "{}")
     with database.connect() as connection:
         found = find_stale_windows(connection, cursor, now)
+        streaming = stream_takes_snapshots(connection, now)
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
     # a stale window stays in the cursor until it is up to date
     cursor["waiting"] = {}
     for gold, window in found:
         key = waiting_key(gold, window.start)
         attempt = Attempt.of(waiting.get(key), window.sources)
-        if computable(gold, window.start, now) and attempt.is_due(now) and (gold.axis, window.start) not in busy:
-            due.append((gold.axis, window))
+        if (
+            computable(gold, window.start, now, streaming=streaming)
+            and attempt.is_due(now)
+            and (gold.axis, window.start) not in busy
+        ):
+            due.append((gold.axis, with_bronze(gold, window, now)))
             attempt = attempt.next(now)
         cursor["waiting"][key] = astuple(attempt)
     nothing = f"{len(found)} changed windows wait for their run" if found else "Nothing changed"
@@ -75,10 +81,19 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     )
 
 
-def computable(gold: GoldTable, start: datetime, now: datetime) -> bool:
+def computable(gold: GoldTable, start: datetime, now: datetime, *, streaming: bool = False) -> bool:
     """Whether a window may be computed: a streamed one changes constantly until it is over, and a future one (the clock
-    may have been set back) has no partition yet."""
-    return start <= now - (gold.axis.length + SETTLED if gold.streamed else timedelta())
+    may have been set back) has no partition yet. `streaming`: the stream takes the snapshots too."""
+    streamed = gold.streamed or (streaming and gold.axis is windows)
+    return start <= now - (gold.axis.length + SETTLED if streamed else timedelta())
+
+
+def with_bronze(gold: GoldTable, window: Stale, now: datetime) -> Stale:
+    """The same with the bronze assets if the window is over: Dagster doesn't know of snapshots that the stream took."""
+    if window.start + gold.axis.length > now:
+        return window
+    rebuilt = (name for feed in gold.feeds if feed.silver_asset in window.assets for name in feed.rebuilt_assets)
+    return replace(window, assets=window.assets.union(rebuilt))
 
 
 def waiting_key(gold: GoldTable, start: datetime) -> str:

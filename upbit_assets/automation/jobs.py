@@ -31,8 +31,10 @@ STILL_COLLECTING = "An earlier run is still collecting"
 def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
     """The assets partitioned by this axis; with `collecting`, bronze too, without what the stream collects."""
     golds = [gold for gold in GOLD_TABLES if gold.axis is axis and not (collecting and gold.streamed)]
-    names = [name for gold in golds for name in [*(gold.bronze_assets if collecting else []), *gold.computed_assets]]
-    return AssetSelection.assets(*names) - FIGURE_CHECKS
+    rebuilt = {name for gold in golds for feed in gold.feeds for name in feed.rebuilt_assets}
+    collected = {name for gold in golds if collecting for name in gold.bronze_assets}
+    return AssetSelection.assets(*sorted(rebuilt | collected | {gold.asset for gold in golds})) - FIGURE_CHECKS
+
 
 
 check_figures = define_asset_job(

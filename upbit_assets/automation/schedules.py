@@ -30,10 +30,11 @@ from upbit_assets.automation.jobs import (
     unfinished,
 )
 from upbit_assets.check_results import evaluate_current
-from upbit_assets.checks import FRESHNESS, LISTED
+from upbit_assets.checks import FRESHNESS, LISTED, newest_window_is_fresh
 from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, TICKER, Feed
 from upbit_assets.partitions import PARTITION, SEOUL, days, windows
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
 
 LATE = timedelta(minutes=1)
 
@@ -43,13 +44,17 @@ LATE = timedelta(minutes=1)
     job=collect,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Collects the open window and computes its silver and gold; a missed minute stays missed",
+    description="Collects the open window and computes its silver and gold, unless the stream collects it; a missed "
+    "minute stays missed",
 )
 def collect_every_minute(context: ScheduleEvaluationContext, database: Database) -> RunRequest | SkipReason:
     """Collects the open window. A missed minute stays missed, because past tickers can't be requested."""
     now, planned = datetime.now(UTC), context.scheduled_execution_time
     if now - planned > LATE:
         return SkipReason(f"The tick of {planned:%H:%M} is too late; past snapshots can't be collected.")
+    with database.connect() as connection:
+        if stream_takes_snapshots(connection, now) and newest_window_is_fresh(connection).passed:
+            return SkipReason("The stream collects the window; silver and gold are computed when it is over.")
     by_run = [gold for gold in GOLD_TABLES if gold.axis is windows and not gold.streamed]
     golds = [gold for gold in by_run if markets_are_chosen(database, gold.feeds, now)]
     # only collect while an earlier run is still computing; the sensor requests the rest

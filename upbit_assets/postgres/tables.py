@@ -887,3 +887,10 @@ live_trade = table(
     comment="The last quarter of an hour's trades from the stream, all of which bronze.trade_stream_raw has; unlogged",
     window="received_at",
 )
+live_snapshot = table(
+    "live.snapshot",
+    column("taken_at", Moment, "When the stream received the tickers that it last put into bronze, by its own clock"),
+    sa.Index("uq_snapshot", sa.text("(true)"), unique=True),
+    comment="One row: the last snapshot that the stream took; without one of the last minute, runs take them. Unlogged",
+    window="taken_at",
+)

@@ -16,6 +16,7 @@ from upbit_assets.stream.connection import Connection, subscription
 from upbit_assets.stream.listings import Listings
 from upbit_assets.stream.live import LivePublisher
 from upbit_assets.stream.recent import Recent
+from upbit_assets.stream.snapshots import Snapshots
 from upbit_assets.stream.status import COLLECTING, STAND_BY, Status
 from upbit_assets.stream.store import Store
 from upbit_assets.stream.writer import SupersededError, Writer
@@ -43,6 +44,7 @@ class Collector:
         self.writer = Writer(Store(database_url), folder)
         self.recent = Recent()
         self.live = LivePublisher(database_url)
+        self.snapshots = Snapshots(base_url, self.writer)
         self.listings = Listings(base_url)
         self.connections = {name: Connection(name, base_url, self.receive, self.admit) for name in (*TRADES, STATE)}
         self.simulated: bool | None = None
@@ -84,6 +86,7 @@ class Collector:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.writer.run())
                 tasks.create_task(self.live.run())
+                tasks.create_task(self.snapshots.run())
                 tasks.create_task(self.periodically(LISTINGS_EVERY, self.follow_listings))
                 for connection in self.connections.values():
                     tasks.create_task(connection.run())

@@ -1,13 +1,15 @@
 """The stream's database session, with the lock that makes it the only one. Used by one thread at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
 import psycopg
 import sqlalchemy as sa
 
 from upbit_assets.postgres import origin, tables
 from upbit_assets.postgres.resource import DatabaseError, engine_for, explain
+from upbit_assets.postgres.snapshot_source import note_snapshot
 from upbit_assets.postgres_io import REFUSALS, Records, copy_records, lock_key, storable
 from upbit_assets.stream.frames import Trade
 
@@ -40,17 +42,23 @@ class Store:
 
     def write(self, trades: Sequence[Trade]) -> None:
         """Append the rows, all of them or none."""
-        records = Records(COLUMNS, trades)
+        self.append({tables.bronze_trade_stream_raw: Records(COLUMNS, trades)})
+
+    def append(self, load: Mapping[sa.Table, Records], *, snapshot_at: datetime | None = None) -> None:
+        """Append each table's rows, all of them or none; `snapshot_at`: they are a snapshot, which is noted."""
         try:
-            self.copy(records)
+            self.copy(load, snapshot_at)
         except REFUSALS:
             with self.session() as connection:
-                records = storable(connection, tables.bronze_trade_stream_raw, records)
-            self.copy(records)
+                load = {table: storable(connection, table, records) for table, records in load.items()}
+            self.copy(load, snapshot_at)
 
-    def copy(self, records: Records) -> None:
+    def copy(self, load: Mapping[sa.Table, Records], snapshot_at: datetime | None) -> None:
         with self.session() as connection:
-            copy_records(connection, tables.bronze_trade_stream_raw, records)
+            for table, records in load.items():
+                copy_records(connection, table, records)
+            if snapshot_at:
+                note_snapshot(connection, snapshot_at)
 
     @contextmanager
     def session(self) -> Iterator[sa.Connection]:

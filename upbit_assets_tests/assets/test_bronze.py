@@ -1,13 +1,13 @@
 """Bronze: the exchange's responses, exactly as received, and nothing else."""
 
+import logging
 import os
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from dagster import build_asset_context
 
-from upbit_assets.assets import bronze, snapshots
+from upbit_assets.assets import snapshots
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
@@ -88,10 +88,11 @@ def test_a_market_list_that_fails_costs_no_ticker(market_url: str, still_exchang
     assert "No market list was collected in this window." in (check.description or "")
 
 
-def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange: Handle):
-    with UpbitClient(exchange.url) as client:
-        assert bronze.market_list(build_asset_context(), client, windows.at(PAST)) == {}
-        assert bronze.market_list(build_asset_context(), client, windows.at(now())) != {}
+def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange: Handle, database: Database):
+    log = logging.getLogger(__name__)
+    with UpbitClient(exchange.url) as client, database.connect() as connection:
+        assert snapshots.market_list(log, connection, client, windows.at(PAST)) == {}
+        assert snapshots.market_list(log, connection, client, windows.at(now())) != {}
 
 
 def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: Handle):

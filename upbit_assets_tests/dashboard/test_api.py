@@ -184,6 +184,14 @@ def test_status_says_how_new_the_data_are_and_that_they_are_simulated(board: str
     assert status["simulated"] is True
     assert datetime.fromisoformat(status["collected_at"]) == AT.replace(microsecond=0)
     assert datetime.fromisoformat(status["window_start"]) == windows.at(AT).start
+    assert status["stale_after"] == 180
+
+
+def test_a_streamed_windows_figures_are_not_stale_before_the_next_are_there(url: str):
+    ask(url, "INSERT INTO live.snapshot VALUES (now())")
+    with running(url) as board:
+        assert get(board, "/api/status")["stale_after"] == 780
+    ask(url, "DELETE FROM live.snapshot")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,16 @@ import { byId, element, minuteOf, tableById } from "./page.js";
 /** @typedef {"whole" | "part" | "none" | "open"} CoverageStatus */
 
 const WINDOW_MINUTES = 10; // with one snapshot each
+const COMPUTED_WITHIN = 2; // minutes after a window is over that only the stream collected
 const MIN_SNAPSHOTS = 9; // one may be missing, e.g. when the stack starts within a window
 
-/** "open" is a window still being collected. @param {CoverageRow} row @param {number} now @returns {CoverageStatus} */
+/**
+ * "open" is a window still being collected or computed.
+ * @param {CoverageRow} row @param {number} now @returns {CoverageStatus}
+ */
 export function coverageStatus(row, now) {
-  if (now - Date.parse(row.window_start) < WINDOW_MINUTES * 60_000) return "open";
+  const minutes = WINDOW_MINUTES + (row.gold_rows ? 0 : COMPUTED_WITHIN);
+  if (now - Date.parse(row.window_start) < minutes * 60_000) return "open";
   if (!row.gold_rows) return row.bronze_rows ? "part" : "none";
   return (row.bronze_rows ?? 0) >= MIN_SNAPSHOTS * row.gold_rows ? "whole" : "part";
 }
