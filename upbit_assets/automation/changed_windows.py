@@ -57,8 +57,8 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
     now = datetime.now(UTC)
     cursor = json.loads(context.cursor or "{}")
     with database.connect() as connection:
-        found = find_stale_windows(connection, cursor, now)
         streaming = stream_takes_snapshots(connection, now)
+        found = find_stale_windows(connection, cursor, now)
     waiting, busy, due = cursor.get("waiting", {}), busy_windows(context.instance), []
     # a stale window stays in the cursor until it is up to date
     cursor["waiting"] = {}

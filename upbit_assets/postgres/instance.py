@@ -1,6 +1,7 @@
 """Dagster's instance storage, named in dagster.yaml."""
 
 import functools
+import logging
 import os
 import threading
 from typing import Any, Self
@@ -29,7 +30,9 @@ NOT_STORED = {
 CONNECTIONS = 3  # kept open by each process
 TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one of each of Dagster's storages
 BLANKS = " " * 2000  # PostgreSQL compresses only rows of at least 2 kB, which halves their size
-CHECKS = "_checks"  # suffix of check steps, whose outputs are empty
+CHECKS = "_checks"  # suffix of check steps, whose outputs are empty and whose results are in each check's history
+OF_A_CHECK = {DagsterEventType.STEP_START, DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
+PROCESS = ("Started process for run", "Process for run exited")  # the launcher's, of which the run's own events tell
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 
@@ -94,15 +97,14 @@ def shared_engine(postgres_url: str) -> sa.Engine:
     return engine
 
 
-def is_stored(event: DagsterEvent | None) -> bool:
-    if event is None:
-        return True
-    match event.event_type:
-        case DagsterEventType.STEP_OUTPUT:
-            return not str(event.step_key).endswith(CHECKS)
-        case DagsterEventType.ENGINE_EVENT:  # the executor's start and end, which are those of the run
-            return event.engine_event_data.error is not None or "step_keys" not in event.engine_event_data.metadata
-    return event.event_type not in NOT_STORED
+def is_stored(entry: EventLogEntry) -> bool:
+    event, of_a_check = entry.dagster_event, str(entry.step_key).endswith(CHECKS)
+    if event is None:  # Dagster logs which of its checks a step has left out
+        return not of_a_check or entry.level != logging.INFO
+    if event.event_type is DagsterEventType.ENGINE_EVENT:  # the executor's start and end, which are those of the run
+        data = event.engine_event_data
+        return data.error is not None or not ("step_keys" in data.metadata or str(event.message).startswith(PROCESS))
+    return event.event_type not in NOT_STORED and not (of_a_check and event.event_type in OF_A_CHECK)
 
 
 def has_passed(event: DagsterEvent | None) -> bool:
@@ -159,7 +161,7 @@ class EventLog(PostgresEventLogStorage):
         self._ended: dict[str, threading.Event] = {}
 
     def store_event(self, event: EventLogEntry) -> None:
-        if not is_stored(event.dagster_event):
+        if not is_stored(event):
             return
         event = without_repetition(event)
         if has_passed(event.dagster_event):

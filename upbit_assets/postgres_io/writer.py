@@ -176,8 +176,6 @@ def writer(
             log.info(f"Waited {waited:.1f} s for another run writing the same windows.")
         writing = Writer(locking, windows, window, Counter({table: 0}))
         yield writing
-    for target, count in writing.counts.items():
-        log.info(f"{target.fullname}: {count:,} rows written")
 
 
 def write_notification(table: sa.Table, window: TimeWindow | None) -> str:

@@ -33,12 +33,14 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
     stored = Counter(kind for kind, _ in log)
     assert not NOT_STORED & set(stored)
     for kind, count in {
-        DagsterEventType.STEP_SUCCESS: 4,
+        DagsterEventType.STEP_START: 2,
+        DagsterEventType.STEP_SUCCESS: 2,
         DagsterEventType.STEP_OUTPUT: 2,
         DagsterEventType.ASSET_MATERIALIZATION: 2,
         DagsterEventType.RUN_SUCCESS: 1,
     }.items():
         assert stored[kind] == count
+    assert stored[None] == 0, "what is in the materialization, or in the checks' history, is not logged once more"
 
 
 def test_what_the_definition_says_is_not_repeated_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
