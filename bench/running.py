@@ -22,7 +22,7 @@ SETTLING, MEASURED = 180, 600  # seconds: the first run and the day's candles; w
 EVERY = 10
 DAY, MONTH, YEAR = 86400, 30, 365
 MB, GB = 1e6, 1e9
-STACK = "import sys, pathlib, upbit_assets.stack as stack; stack.run(pathlib.Path(sys.argv[1]), demo=False)"
+PARTS = ("Dagster and its runs", "PostgreSQL", "the board", "the stream")
 TICKS = "pg_total_relation_size('job_ticks')"
 # the last materialization of each window, which stays when the runs go
 KEPT = """
@@ -48,7 +48,13 @@ class Reading:
 
 def report(stage: Stage) -> Iterator[str]:
     """The lines of docs/capacity.md about the running stack."""
-    with the_stack(stage.folder / "running") as (home, server, process):
+    for stream, name in ((True, "with the stream"), (False, "without the stream")):
+        yield from ("", f"Beside the data, {name}:", "")
+        yield from measured(stage, name, stream=stream)
+
+
+def measured(stage: Stage, name: str, *, stream: bool) -> Iterator[str]:
+    with the_stack(stage.folder / name.replace(" ", "-"), stream=stream) as (home, server, process):
         time.sleep(SETTLING * stage.scale)
         first, memory = read(home, server, process), []
         while time.monotonic() < first.at + MEASURED * stage.scale:
@@ -69,7 +75,7 @@ def report(stage: Stage) -> Iterator[str]:
     log = grown("database") - grown("ticks")
     days = settings.UPBIT_KEEP_DAGSTER_DAYS
     cpu = {name: (seconds - first.cpu[name]) * a_day / 3600 for name, seconds in last.cpu.items()}
-    yield "| beside the data | a day | a month | a year |"
+    yield f"| {name} | a day | a month | a year |"
     yield "|---|---:|---:|---:|"
     yield line(f"Dagster's database: {grown('runs'):,.0f} runs and {grown('events'):,.0f} events a day, all kept", log)
     if days:
@@ -81,7 +87,7 @@ def report(stage: Stage) -> Iterator[str]:
     hours = sum(cpu.values())
     yield f"| CPU-hours | {hours:,.1f} | {hours * MONTH:,.0f} | {hours * YEAR:,.0f} |"
     yield ""
-    share = ", ".join(f"{name} {each:,.1f}" for name, each in cpu.items())
+    share = ", ".join(f"{part} {each:,.1f}" for part, each in cpu.items() if each)
     yield f"CPU-hours of a day: {share}. Memory, each shared page once: "
     yield f"{sum(memory) / len(memory) / GB:,.2f} GB on average, {max(memory) / GB:,.2f} GB at most."
 
@@ -92,14 +98,15 @@ def line(what: str, a_day: float, a_month: float | None = None, a_year: float | 
 
 
 @contextmanager
-def the_stack(home: Path) -> Iterator[tuple[Path, EmbeddedPostgres, psutil.Process]]:
+def the_stack(home: Path, *, stream: bool) -> Iterator[tuple[Path, EmbeddedPostgres, psutil.Process]]:
     """What `make up` runs, collecting from an offline exchange whose own work isn't counted."""
     home.mkdir()
     with exchange_running(MARKETS) as exchange, (home / "stack.log").open("wb") as log:
         environment = {
             name: text for name, text in os.environ.items() if not name.startswith(("UPBIT_", "DAGSTER_"))
         } | {"UPBIT_API_URL": exchange.url, "UPBIT_DAYS_BACK": "0", "UPBIT_LIMITS_DIR": str(home / "limits")}
-        command = [sys.executable, "-c", STACK, str(home)]
+        command = [str(Path(sys.executable).parent / "upbit-assets"), "up", "--home", str(home)]
+        command += [] if stream else ["--no-stream"]
         child = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield home, EmbeddedPostgres(home / ".postgres"), psutil.Process(child.pid)
@@ -135,14 +142,14 @@ def part_of(process: psutil.Process) -> str:
     try:
         words = " ".join(process.cmdline())
     except psutil.Error:
-        return "Dagster and its runs"
+        return PARTS[0]
     if "postgres" in words.partition(" ")[0]:
         return "PostgreSQL"
-    return "the board" if "upbit-assets board" in words else "Dagster and its runs"
+    return next((f"the {name}" for name in ("board", "stream") if f"upbit-assets {name}" in words), PARTS[0])
 
 
 def read(home: Path, server: EmbeddedPostgres, stack: psutil.Process) -> Reading:
-    at, cpu = time.monotonic(), dict.fromkeys(("Dagster and its runs", "PostgreSQL", "the board"), 0.0)
+    at, cpu = time.monotonic(), dict.fromkeys(PARTS, 0.0)
     for process in processes(server, stack):
         cpu[part_of(process)] += seconds(process)
     with psycopg.connect(server.url("dagster")) as connection:

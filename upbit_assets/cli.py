@@ -48,11 +48,12 @@ def demo(home: Path) -> None:
 
 @main.command()
 @home_option(demo=False)
-def up(home: Path) -> None:
+@click.option("--stream/--no-stream", default=True, help="Whether to collect every trade live.")
+def up(home: Path, stream: bool) -> None:
     """Run everything on this machine, against the real exchange (UPBIT_API_URL)."""
     from upbit_assets import stack
 
-    stack.run(home, demo=False)
+    stack.run(home, demo=False, stream=stream)
 
 
 @main.command()

@@ -194,14 +194,17 @@ def chosen_port(name: str, wanted: int) -> int:
     return port
 
 
-def run(home: Path, *, demo: bool) -> None:
-    """Start everything, report progress, and stop everything on Ctrl-C, SIGTERM or SIGHUP."""
+def run(home: Path, *, demo: bool, stream: bool = True) -> None:
+    """Start everything, report progress, and stop everything on Ctrl-C, SIGTERM or SIGHUP.
+
+    Without the `stream`, runs collect every minute.
+    """
     handle_stop_signals(interrupt)
     prepare(home)
     with ExitStack() as started:
         write_state = started.enter_context(lock_home(home))
         try:
-            serve(started, home, write_state, demo=demo)
+            serve(started, home, write_state, demo=demo, stream=stream)
         except Interrupted:
             click.echo("\nStopping ...")
         finally:
@@ -227,7 +230,9 @@ def interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def serve(started: ExitStack, home: Path, write_state: Callable[[dict[str, str]], None], *, demo: bool) -> None:
+def serve(
+    started: ExitStack, home: Path, write_state: Callable[[dict[str, str]], None], *, demo: bool, stream: bool
+) -> None:
     ports = {"ui": chosen_port("Dagster", UI_PORT), "board": chosen_port("the board", BOARD_PORT)}
     if demo:
         ports["exchange"] = chosen_port("the offline exchange", EXCHANGE_PORT)
@@ -265,8 +270,9 @@ def serve(started: ExitStack, home: Path, write_state: Callable[[dict[str, str]]
     wait_for(dagster, addresses["ui"] + "/server_info")
     click.echo(f"Dagster:    {addresses['ui']}  (schedules and sensors are on; log: {home / 'dagster.log'})")
     status.path_in(status.folder()).unlink(missing_ok=True)  # of an earlier one
-    processes.append(start(started, "The stream", ["upbit-assets", "stream"], home))
-    click.echo(f"Stream:     collecting every trade live (log: {processes[-1].log})")
+    if stream:
+        processes.append(start(started, "The stream", ["upbit-assets", "stream"], home))
+        click.echo(f"Stream:     collecting every trade live (log: {processes[-1].log})")
     if report_first_run(first, addresses["ui"]):
         # now that there is a ranking; the schedule would collect them within ten minutes
         today = materialize("bronze_candle_raw,silver_candle", days.key_of(days.at(datetime.now(UTC)).start))
