@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import board, calls, candles, capacity, copying, history, layers, project, running, year
+from bench import board, calls, candles, capacity, copying, history, layers, project, running, stream, year
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -29,6 +29,7 @@ ROWS = {
         candles.candle_day,
         calls.calls,
         board.board,
+        stream.stream,
         # last, as tens of millions of rows keep the server busy for a while after they are gone
         history.replace_window,
         history.top10,

@@ -59,7 +59,7 @@ class Result:
     @property
     def target(self) -> str:
         if self.at_least:
-            return f"at least {self.at_least:g}× the speed"
+            return f"at least {self.at_least:g}× the {'number' if self.counted else 'speed'}"
         return f"at most {self.at_most:g}× the {'number' if self.counted else 'time'}"
 
 

@@ -1,0 +1,97 @@
+"""Frames of the exchange's WebSocket at a steady rate, ready made: the offline exchange would be the slower part.
+
+python -m bench.frames PORT FRAMES_A_SECOND SECONDS: trades begin once both of the stream's connections ask for them; at
+the end the number of trades sent is printed. All come over both, and a fifth of all frames are tickers.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from http import HTTPStatus
+from itertools import count
+from typing import Any
+
+import click
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from bench.stage import DAY, tickers
+
+TICK = 0.01  # seconds between two bursts
+TICKERS = 0.2  # of all frames
+TRADE = (
+    '{{"type":"trade","code":"{code}","timestamp":{now},"trade_date":"2026-01-29","trade_time":"05:00:00",'
+    '"trade_timestamp":{now},"trade_price":100.5,"trade_volume":0.25,"ask_bid":"{taker}","prev_closing_price":99.0,'
+    '"change":"RISE","change_price":1.5,"sequential_id":{id},"best_ask_price":101.0,"best_ask_size":12.5,'
+    '"best_bid_price":100.0,"best_bid_size":3.75,"stream_type":"REALTIME"}}'
+)
+TICKER = (
+    '{{"type":"ticker","code":"{code}","trade_price":100.5,"signed_change_rate":0.0123,"acc_trade_volume_24h":1000.5,'
+    '"acc_trade_price_24h":100500.25,"trade_timestamp":{now},"timestamp":{now},"stream_type":"REALTIME"}}'
+)
+
+
+class Source:
+    """The exchange, as far as the stream asks it."""
+
+    def __init__(self, a_second: float, seconds: float) -> None:
+        self.a_second, self.seconds = a_second, seconds
+        self.codes = [code for code, _ in tickers(DAY)]
+        self.asked: dict[str, list[ServerConnection]] = {"trade": [], "ticker": []}
+        self.begun = asyncio.Event()
+
+    async def rest(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path.startswith("/websocket"):
+            return None
+        listed = json.dumps([{"market": code} for code in self.codes]).encode()
+        found = request.path.startswith("/v1/market/all")
+        reply = connection.respond(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND, listed.decode() if found else "{}")
+        reply.headers["X-Upbit-Simulated"] = "true"
+        return reply
+
+    def simulated(self, _connection: Any, _request: Request, reply: Response) -> Response:
+        headers: Headers = reply.headers
+        headers["X-Upbit-Simulated"] = "true"
+        return reply
+
+    async def accept(self, connection: ServerConnection) -> None:
+        async for message in connection:
+            for kind, of in self.asked.items():
+                if f'"type": "{kind}"' in str(message) and connection not in of:
+                    of.append(connection)
+            if len(self.asked["trade"]) == 2:
+                self.begun.set()
+
+    async def send(self) -> int:
+        """How many trades were sent."""
+        await self.begun.wait()
+        start, ids, sent = time.monotonic(), count(int(time.time() * 1000) << 16), {"trade": 0, "ticker": 0}
+        rates = {"trade": self.a_second * (1 - TICKERS) / 2, "ticker": self.a_second * TICKERS}
+        while (passed := time.monotonic() - start) < self.seconds:
+            for kind, rate in rates.items():
+                for nth in range(sent[kind], int(passed * rate)):
+                    frame = self.frame(kind, nth, next(ids))
+                    for connection in self.asked[kind]:
+                        await connection.send(frame)
+                sent[kind] = max(sent[kind], int(passed * rate))
+            await asyncio.sleep(TICK)
+        return sent["trade"]
+
+    def frame(self, kind: str, nth: int, trade_id: int) -> bytes:
+        code, now = self.codes[nth % len(self.codes)], int(time.time() * 1000)
+        taker = "BID" if nth % 3 else "ASK"
+        return (TRADE if kind == "trade" else TICKER).format(code=code, now=now, id=trade_id, taker=taker).encode()
+
+
+async def main(port: int, a_second: float, seconds: float) -> None:
+    source = Source(a_second, seconds)
+    options: dict[str, Any] = {"process_request": source.rest, "process_response": source.simulated}
+    async with serve(source.accept, "127.0.0.1", port, compression=None, **options):
+        click.echo(await source.send())
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))
