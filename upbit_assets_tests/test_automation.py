@@ -438,7 +438,7 @@ class TestStreamedWindows:
     ):
         start = self.put(database, market_url)
         assert daemon.tick() == set()
-        Clock.passed = start + WINDOW + timedelta(seconds=10) - datetime.now(UTC)
+        Clock.passed = start + WINDOW + timedelta(seconds=40) - datetime.now(UTC)
         ask(market_url, "UPDATE live.snapshot SET taken_at = %s", Clock.now(UTC))
         daemon.tick()
         (request,) = daemon.requests

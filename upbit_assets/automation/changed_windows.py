@@ -26,7 +26,7 @@ from upbit_assets.automation.jobs import REFRESHES, UNFINISHED
 from upbit_assets.feeds import GOLD_TABLES, GoldTable
 from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, Axis, windows
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
+from upbit_assets.postgres.snapshot_source import STREAM_SECOND, stream_takes_snapshots
 from upbit_assets.stale import (
     Stale,
     collected,
@@ -83,9 +83,11 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
 
 def computable(gold: GoldTable, start: datetime, now: datetime, *, streaming: bool = False) -> bool:
     """Whether a window may be computed: a streamed one changes constantly until it is over, and a future one (the clock
-    may have been set back) has no partition yet. `streaming`: the stream takes the snapshots too."""
-    streamed = gold.streamed or (streaming and gold.axis is windows)
-    return start <= now - (gold.axis.length + SETTLED if streamed else timedelta())
+    may have been set back) has no partition yet. `streaming`: the stream takes the snapshots too; the first one
+    after a window proves its trades."""
+    if streaming and gold.axis is windows:
+        return start <= now - (WINDOW + timedelta(seconds=STREAM_SECOND) + SETTLED)
+    return start <= now - (gold.axis.length + SETTLED if gold.streamed else timedelta())
 
 
 def with_bronze(gold: GoldTable, window: Stale, now: datetime) -> Stale:
