@@ -36,7 +36,6 @@ def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
     return AssetSelection.assets(*sorted(rebuilt | collected | {gold.asset for gold in golds})) - FIGURE_CHECKS
 
 
-
 check_figures = define_asset_job(
     "check_figures",
     FIGURE_CHECKS,
