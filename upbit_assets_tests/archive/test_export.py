@@ -61,12 +61,12 @@ def test_csv_has_postgresqls_text(computed: str, tmp_path: Path):
     assert len(held) == 2
 
 
-@pytest.mark.parametrize("table", sorted(tables.metadata.tables))
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_every_table_can_be_exported(computed: str, tmp_path: Path, table: str, form: str):
-    result = export(table, *DAY, "--format", form, "--output", str(tmp_path / "file"))
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / "file").exists()
+def test_every_table_can_be_exported(computed: str, tmp_path: Path, form: str):
+    for table in tables.metadata.tables:
+        result = export(table, *DAY, "--format", form, "--output", str(tmp_path / table))
+        assert result.exit_code == 0, f"{table}: {result.output}"
+    assert {path.name for path in tmp_path.iterdir()} >= set(tables.metadata.tables)
 
 
 def test_what_cannot_be_exported_says_why(computed: str, tmp_path: Path):
