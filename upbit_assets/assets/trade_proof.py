@@ -77,26 +77,26 @@ def first_and_last(span: TimeWindow) -> tuple[sa.ColumnElement[Any], sa.ColumnEl
         return sa.select(of(at)).where(at >= start, at < end).scalar_subquery()
 
     silver, bronze = tables.silver_ticker.c.ingested_at, tables.bronze_ticker_raw.c.ingested_at
-    before = nearest(sa.func.max, silver, span.start - FAR, span.start)
+    before = (nearest(sa.func.max, each, span.start - FAR, span.start) for each in (silver, bronze))
     after = (nearest(sa.func.min, each, span.end, span.end + FAR) for each in (silver, bronze))
-    return sa.func.coalesce(before, span.start), sa.func.coalesce(sa.func.least(*after), span.end)
+    return sa.func.coalesce(sa.func.greatest(*before), span.start), sa.func.coalesce(sa.func.least(*after), span.end)
 
 
 def snapshots(
     span: TimeWindow, ticker: Refinement, first: sa.ColumnElement[Any], last: sa.ColumnElement[Any]
 ) -> sa.Select[Any]:
-    """Of silver, and of bronze those that came after."""
+    """Of silver, and of bronze those before and after them."""
     names = ("market", "ingested_at", "traded_at", "day_volume", "day_turnover")
     silver, bronze = tables.silver_ticker, tables.bronze_ticker_raw
     at = silver.c.ingested_at
     near = (at >= span.start - FAR, at < span.end + FAR, at >= first, at <= last)
-    newest = sa.select(sa.func.max(at)).where(*near).scalar_subquery()
+    newest, oldest = (sa.select(of(at)).where(*near).scalar_subquery() for of in (sa.func.max, sa.func.min))
     came = bronze.c.ingested_at
-    later = sa.select(bronze).where(
+    others = sa.select(bronze).where(
         *(came >= span.start - FAR, came < span.end + FAR, came >= first, came <= last),
-        sa.func.coalesce(came > newest, True),
+        sa.func.coalesce((came > newest) | (came < oldest), True),
     )
-    rows = ticker.validated(later.subquery("bronze")).subquery("later")
+    rows = ticker.validated(others.subquery("bronze")).subquery("others")
     good = ticker.accepted_rows(rows).subquery("good")
     of_silver = sa.select(*(silver.c[name] for name in names)).where(*near)
     together = sa.union_all(of_silver, sa.select(*(good.c[name] for name in names))).subquery("snapshot")
