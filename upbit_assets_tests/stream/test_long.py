@@ -118,7 +118,7 @@ def before(exchange: Handle, database: Database, now: datetime) -> None:
 
 
 SPEED, FAULTS = 288, 200  # a day in five minutes
-MARKETS, ACTIVITY = 6, 2
+MARKETS, ACTIVITY = 6, 0.1
 ONE: dict[
     str, tuple[str, str, dict[str, Any]]
 ] = {  # of a day's 200 faults, each for a moment: what frames or upgrades it hits, how, and how often
