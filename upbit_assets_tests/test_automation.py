@@ -357,6 +357,7 @@ class TestLooks:
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(STEPS)
     @example([("write", 0, AGES[0]), ("write", 1, AGES[4]), ("commit", 1), ("wait", 10), ("commit", 0)])
+    @pytest.mark.long
     def test_what_is_committed_whenever_into_whatever_window_is_found_in_time(
         self, database: Database, market_url: str, steps: list[tuple[Any, ...]]
     ):
@@ -384,6 +385,7 @@ class TestLooks:
                     assert window in found or not (is_recent or ago >= changed_windows.EVERYTHING_EVERY)
             committed |= {window: timedelta(0) for window in done - committed.keys()}
 
+    @pytest.mark.long
     def test_a_look_opens_as_many_partitions_however_many_there_are(self, another_url: str, monkeypatch):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         few = self.locks_of_a_look(now())

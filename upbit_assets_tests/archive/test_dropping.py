@@ -24,6 +24,8 @@ from upbit_assets_tests.archive.rows import PAST, put_rows, texts
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.pipeline import ask, said
 
+pytestmark = pytest.mark.long
+
 TICKERS, TRADES = tables.bronze_ticker_raw, tables.bronze_trade_raw
 FOLLOWING = TimeWindow(PAST.end, PAST.end + DAY)
 

@@ -26,6 +26,8 @@ from upbit_assets_tests.archive.test_dropping import drop
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.pipeline import ask, checks, materialize, metadata_of, put_bronze, rows, said, ticker
 
+pytestmark = pytest.mark.long
+
 TICKERS = tables.bronze_ticker_raw
 COLLECTED_AT = PAST.start + timedelta(hours=14)
 

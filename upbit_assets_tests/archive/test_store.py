@@ -25,6 +25,8 @@ from upbit_assets_tests.archive.conftest import ACCESS_KEY, SECRET, use_s3
 from upbit_assets_tests.archive.rows import PAST, put_rows
 from upbit_assets_tests.pipeline import ask
 
+pytestmark = pytest.mark.long
+
 TICKERS = tables.bronze_ticker_raw
 ERROR = "<Error><Code>{}</Code><Message>of {}</Message><AWSAccessKeyId>{}</AWSAccessKeyId></Error>"
 

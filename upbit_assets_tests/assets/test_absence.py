@@ -81,14 +81,15 @@ def lies(*kinds: str, chance: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(lies("empty", chance=0.1), marks=pytest.mark.long),
-        pytest.param(lies("short", chance=0.2), marks=pytest.mark.long),
-        pytest.param(lies("repeat", chance=0.2), marks=pytest.mark.long),
-        pytest.param(lies("rows", chance=0.2), marks=pytest.mark.long),
+        lies("empty", chance=0.1),
+        lies("short", chance=0.2),
+        lies("repeat", chance=0.2),
+        lies("rows", chance=0.2),
         lies("empty", "short", "repeat", "rows", chance=0.05),
     ],
     ids=["nothing", "half a page", "the answer before", "another market's", "all of it"],
 )
+@pytest.mark.long
 def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_reported_as_missing(
     daemon: GapCloser, exchange: Handle, market_url: str, faults: list[dict[str, Any]]
 ):

@@ -248,8 +248,9 @@ class TestBadNetwork:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
         assert_healed()
 
+    @pytest.mark.long
     def test_a_block_is_respected_and_its_end_is_reported(self, exchange: Handle):
-        end = (datetime.now(UTC) + timedelta(seconds=4)).replace(microsecond=0)
+        end = (datetime.now(UTC) + timedelta(seconds=8)).replace(microsecond=0)
         block = f'{{"error": {{"name": 418, "message": "Blocked until {end:%Y-%m-%dT%H:%M:%SZ}"}}}}'
         exchange.faults.replace(
             [
@@ -281,6 +282,7 @@ def test_what_passes_by_itself_costs_nothing(database: Database, exchange: Handl
     assert len(rows(database, tables.bronze_ticker_raw)) == 30
 
 
+@pytest.mark.long
 class TestBadDatabase:
     """Silver and gold are one whole result, the old one or the new one, whatever happens to the database."""
 

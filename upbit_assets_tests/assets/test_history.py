@@ -38,7 +38,8 @@ YESTERDAY = TODAY - DAY
 MARKET, OTHER = "BTC-TRX", "BTC-HBAR"  # about 150 and 100 candles and trades a day
 A_PAGE = 50
 HTML = "<html>점검 중</html>"
-BOTH = pytest.mark.parametrize("kind", ["candle", "trade"])
+# the two share all but their pages, which test_pages.py has
+BOTH = pytest.mark.parametrize("kind", ["candle", pytest.param("trade", marks=pytest.mark.long)])
 RAW = {"candle": tables.bronze_candle_raw, "trade": tables.bronze_trade_raw}
 PAGES = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
 KEY = {"candle": "candle_date_time_utc", "trade": "sequential_id"}

@@ -101,6 +101,7 @@ class TestAsking:
         assert checks(result)["every_trade_is_there"].passed
         assert f"{len(lost)} trades that were not known" in metadata_of(result, CHAIN[0])["asked for over REST"]
 
+    @pytest.mark.long
     def test_what_nobody_streamed_comes_over_rest_where_the_counters_moved(
         self, database: Database, market_url: str, exchange: Handle, start: datetime, trades: list[Trade]
     ):
@@ -149,6 +150,7 @@ class TestAsking:
             ("KRW-BTC",)
         ]
 
+    @pytest.mark.long
     def test_the_open_window_is_repaired_by_a_snapshot_of_its_own(
         self, market_url: str, exchange: Handle, market: Market, database: Database
     ):

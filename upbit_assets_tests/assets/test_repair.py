@@ -20,6 +20,8 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, put_bronze, rows, said, ticker
 
+pytestmark = pytest.mark.long
+
 PROJECT = Path(__file__).parents[2]
 AS_TYPED = "DELETE FROM silver.ticker WHERE ingested_at BETWEEN '2026-01-29 14:00:00' AND '2026-01-29 14:10:00'"
 NEXT = PAST + WINDOW

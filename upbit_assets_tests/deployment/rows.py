@@ -27,6 +27,7 @@ SAMPLES: dict[str, list[Any]] = {
     "character varying": ["KRW-BTC", "USDT-BIGTIME", ""],
     "timestamp with time zone": [LAST_YEAR, TODAY, NEXT_YEAR],
     "tstzrange": ["[2026-01-01,2026-01-02)", "empty", "(,)"],
+    "tstzmultirange": ["{[2026-01-01,2026-01-02)}", "{}", "{[2026-01-01,2026-01-02),[2026-01-03,2026-01-04)}"],
 }
 
 

@@ -28,6 +28,8 @@ from upbit_assets.postgres.embedded import (
 from upbit_assets_tests.conftest import BINARIES
 from upbit_assets_tests.postgres.lab import PATIENCE, until
 
+pytestmark = pytest.mark.long
+
 OTHER_BINARIES = Path(BINARIES) if BINARIES else None
 
 

@@ -13,6 +13,8 @@ from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.stream.conftest import Run, require_whole, until
 
+pytestmark = pytest.mark.long
+
 Stream = Callable[..., AbstractContextManager[Run]]
 
 

@@ -31,6 +31,8 @@ from upbit_assets_tests.conftest import a_server
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.stream.conftest import Run, collecting, require_whole, stored, truth, until
 
+pytestmark = pytest.mark.long
+
 Stream = Callable[..., AbstractContextManager[Run]]
 
 
