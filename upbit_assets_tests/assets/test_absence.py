@@ -16,6 +16,8 @@ from upbit_assets_tests.assets.test_history import A_PAGE, KEY, RAW, exchange_ro
 from upbit_assets_tests.pipeline import Clock, ask, materialize, put, said
 from upbit_assets_tests.test_gaps import MARKET, NOON, TODAY, GapCloser, daemon, exchange
 
+pytestmark = pytest.mark.long
+
 __all__ = ["daemon", "exchange"]  # fixtures
 
 LAYERS = {kind: (f"bronze_{kind}_raw", f"silver_{kind}", "gold_market_daily") for kind in RAW}

@@ -32,6 +32,8 @@ from upbit_assets_tests.pipeline import Clock, ask, materialize, metadata_of, sa
 from upbit_assets_tests.postgres.lab import PATIENCE, spawn, until
 from upbit_assets_tests.sandbox.history import candles, trades
 
+pytestmark = pytest.mark.long
+
 NOON = datetime(2026, 7, 1, 12, 0, 0, 500_000, tzinfo=UTC)
 TODAY = datetime(2026, 7, 1, tzinfo=UTC)
 YESTERDAY = TODAY - DAY

@@ -12,6 +12,8 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.pipeline import CHAIN, ask, checks, evaluate, materialize, metadata_of, now, put_bronze, ticker
 
+pytestmark = pytest.mark.long
+
 UNKNOWN, MISSING, OLD = "unknown to the exchange", "not in the response", "the newest ticker is of"
 NAMED = ["KRW-BTC", "KRW-ETH", "KRW-USDT"]
 ON_THE_LIST = ("bronze_ticker_raw", "named_markets_are_listed")

@@ -99,7 +99,7 @@ class TestAsking:
         assert ask(market_url, told) == [(len(lost), "rest")]
         assert ask(market_url, LOST) == [(0,)]
         assert checks(result)["every_trade_is_there"].passed
-        assert f"{len(lost)} trades that were not known" in metadata_of(result, CHAIN[0])["asked for over REST"]
+        assert f"{len(lost):,} trades that were not known" in metadata_of(result, CHAIN[0])["asked for over REST"]
 
     @pytest.mark.long
     def test_what_nobody_streamed_comes_over_rest_where_the_counters_moved(

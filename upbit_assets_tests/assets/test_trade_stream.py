@@ -307,6 +307,7 @@ def trades_of(market: Market, first: datetime, end: datetime) -> list[Trade]:
     return trades
 
 
+@pytest.mark.long
 class TestEveryTradeIsThere:
     """Held against the offline exchange's own counters, whose trades come as they are."""
 

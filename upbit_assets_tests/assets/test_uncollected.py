@@ -21,6 +21,8 @@ from upbit_assets_tests.pipeline import (
     ticker,
 )
 
+pytestmark = pytest.mark.long
+
 TICKER = ("silver_ticker", "gold_market_stats")
 BOOK = ("silver_orderbook", "gold_orderbook_stats")
 DAYS = ("silver_candle", "silver_trade", "gold_market_daily")

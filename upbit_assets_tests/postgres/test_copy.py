@@ -22,7 +22,7 @@ from upbit_assets_tests.postgres.lab import T0, figures
 
 # the connection is one for all examples, and each example rolls back
 real_database = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 decimals = st.builds(

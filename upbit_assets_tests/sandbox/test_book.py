@@ -13,7 +13,7 @@ CODES = [listing.market for listing in MARKET.markets(datetime(2018, 1, 1, tzinf
 
 markets = st.sampled_from(CODES)
 times = st.datetimes(datetime(2018, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=30, deadline=None)
 
 
 def book_of(market, at, exchange=MARKET, **options):

@@ -20,8 +20,8 @@ SHORT = ["seconds", *MINUTES, "days"]
 
 markets = st.sampled_from(CODES)
 times = st.datetimes(datetime(2018, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
-few = settings(max_examples=40, deadline=None)
-fewer = settings(max_examples=10, deadline=None)
+few = settings(max_examples=20, deadline=None)
+fewer = settings(max_examples=6, deadline=None)
 
 
 def end_of(unit, candle):

@@ -22,7 +22,7 @@ MOMENT = timedelta(milliseconds=1)
 
 markets = st.sampled_from(CODES)
 times = st.datetimes(datetime(2018, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=30, deadline=None)
 
 
 @pytest.fixture(scope="module")
