@@ -135,12 +135,6 @@ def both(*minutes: int) -> set[Asked]:
     }
 
 
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.local_temp() as instance:
-        yield instance
-
-
 def tick_at(moment: datetime, instance: DagsterInstance) -> RunRequest | SkipReason:
     # left open, it would leave an instance behind that other tests' runs would ask
     with build_schedule_context(instance, moment, resources={"database": Database()}) as context:

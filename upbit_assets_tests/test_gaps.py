@@ -233,12 +233,6 @@ class TestDropped:
 
 
 class TestCollectToday:
-    @pytest.fixture
-    def instance(self) -> Iterator[DagsterInstance]:
-        """One that a schedule can be handed, which an ephemeral one can't."""
-        with DagsterInstance.local_temp() as instance:
-            yield instance
-
     @staticmethod
     def tick(instance: DagsterInstance) -> RunRequest | SkipReason:
         with build_schedule_context(
