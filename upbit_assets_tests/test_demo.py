@@ -81,7 +81,7 @@ def demo(home: Path, output: Path, **more: str) -> Iterator[Stack]:
         process.wait(60)
 
 
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+def until(what: Callable[[], Any], seconds: float = 240) -> Any:
     """What `what` says once it says something true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -91,7 +91,7 @@ def until(what: Callable[[], Any], seconds: float = 120) -> Any:
     pytest.fail(f"not true within {seconds} s: {what.__doc__ or what}")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.long
 def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Path):
     with demo(tmp_path / "home", tmp_path / "first.txt") as stack:

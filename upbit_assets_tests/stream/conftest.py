@@ -70,6 +70,7 @@ def collecting(exchange: Handle, url: str, folder: Path) -> Iterator[Run]:
         except BaseException as error:
             run.error = error
         finally:
+            loop.run_until_complete(loop.shutdown_default_executor())  # as asyncio.run does
             loop.close()
 
     thread = threading.Thread(target=work, daemon=True)
