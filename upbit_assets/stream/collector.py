@@ -82,6 +82,7 @@ class Collector:
         self.turn(COLLECTING)
 
     async def collect(self) -> None:
+        refused: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.writer.run())
@@ -93,7 +94,9 @@ class Collector:
         except* SupersededError:
             log.warning("Another stream took over while the database was unreachable.")
         except* OriginError as group:
-            raise group.exceptions[0] from None
+            refused = group.exceptions[0]
+        if refused:  # raised in there, Python before 3.11.4 would wrap it in a group
+            raise refused from None
         await self.writer.spill_rows(self.writer.take())
 
     async def periodically(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
