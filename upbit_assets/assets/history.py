@@ -32,7 +32,7 @@ from upbit_assets.assets.pages import (
 )
 from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import MarketSelection, NoRankingError
-from upbit_assets.assets.snapshots import claim_origin, storable_market, warn_of_clock
+from upbit_assets.assets.snapshots import storable_market, with_known_origin
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, days
 from upbit_assets.postgres import tables
@@ -111,16 +111,12 @@ class PagedHistory:
         progress: "Progress",
     ) -> None:
         """Request the gaps page by page; each page is stored before the next one."""
-        claimed, stuck = False, list[NoProgressError]()
+        stuck = list[NoProgressError]()
         of_each = (list(each) for _, each in groupby(missing, lambda gap: (gap.day, gap.market)))
         each_pages = (self.pages_of(client, gaps, stuck) for gaps in of_each)
         try:
             with closing(interleave_concurrently(each_pages, CONCURRENT_REQUESTS)) as pages:
-                for page in pages:
-                    if page.reply and not claimed:
-                        claim_origin(database, page.reply)
-                        warn_of_clock(progress.context.log, page.reply)
-                        claimed = True
+                for page in with_known_origin(pages, database, progress.context.log):
                     if page.proved is not None:
                         page = self.verified(connection, client, page)
                     new = new_rows(connection, self.raw, page)

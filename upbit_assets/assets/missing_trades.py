@@ -115,14 +115,11 @@ def fill(
     progress: "Progress",
 ) -> None:
     """Ask for the gaps page by page, and store each page with its note before the next. Raises UpbitError."""
-    oldest, claimed = days.at(datetime.now(UTC)).start - TRADE_DAYS * DAY, False
+    oldest = days.at(datetime.now(UTC)).start - TRADE_DAYS * DAY
     told = [gap for gap in gaps if gap.day >= oldest]
     progress.too_old = len(gaps) - len(told)
     with closing(interleave_concurrently((pages(client, gap, progress) for gap in told), CONCURRENT_REQUESTS)) as found:
-        for page in found:
-            if page.reply and not claimed:
-                snapshots.claim_origin(database, page.reply)
-                claimed = True
+        for page in snapshots.with_known_origin(found, database, progress.context.log):
             new = new_rows(connection, page)
             out.append(Load({RAW: as_records(page, new), PAGE: note(page)}))
             progress.add(page, len(new))

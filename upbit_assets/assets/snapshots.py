@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from dagster import AssetExecutionContext, Failure, MetadataValue, TimeWindow
 
 from upbit_assets import archive
 from upbit_assets.assets import named, selection
-from upbit_assets.assets.pages import fields
+from upbit_assets.assets.pages import Page, fields
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import EPOCH, MILLISECOND, SEOUL, WINDOW, days, windows
 from upbit_assets.postgres import origin, tables
@@ -265,6 +265,17 @@ def active_markets(connection: sa.Connection) -> set[str]:
 def storable_market(market: str) -> str:
     """The code truncated to its column's length, without NUL characters; the raw row keeps it whole."""
     return market.encode("utf-8", "ignore").decode().replace("\0", "")[:30]
+
+
+def with_known_origin(pages: Iterable[Page], database: Database, log: logging.Logger) -> Iterator[Page]:
+    """The pages, once the first reply's exchange is known to be the database's and its clock compared with ours."""
+    claimed = False
+    for page in pages:
+        if page.reply and not claimed:
+            claim_origin(database, page.reply)
+            warn_of_clock(log, page.reply)
+            claimed = True
+        yield page
 
 
 def claim_origin(database: Database, reply: Reply) -> None:
