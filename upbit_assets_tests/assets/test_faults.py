@@ -200,7 +200,7 @@ class TestBadNetwork:
 
         def client(_: Exchange) -> UpbitClient:
             url = os.environ["UPBIT_API_URL"]
-            return UpbitClient(url, read_timeout=0.3, attempts=2, sleep=lambda seconds: time.sleep(seconds / 20))
+            return UpbitClient(url, read_timeout=2, attempts=2, sleep=lambda seconds: time.sleep(seconds / 20))
 
         monkeypatch.setattr(Exchange, "client", client)
 
@@ -226,7 +226,7 @@ class TestBadNetwork:
             ("cut", {}, "is truncated or invalid JSON at character"),
             ("cut", {"closes": True}, "was cut off after"),
             ("reset", {}, "the connection was closed without a response"),
-            ("slow", {"seconds": 0.6}, "the response timed out"),
+            ("slow", {"seconds": 10}, "the response timed out"),
             ("status", {"status": 429}, "with status 429"),
         ],
         ids=["html", "object", "502", "empty", "cut", "hangs up", "reset", "slow", "429"],

@@ -300,4 +300,4 @@ def test_a_day_with_a_duplicate_in_every_window_is_built_in_a_few_seconds(databa
     result = materialize("silver_ticker", first=PAST, last=PAST + 143 * WINDOW)
 
     assert metadata_of(result, "silver_ticker")["duplicate rows"] == 144
-    assert metadata_of(result, "silver_ticker")["seconds"] < 5
+    assert metadata_of(result, "silver_ticker")["seconds"] < 30  # 1 on an idle machine

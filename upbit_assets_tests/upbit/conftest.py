@@ -14,7 +14,7 @@ from upbit_assets.upbit import Limits, UpbitClient
 
 @dataclass(frozen=True)
 class Answer:
-    """`missing`: bytes promised but never sent; `drip`: seconds between two bytes of the body."""
+    """`delay`: seconds before it; `missing`: bytes promised but never sent; `drip`: seconds between two bytes of it."""
 
     body: bytes = b'[{"market":"KRW-BTC"}]'
     status: int = 200
@@ -41,11 +41,13 @@ class ScriptedExchange:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.requests: list[Request] = []
+        self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._closed.set()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -72,7 +74,7 @@ class ScriptedExchange:
 
     def _answer(self, connection: socket.socket, answer: Answer) -> bool:
         """Whether the connection stays open."""
-        time.sleep(answer.delay)
+        self._closed.wait(answer.delay)
         if answer.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
@@ -101,7 +103,18 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def client(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClient]:
-    skipped: list[float] = []
-    limits = Limits(exchange.url, clock=lambda: time.monotonic() + sum(skipped), sleep=skipped.append)
-    with UpbitClient(exchange.url, read_timeout=0.2, sleep=waits.append, limits=limits) as upbit:
+    with UpbitClient(exchange.url, sleep=waits.append, limits=skipping_limits(exchange)) as upbit:
         yield upbit
+
+
+@pytest.fixture
+def hurried(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClient]:
+    """A client for which a second without an answer is too long."""
+    with UpbitClient(exchange.url, read_timeout=1, sleep=waits.append, limits=skipping_limits(exchange)) as upbit:
+        yield upbit
+
+
+def skipping_limits(exchange: ScriptedExchange) -> Limits:
+    """Limits whose clock jumps ahead where they would wait."""
+    skipped: list[float] = []
+    return Limits(exchange.url, clock=lambda: time.monotonic() + sum(skipped), sleep=skipped.append)

@@ -127,13 +127,13 @@ def test_the_offline_exchange_is_recognised(exchange, client):
         Answer(b"5\r\n[1", headers={"Transfer-Encoding": "chunked"}, missing=1),
         Answer(b"[1]", headers={"Content-Encoding": "gzip"}),
         Answer(reset=True),
-        Answer(delay=0.4),
+        Answer(delay=60),
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again(exchange, client, waits, caplog, trouble):
+def test_what_may_pass_is_tried_again(exchange, hurried, waits, caplog, trouble):
     exchange.answers = [trouble, GOOD]
-    assert client.tickers().rows == [ROW]
+    assert hurried.tickers().rows == [ROW]
     assert len(exchange.requests) == 2
     assert len(waits) == 1
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -150,11 +150,11 @@ def test_attempts_are_bounded_and_their_waits_grow(exchange, client, waits):
 
 
 def test_no_attempt_begins_after_the_deadline(exchange):
-    exchange.answers = [Answer(delay=0.2)] * 9
+    exchange.answers = [Answer(delay=60)] * 9
     began = time.monotonic()
     with UpbitClient(exchange.url, read_timeout=0.1, deadline=0.5) as client, pytest.raises(TransportError):
         client.tickers()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
 
 
 def test_after_a_429_it_waits_for_the_next_second(exchange, waits):
@@ -162,7 +162,7 @@ def test_after_a_429_it_waits_for_the_next_second(exchange, waits):
     with UpbitClient(exchange.url, sleep=waits.append) as client:
         client.tickers()
     first, second = (request.at for request in exchange.requests)
-    assert 1 < second - first < 1.5
+    assert 1 < second - first < 5
 
 
 def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
@@ -281,14 +281,17 @@ def test_nobody_listening(waits):
     ("answer", "reason"),
     [
         (Answer(reset=True), "the connection was closed without a response"),
-        (Answer(delay=0.4), "the response timed out"),
+        (Answer(delay=60), "the response timed out"),
     ],
 )
-def test_no_answer(exchange, client, answer, reason):
+def test_no_answer(exchange, waits, answer, reason):
     exchange.answers = [answer] * 5
-    with pytest.raises(TransportError, match=reason):
+    with (
+        UpbitClient(exchange.url, read_timeout=0.1, sleep=waits.append) as client,
+        pytest.raises(TransportError, match=reason),
+    ):
         client.tickers()
-    assert len(exchange.requests) == 5
+    assert len(waits) == 4
 
 
 def test_something_that_does_not_speak_http(waits):
@@ -298,7 +301,7 @@ def test_something_that_does_not_speak_http(waits):
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        client = UpbitClient(url, attempts=1, read_timeout=2)
+        client = UpbitClient(url, attempts=1, read_timeout=10)
         thread = Thread(target=greet)
         thread.start()
         with client, pytest.raises(TransportError):
@@ -329,13 +332,14 @@ def test_no_secret_is_shown(exchange, waits, caplog):
 
 def test_calls_used_up_means_the_next_second(exchange):
     exchange.answers = [Answer(headers={"Remaining-Req": "group=any; min=600; sec=0"}), Answer(), Answer()]
-    with UpbitClient(exchange.url) as client:
+    waited: list[float] = []
+    limits = Limits(exchange.url, clock=lambda: sum(waited), sleep=waited.append)
+    with UpbitClient(exchange.url, limits=limits) as client:
         client.tickers()
         client.markets()
+        assert waited == [], "another group has calls of its own"
         client.tickers()
-    first, other_group, second = (request.at for request in exchange.requests)
-    assert other_group - first < 0.5
-    assert 0.95 < second - first < 1.5
+    assert 1 <= sum(waited) < 1.01
 
 
 def test_a_call_that_got_no_answer_gives_its_place_back(waits):
@@ -354,4 +358,4 @@ def test_threads_fetch_through_one_background_client_as_fast_as_is_permitted():
         with ThreadPoolExecutor(4) as threads:
             replies = list(threads.map(lambda _: client.orderbook(["KRW-BTC"]), range(25)))
         assert len(replies) == 25
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 10, "one after the other they take 25"

@@ -231,7 +231,7 @@ def test_a_killed_process_leaves_the_limit_whole(url):
     moments = [limits.acquire("candle") for _ in range(7)]
     for at in moments:
         limits.record_response("candle", at)
-    assert moments[-1] - moments[0] < 0.5
+    assert moments[-1] - moments[0] < 1
     assert limits.acquire("candle") - moments[-1] >= 1
 
 
