@@ -1,6 +1,6 @@
-"""What silver and gold of some windows would be if they were computed again from bronze, by the code as it is now.
+"""What recomputing silver and gold from bronze with the present code would change.
 
-They are computed as ever, in a transaction that is rolled back.
+The windows are computed by the same write as always, in a transaction that is rolled back.
 """
 
 from collections import Counter
@@ -26,13 +26,13 @@ from upbit_assets.postgres_io.diff import EXAMPLES
 from upbit_assets.postgres_io.locks import locks
 from upbit_assets.retention import require_kept
 
-# a write of the same windows waits so long for a diff: a second or two
-MOST_TOGETHER = timedelta(hours=1)
+# one transaction's span: a write of the same windows waits for it, a second or two
+MAX_SPAN = timedelta(hours=1)
 RANGE = "..."
 
 
 class DiffError(ValueError):
-    """There are no such partitions or assets, or nothing can be computed of them; the message says why."""
+    """Unknown partitions or assets, or their raw rows were dropped; the message says which."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Diff:
     """What would change.
 
     Args:
-        windows: of each table, those that have rows, or would have.
+        windows: of each table, those with rows before or after.
         examples: the largest differences of each column.
     """
 
@@ -53,7 +53,7 @@ class Diff:
         return [each for each in self.windows if each.differs]
 
     def tables(self, form: str) -> dict[str, str]:
-        """For people to read: what would change of each table, and the largest differences if there are any."""
+        """The totals of each table and the largest differences, formatted by tabulate as `form`."""
         parts = {"silver and gold": self.totals(), "largest differences": self.largest()}
         return {
             name: tabulate(rows, headers="keys", tablefmt=form, disable_numparse=True)
@@ -66,7 +66,9 @@ class Diff:
         for table in dict.fromkeys(each.table for each in self.windows):
             own = [each for each in self.windows if each.table is table]
             columns = sum((Counter(each.columns) for each in own), Counter[str]())
-            counts = {name: sum(getattr(each, name) for each in own) for name in ("before", "after", "added", "gone")}
+            counts = {
+                name: sum(getattr(each, name) for each in own) for name in ("before", "after", "added", "removed")
+            }
             rows.append(
                 {
                     "table": table.fullname,
@@ -94,8 +96,8 @@ class Diff:
                     "market": key.pop("market", ""),
                     "row": ", ".join(f"{name} {value}" for name, value in key.items()),
                     "column": each.column,
-                    "is": "" if each.before is None else each.before,
-                    "would be": "" if each.after is None else each.after,
+                    "now": "" if each.before is None else each.before,
+                    "recomputed": "" if each.after is None else each.after,
                     "difference": "" if each.share is None else f"{float(100 * each.share):.3g} %",
                 }
             )
@@ -103,19 +105,19 @@ class Diff:
 
 
 def diff(database: Database, partitions: str, assets: Sequence[str] = ()) -> Diff:
-    """Compute silver and gold of these partitions from bronze, and compare them with those that are there.
+    """Compute silver and gold of these partitions from bronze, and compare them with the stored rows.
 
-    An hour of windows, or a day, at a time, in a transaction of its own: nothing is written, and who writes the same
-    windows waits for that alone.
+    Works through an hour of windows, or a day, per transaction. Nothing is written; a write of the same windows waits
+    for one such transaction at most.
 
     Args:
         partitions: a window, a day, or a range of them: `FIRST...LAST`.
-        assets: those of silver and gold that are computed; none: all that have such partitions. Gold whose silver is
-            not among them is computed from the silver that is there.
+        assets: of silver and gold; empty: all with such partitions. Gold whose silver is not among them is computed
+            from the stored silver.
 
     Raises:
-        DiffError: there are no such partitions or assets, or their raw rows were dropped.
-        DatabaseError: the database refused, or is gone.
+        DiffError: unknown partitions or assets, or their raw rows were dropped.
+        DatabaseError: the database is unreachable or refuses the query.
     """
     axis, span = span_of(partitions)
     return diff_of_span(database, axis, span, chosen(axis, assets))
@@ -123,7 +125,7 @@ def diff(database: Database, partitions: str, assets: Sequence[str] = ()) -> Dif
 
 def diff_of_span(database: Database, axis: Axis, span: TimeWindow, names: frozenset[str]) -> Diff:
     found = Diff(axis)
-    length = max(axis.length, MOST_TOGETHER)
+    length = max(axis.length, MAX_SPAN)
     start = span.start
     while start < span.end:
         part = TimeWindow(start, min(start + length, span.end))
@@ -148,12 +150,12 @@ def span_of(partitions: str) -> tuple[Axis, TimeWindow]:
     if axis.at(start).start != start or axis.at(end).start != end:
         raise DiffError(f"{partitions}: windows are ten minutes long, and begin at minutes that end with 0.")
     if end < start:
-        raise DiffError(f"{partitions} runs backwards: it names its first partition, then its last.")
+        raise DiffError(f"{partitions} runs backwards: name the first partition, then the last.")
     return axis, TimeWindow(start, end + axis.length)
 
 
 def computed_assets(axis: Axis) -> list[str]:
-    """Silver, and gold after what it is computed from."""
+    """In the order of computation: silver, then gold."""
     return [
         *(feed.silver_asset for feed in FEEDS if feed.axis is axis),
         *(of.asset for of in GOLD_TABLES if of.axis is axis),
@@ -163,17 +165,15 @@ def computed_assets(axis: Axis) -> list[str]:
 def chosen(axis: Axis, assets: Sequence[str]) -> frozenset[str]:
     known = computed_assets(axis)
     if unknown := set(assets) - set(known):
-        raise DiffError(
-            f"Nothing is computed of such partitions by {', '.join(sorted(unknown))}. There are {', '.join(known)}."
-        )
+        raise DiffError(f"No asset {', '.join(sorted(unknown))} with such partitions. There are {', '.join(known)}.")
     return frozenset(assets or known)
 
 
-def add(found: Diff, database: Database, names: frozenset[str], part: TimeWindow, asked: TimeWindow) -> None:
-    """The diff of a part of the windows that were asked for."""
+def add(found: Diff, database: Database, names: frozenset[str], part: TimeWindow, requested: TimeWindow) -> None:
+    """Add the diff of a part of the requested windows."""
     axis = found.axis
     steps = [
-        *((name, earlier, False) for name, earlier in older(names, part, asked)),
+        *((name, earlier, False) for name, earlier in earlier_silver(names, part, requested)),
         *((name, part, True) for name in computed_assets(axis) if name in names),
     ]
     with database.connect() as connection, ExitStack() as held:
@@ -194,11 +194,11 @@ def add(found: Diff, database: Database, names: frozenset[str], part: TimeWindow
             transaction.rollback()
 
 
-def older(names: frozenset[str], part: TimeWindow, asked: TimeWindow) -> Iterator[tuple[str, TimeWindow]]:
-    """Silver of earlier windows that gold compares with, where a write of all that was asked for has it anew."""
+def earlier_silver(names: frozenset[str], part: TimeWindow, requested: TimeWindow) -> Iterator[tuple[str, TimeWindow]]:
+    """Silver of the earlier windows that gold compares with, as far as they are among the requested ones."""
     for of in GOLD_TABLES:
         for source in of.sources:
-            start, end = max(part.start - source.older, asked.start), min(part.end - source.older, asked.end)
+            start, end = max(part.start - source.older, requested.start), min(part.end - source.older, requested.end)
             if source.older and {of.asset, source.feed.silver_asset} <= names and start < end:
                 yield source.feed.silver_asset, TimeWindow(start, end)
 
@@ -209,7 +209,7 @@ def asset_of(name: str) -> AssetsDefinition:
 
 
 def inputs(connection: sa.Connection, asset: AssetsDefinition, window: TimeWindow) -> dict[str, sa.Select[Any]]:
-    """As the IO manager gives them: it refuses those that were dropped."""
+    """As the IO manager loads them. Raises Failure where rows were dropped by retention."""
     tables = {name: metadata.tables[name.replace("_", ".", 1)] for name in asset.keys_by_input_name}
     for table in tables.values():
         require_kept(connection, table, window)
@@ -217,23 +217,23 @@ def inputs(connection: sa.Connection, asset: AssetsDefinition, window: TimeWindo
 
 
 def ignored(column: sa.Column[Any]) -> bool:
-    """What differs each time: ids, and when something was computed."""
+    """Columns that differ at every computation: ids and times of computation."""
     return column.identity is not None or column.server_default is not None or column.name.endswith("_computed_at")
 
 
 class DiffConfig(Config):
-    """What the job `diff` computes."""
+    """Configuration of the job `diff`."""
 
     partitions: str = Field(
         description="A window like 2026-01-29-14:00, a day like 2026-01-29, or a range: FIRST...LAST"
     )
     assets: list[str] = Field(
-        default=[], description="Assets of silver and gold, like gold_market_stats; none: all that have such partitions"
+        default=[], description="Assets of silver and gold, like gold_market_stats; empty: all with such partitions"
     )
 
 
-@op(description="Computes silver and gold of some windows from bronze, and tells what would change")
-def computed_again(context: OpExecutionContext, config: DiffConfig, database: Database) -> None:
+@op(description="Computes silver and gold of some windows from bronze, and reports what would change")
+def compute_diff(context: OpExecutionContext, config: DiffConfig, database: Database) -> None:
     try:
         found = diff(database, config.partitions, config.assets)
     except DiffError as error:
@@ -250,12 +250,10 @@ def computed_again(context: OpExecutionContext, config: DiffConfig, database: Da
 def summary(found: Diff) -> str:
     starts = sorted({each.start for each in found.differing})
     if not found.windows:
-        return "There are no rows, and there would be none."
+        return "There are no rows, before or after."
     return f"Something would change in {found.axis.named(starts)}." if starts else "Nothing would change."
 
 
-@job(
-    name="diff", description="What would change if silver and gold of some windows were computed again; writes nothing"
-)
+@job(name="diff", description="What recomputing silver and gold of some windows would change; writes nothing")
 def diff_job() -> None:
-    computed_again()
+    compute_diff()

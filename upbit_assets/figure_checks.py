@@ -1,4 +1,4 @@
-"""Whether figures of past windows are what the code as it is now makes of their raw rows: a few each night."""
+"""Nightly: whether the stored figures of sampled past windows equal what the present code computes from bronze."""
 
 from datetime import UTC, date, datetime
 
@@ -13,16 +13,17 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from
 from upbit_assets.stale import stale
 
-A_NIGHT = {windows: 6, days: 1}
+SAMPLES_PER_NIGHT = {windows: 6, days: 1}
 
 
 def figures_follow(gold: GoldTable) -> SampledCheck:
     names = frozenset([*(feed.silver_asset for feed in gold.feeds), gold.asset])
 
     def every_figure_follows_from_the_raw_rows(_connection: sa.Connection, span: TimeWindow) -> Results:
-        """Silver and gold of a few past windows, others each night, are what the code as it is now makes of bronze.
+        """Silver and gold of sampled past windows equal what the present code computes from bronze.
 
-        `upbit-assets diff --partition …` shows what would change in a window that fails; computing it again mends it.
+        The sample is new each night. `upbit-assets diff --partition …` shows what would change in a window that
+        fails; materializing it again mends it.
         """
         try:
             found = diff_of_span(Database(), gold.axis, span, names)
@@ -40,7 +41,7 @@ def result_of(found: Diff, start: datetime) -> Result:
     differing = {
         each.table.fullname: ", ".join(
             [
-                f"{each.added} rows added, {each.gone} gone, {each.changed} changed",
+                f"{each.added} rows added, {each.removed} removed, {each.changed} changed",
                 *(f"{name}: {count}" for name, count in each.columns.items()),
             ]
         )
@@ -51,9 +52,9 @@ def result_of(found: Diff, start: datetime) -> Result:
 
 
 def sampled(connection: sa.Connection, gold: GoldTable, night: date) -> list[datetime]:
-    """Windows that were computed, and whose raw rows are there as they were then: the same of a night, however often.
+    """Computed windows whose raw rows are all still there: the same sample throughout a night.
 
-    Of windows that changed since, the sensor knows already.
+    Windows whose bronze changed since are left out, as the sensor rebuilds those anyway.
     """
     start, over = gold.build.c.window_start, datetime.now(UTC) - gold.axis.length - DAY
     kept = [
@@ -62,7 +63,7 @@ def sampled(connection: sa.Connection, gold: GoldTable, night: date) -> list[dat
         for table in (source.feed.refinement.silver, *([] if source.older else [source.feed.refinement.bronze]))
     ]
     shuffled = sa.func.md5(sa.func.concat(str(night), "/", sa.extract("epoch", start)))
-    rows = sa.select(start).where(start < over, *kept).order_by(shuffled, start).limit(A_NIGHT[gold.axis])
+    rows = sa.select(start).where(start < over, *kept).order_by(shuffled, start).limit(SAMPLES_PER_NIGHT[gold.axis])
     drawn = set(connection.scalars(rows))
     return sorted(drawn - {each.start for each in stale(connection, gold, drawn)})
 

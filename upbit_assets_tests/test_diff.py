@@ -1,4 +1,4 @@
-"""A diff shows what the code as it is now would make of bronze, and writes nothing."""
+"""A diff shows what the present code would compute from bronze, and writes nothing."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -124,7 +124,7 @@ def test_rows_that_would_come_go_or_change_are_distinguished_and_named(computed:
     told = [" ".join(line) for line in lines(result.output)]
     assert "silver.ticker 12 12 1 1 1 trade_price: 1, day_volume: 1" in told
     assert "silver.ticker 2026-01-29-14:00 KRW-ETH row added" in told
-    assert "silver.ticker 2026-01-29-14:10 KRW-OLD row gone" in told
+    assert "silver.ticker 2026-01-29-14:10 KRW-OLD row removed" in told
     assert "silver.ticker 2026-01-29-14:00 KRW-BTC day_volume 7" in told, "a figure that would be NULL"
     assert any("trade_price 100.50000000000000000001 100.5 9.95e-21 %" in line for line in told), told
     assert told[-1] == "Something would change in 2026-01-29-14:00, 2026-01-29-14:10."
@@ -223,7 +223,7 @@ def test_windows_whose_raw_rows_were_dropped_are_refused(computed: str):
 def test_the_job_shows_the_same_in_the_ui(computed: str):
     def run(**config: Any) -> Any:
         job = defs.resolve_job_def("diff")
-        return job.execute_in_process(run_config={"ops": {"computed_again": {"config": config}}}, raise_on_error=False)
+        return job.execute_in_process(run_config={"ops": {"compute_diff": {"config": config}}}, raise_on_error=False)
 
     result = run(partitions=RANGE, assets=["gold_market_stats"])
     assert result.success, said(result)
@@ -249,8 +249,8 @@ def test_each_night_past_windows_are_checked_and_those_that_differ_are_named(com
     evaluation = evaluate(gold, NAME)
     assert not evaluation.passed
     table = str(evaluation.metadata["failing windows"].value)
-    assert "gold.market_stats: 0 rows added, 0 gone, 2 changed, trade_price: 2" in table
-    assert "silver.ticker_rejected: 3 rows added, 0 gone, 0 changed" in table
+    assert "gold.market_stats: 0 rows added, 0 removed, 2 changed, trade_price: 2" in table
+    assert "silver.ticker_rejected: 3 rows added, 0 removed, 0 changed" in table
     assert (KEY in table, windows.key_of(PAST - DAY) in table, windows.key_of(PAST + WINDOW) in table) == (
         True,
         True,

@@ -39,8 +39,8 @@ def assets_of(axis: Axis, *, collecting: bool) -> AssetSelection:
 check_figures = define_asset_job(
     "check_figures",
     FIGURE_CHECKS,
-    description="Holds silver and gold of a few past windows, others each night, against what the code as it is now "
-    "makes of bronze",
+    description="Checks whether silver and gold of sampled past windows equal what the present code computes from "
+    "bronze",
 )
 
 

@@ -115,7 +115,7 @@ check_figures_nightly = ScheduleDefinition(
     job=check_figures,
     execution_timezone=str(SEOUL),
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Checks whether figures of past windows are what the code as it is now makes of bronze",
+    description="Checks whether the figures of sampled past windows equal what the present code computes from bronze",
 )
 
 

@@ -11,32 +11,37 @@ from dagster import TimeWindow
 from .writer import CreateStage, Load, Writer, in_window, moment_of, stage
 
 EXAMPLES = 3  # of each column
-ADDED, GONE = "row added", "row gone"
+ADDED, REMOVED = "row added", "row removed"
 Floor = Callable[[sa.ColumnElement[Any]], sa.ColumnElement[datetime]]
 
 
 @dataclass(frozen=True)
 class WindowDiff:
-    """How the rows of a window differ: how many there are, would be added, go, and change, and by which columns."""
+    """Row counts of a window: before and after the write, added, removed and changed; changed rows of each column."""
 
     table: sa.Table
     start: datetime
     before: int
     after: int
     added: int
-    gone: int
+    removed: int
     changed: int
     columns: Mapping[str, int]
 
     @property
     def differs(self) -> bool:
-        return bool(self.added or self.gone or self.changed)
+        return bool(self.added or self.removed or self.changed)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that would change, and by which fraction of the larger figure; NULL is None. Of a row that would be added
-    or go: that it would."""
+    """A value that would change, or a row that would be added or removed.
+
+    Args:
+        column: or "row added", "row removed".
+        before, after: None for NULL.
+        share: |after - before| as a fraction of the larger absolute value; None where either is NULL or no number.
+    """
 
     table: sa.Table
     column: str
@@ -49,15 +54,15 @@ class Difference:
 def compare(
     writer: Writer, load: Load, floor: Floor, ignored: Callable[[sa.Column[Any]], bool]
 ) -> tuple[list[WindowDiff], list[Difference]]:
-    """Replace the writer's windows in its connection's transaction, and compare them with what they were.
+    """Replace the writer's windows within its connection's transaction, and compare them with the rows before.
 
     Args:
-        floor: the start of the window that holds a moment.
-        ignored: columns that differ each time.
+        floor: the start of the window that contains a timestamp.
+        ignored: columns that differ at every computation.
     """
     connection, window = writer.connection, writer.window
     compared = {table: [column for column in table.columns if not ignored(column)] for table in load.tables}
-    before = {table: put_aside(connection, table, columns, window) for table, columns in compared.items()}
+    before = {table: copy_rows(connection, table, columns, window) for table, columns in compared.items()}
     writer.fill(load, "replace")
     diffs, examples = list[WindowDiff](), list[Difference]()
     for table, columns in compared.items():
@@ -66,12 +71,12 @@ def compare(
         diffs += found
         if any(each.differs for each in found):
             examples += joined.examples(connection)
-    for staged in (*load.staged, *before.values()):  # names that the transaction's next load may use
+    for staged in (*load.staged, *before.values()):  # the next load of this transaction may use the names
         connection.execute(sa.text(f"DROP TABLE {connection.dialect.identifier_preparer.format_table(staged)}"))
     return diffs, examples
 
 
-def put_aside(
+def copy_rows(
     connection: sa.Connection, table: sa.Table, columns: Sequence[sa.Column[Any]], window: TimeWindow | None
 ) -> sa.TableClause:
     rows = sa.select(*columns).where(in_window(table, window))
@@ -82,10 +87,10 @@ def put_aside(
 
 @dataclass(frozen=True)
 class Joined:
-    """A table's rows as they were beside those as they are now, by their primary key."""
+    """A table's rows before and after the write, joined on the primary key."""
 
     table: sa.Table
-    columns: Sequence[str]  # but for the key
+    columns: Sequence[str]  # without the key
     before: sa.FromClause
     after: sa.FromClause
     rows: sa.FromClause
@@ -104,32 +109,37 @@ class Joined:
         return self.before.c[moment_of(self.table).name].is_(None)
 
     @property
-    def gone(self) -> sa.ColumnElement[bool]:
+    def removed(self) -> sa.ColumnElement[bool]:
         return self.after.c[moment_of(self.table).name].is_(None)
 
     def key(self, name: str) -> sa.ColumnElement[Any]:
         return sa.func.coalesce(self.after.c[name], self.before.c[name])
 
     def differs(self, name: str) -> sa.ColumnElement[bool]:
-        return ~self.added & ~self.gone & self.before.c[name].is_distinct_from(self.after.c[name])
+        return ~self.added & ~self.removed & self.before.c[name].is_distinct_from(self.after.c[name])
 
     def by_window(self, connection: sa.Connection, floor: Floor) -> list[WindowDiff]:
         start, rows = floor(self.key(moment_of(self.table).name)).label("start"), sa.func.count()
         changed = sa.or_(sa.false(), *map(self.differs, self.columns))
-        counts = [rows.filter(~self.added), rows.filter(~self.gone), rows.filter(self.added), rows.filter(self.gone)]
+        counts = [
+            rows.filter(~self.added),
+            rows.filter(~self.removed),
+            rows.filter(self.added),
+            rows.filter(self.removed),
+        ]
         counts += [rows.filter(changed), *(rows.filter(self.differs(name)) for name in self.columns)]
         labelled = [count.label(f"count_{nth}") for nth, count in enumerate(counts)]
         found = connection.execute(
             sa.select(start, *labelled).select_from(self.rows).group_by(start).order_by(start)
         ).all()
         diffs = []
-        for begin, before, after, added, gone, any_changed, *each in found:
+        for begin, before, after, added, removed, any_changed, *each in found:
             columns = {name: count for name, count in zip(self.columns, each, strict=True) if count}
-            diffs.append(WindowDiff(self.table, begin, before, after, added, gone, any_changed, columns))
+            diffs.append(WindowDiff(self.table, begin, before, after, added, removed, any_changed, columns))
         return diffs
 
     def examples(self, connection: sa.Connection) -> list[Difference]:
-        """The largest differences of each column; a value in the place of NULL is larger than any."""
+        """The largest differences of each column; one between NULL and a value ranks first."""
         null = sa.null()
         each = (
             sa.values(
@@ -143,7 +153,7 @@ class Joined:
             .data(
                 [
                     (sa.literal(ADDED), sa.cast(null, sa.Text), null, self.added, sa.cast(null, sa.Numeric)),
-                    (sa.literal(GONE), null, null, self.gone, null),
+                    (sa.literal(REMOVED), null, null, self.removed, null),
                     *(self.values_of(name) for name in self.columns),
                 ]
             )
