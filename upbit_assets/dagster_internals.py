@@ -4,17 +4,18 @@ A newer Dagster may change any of it: test_dagster_internals.py reports what, an
 each use. Only health.py reads Dagster's heartbeats itself, because importing Dagster takes seconds.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetsDefinition, DagsterInstance, OutputContext, TimeWindow
+from dagster import AssetKey, AssetsDefinition, DagsterInstance, OutputContext, PartitionsDefinition, TimeWindow
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 
 from upbit_assets.postgres.resource import instance_url
@@ -35,6 +36,7 @@ __all__ = [
     "output_of",
     "prune",
     "share_connections",
+    "update_partition_statuses",
 ]
 
 
@@ -46,6 +48,12 @@ def instance_of(part: MayHaveInstanceWeakref[DagsterInstance]) -> DagsterInstanc
 def materialize_only(context: OutputContext, partitions: Iterable[str]) -> None:
     """Materialize only these partitions of an output; by default Dagster marks the run's whole range."""
     context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(list(partitions))
+
+
+def update_partition_statuses(instance: DagsterInstance, assets: Mapping[AssetKey, PartitionsDefinition]) -> None:
+    """Bring the cache up to date from which the UI shows partitions; the first page after a year would take 48 s."""
+    for asset, partitions in assets.items():
+        get_and_update_asset_status_cache_value(instance, asset, partitions)
 
 
 def output_of(asset: AssetsDefinition, window: TimeWindow, **inputs: Any) -> Any:

@@ -200,7 +200,7 @@ def test_a_day_of_candles(market_url: str, exchange: Any, monkeypatch: pytest.Mo
         (["--partition", "2026-01-29-14:10...2026-01-29-14:00"], "runs backwards"),
         (
             ["--partition", "2026-01-29-14:00", "--select", "gold_market_daily"],
-            "by gold_market_daily. There are silver",
+            "gold_market_daily with such partitions. There are silver",
         ),
     ],
 )

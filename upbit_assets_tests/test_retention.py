@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from dagster import (
     AssetCheckResult,
+    AssetKey,
+    AssetMaterialization,
     AssetRecordsFilter,
     DagsterInstance,
     RunRequest,
@@ -31,7 +33,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
-from upbit_assets_tests.pipeline import ask, materialize, put_bronze, rows, said, ticker
+from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, rows, said, ticker
 
 MIDNIGHT = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -332,6 +334,15 @@ class TestDagstersLog:
         assert instance.all_logs(new)
         checks = ask(server.url("dagster"), "SELECT DISTINCT run_id FROM asset_check_executions")
         assert checks == [(new,)], "of the checks the last result stays"
+
+    def test_each_night_the_ui_learns_what_is_materialized(self, instance: DagsterInstance):
+        key = AssetKey("bronze_ticker_raw")
+        instance.report_runless_asset_event(AssetMaterialization(key, partition=windows.key_of(PAST)))
+        assert drop_old_data(instance).success
+        (record,) = instance.get_asset_records([key])
+        assert record.asset_entry.cached_status
+        known = record.asset_entry.cached_status.deserialize_materialized_partition_subsets(windows.partitions)
+        assert list(known.get_partition_keys()) == [windows.key_of(PAST)]
 
     def test_a_run_leaves_no_files_behind(self, instance: DagsterInstance):
         self.run(instance, WINDOWS[0])
