@@ -226,8 +226,18 @@ def orderbook(connection: sa.Connection, values: Values) -> dict[str, Any]:
 
 def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
     span = page(values, WINDOW, DAY)
-    silver, gold = tables.silver_ticker_build, tables.gold_market_stats_build
+    silver, gold, trade = tables.silver_ticker_build, tables.gold_market_stats_build, tables.silver_trade_coverage.c
     kind = sa.DateTime(timezone=True)
+    # bounded by constants, so that the planner sees which partitions it needs
+    trades = (
+        sa.select(
+            trade.window_start,
+            *(sa.func.count().filter(trade.state == state).label(each.name) for state, each in TRADES_BY_STATE.items()),
+        )
+        .where(trade.window_start >= span.start, trade.window_start < span.end)
+        .group_by(trade.window_start)
+        .subquery("trades")
+    )
     start = sa.func.generate_series(span.start, span.end - WINDOW, WINDOW, type_=kind)
     window = start.table_valued(sa.column("start", kind)).alias("each_window").render_derived()
     query = (
@@ -236,16 +246,28 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
             *as_text(fields_of(silver, "window_start", "computed_at")),
             gold.c.gold_rows,
             gold.c.computed_at,
+            *(trades.c[each.name] for each in TRADES_BY_STATE.values()),
         )
         .select_from(window)
         .outerjoin(silver, silver.c.window_start == window.c.start)
         .outerjoin(gold, gold.c.window_start == window.c.start)
+        .outerjoin(trades, trades.c.window_start == window.c.start)
         .order_by(window.c.start)
     )
     rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, query)]
     return page_of(rows, next_span(span, values))
 
 
+TRADES_BY_STATE = {
+    state: field(
+        f"{comment}; null if the stream's trades of the window were not judged", f"markets_{state}", sa.BigInteger
+    )
+    for state, comment in {
+        "proved": "Markets of which all trades are there, by the exchange's day counters",
+        "collected": "Markets whose trades were collected, without a proof or before there is one",
+        "missing": "Markets of which trades may be missing",
+    }.items()
+}
 MARKET_FIELDS = fields_of(stats)
 BOOK_FIELDS = fields_of(book, "computed_at")
 SPREAD_FIELDS = fields_of(tables.gold_orderbook_stats, "ingested_at", "market", "computed_at")
@@ -333,6 +355,7 @@ ENDPOINTS = (
             field("Start of the window", "window_start", tables.Moment),
             *fields_of(tables.silver_ticker_build, "window_start", "computed_at"),
             *fields_of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),
+            *TRADES_BY_STATE.values(),
         ),
         (SINCE, UNTIL, LIMIT),
     ),

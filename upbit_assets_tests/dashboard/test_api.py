@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from psycopg import conninfo
 
 from upbit_assets.dashboard.app import STATIC
-from upbit_assets.dashboard.endpoints import ENDPOINTS, UNITS
+from upbit_assets.dashboard.endpoints import ENDPOINTS, TRADES_BY_STATE, UNITS
 from upbit_assets.dashboard.parameters import at_or_after
 from upbit_assets.dashboard.server import running
 from upbit_assets.local_http import session_for
@@ -177,6 +177,24 @@ def test_coverage_has_every_window_and_says_which_is_empty(board: str):
     assert len(rows) == 144
     assert [row["window"] for row in rows if row["gold_rows"] is None] == [windows.key_of(MISSING)]
     assert {row["bronze_rows"] for row in rows} == {240, None}
+
+
+def test_coverage_counts_the_markets_whose_trades_are_proved_collected_and_missing(board: str, url: str):
+    states = {windows.at(AT).start: ["proved", "proved", "missing"], MISSING: ["collected"]}
+    rows = [
+        {"window_start": start, "market": f"KRW-{nth}", "state": state}
+        for start, each in states.items()
+        for nth, state in enumerate(each)
+    ]
+    put(url, {tables.silver_trade_coverage: rows})
+    try:
+        found = get(board, "/api/coverage", **{"from": (AT - DAY).isoformat(), "to": AT.isoformat()})["rows"]
+    finally:
+        ask(url, "DELETE FROM silver.trade_coverage")
+    counts = {row["window"]: tuple(row[each.name] for each in TRADES_BY_STATE.values()) for row in found}
+    assert counts.pop(windows.key_of(windows.at(AT).start)) == (2, 0, 1)
+    assert counts.pop(windows.key_of(MISSING)) == (0, 1, 0)
+    assert set(counts.values()) == {(None, None, None)}
 
 
 def test_status_says_how_new_the_data_are_and_that_they_are_simulated(board: str):

@@ -84,6 +84,9 @@ def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Vis
     missing, short = start - 3 * WINDOW, start - 9 * WINDOW
     filled(board_url, market, at, (missing,))
     ask(board_url, "UPDATE silver.ticker_build SET bronze_rows = 96, rejected_rows = 2 WHERE window_start = %s", short)
+    lacking = start - 5 * WINDOW
+    states = [{"window_start": lacking, "market": f"KRW-{n}", "state": ("proved", "missing")[n == 2]} for n in range(3)]
+    put(board_url, {tables.silver_trade_coverage: states})
     tell(board_url)
     page = ready(visitor.open())
 
@@ -96,6 +99,8 @@ def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Vis
     expect(cell(missing)).to_have_attribute("href", address)
     expect(cell(short)).to_have_class("part rejected")
     expect(cell(short)).to_have_accessible_name(re.compile("일부, 4회 수집, 2건 거부"))
+    expect(cell(lacking)).to_have_class("whole lacking")
+    expect(cell(lacking)).to_have_accessible_name(re.compile("수집, 10회 수집, 2개 종목 체결 검증, 1개 종목 체결 누락"))
     expect(cell(start)).to_have_class("open")
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"수집 141\s*일부 1\s*없음 1\s*수집 중 1"))
 

@@ -60,6 +60,8 @@
  * @property {number | null} bronze_rows
  * @property {number | null} rejected_rows
  * @property {number | null} gold_rows
+ * @property {number | null} markets_proved
+ * @property {number | null} markets_missing
  */
 
 let skew = 0; // server time minus local time, ms

@@ -78,6 +78,7 @@ const PARTS_OF_TABLE = {
   "bronze.ticker_raw": ["status"],
   "gold.market_stats": ["markets", "coverage", "candles"],
   "silver.ticker": ["coverage"],
+  "silver.trade_stream": ["coverage"],
   "gold.orderbook_stats": ["book"],
   "silver.orderbook": ["book"],
   "silver.candle": ["candles"],

@@ -23,10 +23,14 @@ export function coverageStatus(row, now) {
 /** @param {CoverageRow} row @param {CoverageStatus} status @param {Record<string, any>} words */
 export function describe(row, status, words) {
   const snapshots = row.gold_rows ? Math.round((row.bronze_rows ?? 0) / row.gold_rows) : 0;
-  const rejected = row.rejected_rows ? `, ${row.rejected_rows}${words.rejected}` : "";
-  return (
-    `${minuteOf(row.window_start)} ${words[status]}` + (snapshots ? `, ${snapshots}${words.snapshots}${rejected}` : "")
-  );
+  const parts = [
+    [snapshots, words.snapshots],
+    [snapshots && row.rejected_rows, words.rejected],
+    [row.markets_proved, words.proved],
+    [row.markets_missing, words.lacking],
+  ];
+  const counts = parts.filter(([count]) => count).map(([count, word]) => `, ${count}${word}`);
+  return `${minuteOf(row.window_start)} ${words[status]}${counts.join("")}`;
 }
 
 /**
@@ -46,7 +50,7 @@ export function drawCoverage(rows, { dagster, words, now }) {
     const text = describe(row, status, words);
     const link = element("a", {
       href: `${dagster}/assets/gold_market_stats?view=partitions&partition=${encodeURIComponent(row.window)}`,
-      class: status + (row.rejected_rows ? " rejected" : ""),
+      class: status + (row.rejected_rows ? " rejected" : "") + (row.markets_missing ? " lacking" : ""),
       "aria-label": text,
       title: text,
       target: "_blank",
