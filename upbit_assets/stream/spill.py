@@ -69,20 +69,34 @@ class Spill:
 
     def size(self) -> int:
         """The total size in bytes."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.jsonl")) if self.folder.exists() else 0
+        total = 0
+        for path in self.folder.glob("*.jsonl") if self.folder.exists() else ():
+            with contextlib.suppress(FileNotFoundError):  # loaded since the folder was listed
+                total += path.stat().st_size
+        return total
 
     def oldest(self) -> "Waiting | None":
         """The oldest file that no other process uses; further rows go into a new one."""
         self.end()
         for path in sorted(self.folder.glob("*.jsonl")):
-            file = path.open("rb")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # another process is writing or loading it
-                file.close()
-            else:
-                return Waiting(path, file, list(read(file, path)))
+            with contextlib.suppress(FileNotFoundError):  # another process has just loaded it
+                if file := unused(path):
+                    return Waiting(path, file, list(read(file, path)))
         return None
+
+
+def unused(path: Path) -> IO[bytes] | None:
+    """The file, locked; None if another process is writing or loading it, or has loaded it."""
+    file = path.open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    if not os.fstat(file.fileno()).st_nlink:
+        file.close()
+        return None
+    return file
 
 
 @dataclass(frozen=True)

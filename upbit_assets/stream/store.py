@@ -28,6 +28,10 @@ class Store:
         self.url = url
         self.connection: sa.Connection | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self.connection is not None
+
     def lead(self) -> bool:
         """Try to acquire the database's lock, which is held until the session ends; returns whether it is held."""
         if self.connection is None:

@@ -69,7 +69,8 @@ class Writer:
                 self.full.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.full.wait(), BATCH_SECONDS)
-            if batch := self.take(BATCH):
+            # without a trade too, a lost session is opened again, for what was spilled
+            if (batch := self.take(BATCH)) or not self.store.is_open:
                 try:
                     await self.write(batch)
                 except DatabaseError as error:
