@@ -1,8 +1,11 @@
 """Every trade comes in, once, whatever the connections do: held against what the offline exchange knows."""
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from upbit_assets.sandbox.server import Handle
 from upbit_assets.stream.collector import TRADES
 from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import ask
-from upbit_assets_tests.stream.conftest import Run, require_whole, until
+from upbit_assets_tests.stream.conftest import Run, collecting, require_whole, until
 
 pytestmark = pytest.mark.long
 
@@ -91,6 +94,59 @@ def test_a_connection_without_data_is_dead_whatever_pongs_come(stream: Stream, e
         exchange.faults.add(f"type=trade.*connection={connection_of(run, TRADES[0])}$", "drop")
         until(lambda: mute.opened > opened, 10)
         assert mute.data_at
+
+
+@pytest.mark.parametrize("resolves", [True, False], ids=["the network is there", "DNS is gone meanwhile"])
+def test_when_both_connections_are_lost_together_both_hear_again(
+    exchange: Handle,
+    market_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    resolves: bool,
+):
+    by_name = replace(exchange, url=exchange.url.replace("127.0.0.1", "localhost"))
+    with collecting(by_name, market_url, tmp_path / "stream") as run:
+        run.begin()
+        connections = [run.collector.connections[name] for name in TRADES]
+        opened = [each.opened for each in connections]
+        with monkeypatch.context() as patch:
+            if not resolves:
+                patch.setattr(socket, "getaddrinfo", no_such_name)
+            for each in [connection_of(run, name) for name in TRADES]:
+                exchange.faults.add(f"type=trade.*connection={each}$", "reset", times=1)
+            attempts = 0 if resolves else 6
+            until(lambda: all(f"{name}: " in caplog.text for name in TRADES) and failures(caplog) >= attempts)
+        until(lambda: all(each.opened > before for each, before in zip(connections, opened, strict=True)))
+        start = run.begin()
+        time.sleep(1)
+        require_whole(exchange, market_url, start)
+
+
+def no_such_name(*_: Any, **__: Any) -> Any:
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> int:
+    return caplog.text.count("trades-1: [Errno -3]") + caplog.text.count("trades-2: [Errno -3]")
+
+
+@pytest.mark.long
+def test_a_renamed_market_is_collected_under_its_new_name(stream: Stream, exchange: Handle, market_url: str):
+    """As the exchange does it: the old code is delisted as the new one is listed."""
+    listings = exchange.url + "/_sandbox/listings"
+    old = http.post(listings, json={"quote": "KRW"}, timeout=5).json()["market"]
+    with stream() as run:
+        run.begin()
+        http.delete(listings, json={"market": old}, timeout=5)
+        new = http.post(listings, json={"quote": "KRW"}, timeout=5).json()["market"]
+        until(lambda: new in run.collector.listings.listed and old not in run.collector.listings.listed)
+        until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE market = %s LIMIT 1", new), 60)
+        time.sleep(2.5)  # both connections have asked anew
+        renamed = run.begin()
+        time.sleep(2)
+        require_whole(exchange, market_url, renamed)
+        http.delete(listings, json={"market": new}, timeout=5)
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from upbit_assets.stream import connection, frames, recent, status
@@ -17,6 +17,7 @@ MS = int(NOW.timestamp() * 1000)
 
 
 class TestFrames:
+    @example(code="KRW-BTC", timestamp=MS, key=2**54 + 1, price=1)  # as a float, it is another id
     @given(
         code=st.text(max_size=40),
         timestamp=st.integers(0, 2**62),

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,14 +19,17 @@ import psycopg
 import pytest
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.stream import spill as spill_module
 from upbit_assets.stream import writer as module
-from upbit_assets.stream.frames import Frame, Trade, trade
+from upbit_assets.stream.frames import Frame, Trade, parse, trade
 from upbit_assets.stream.spill import Spill
 from upbit_assets.stream.status import COLLECTING, STAND_BY
 from upbit_assets.stream.store import Store
 from upbit_assets.stream.writer import Writer
+from upbit_assets_tests.assets.test_trade_stream import Trade as Row
+from upbit_assets_tests.assets.test_trade_stream import build
 from upbit_assets_tests.conftest import a_server
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.stream.conftest import Run, collecting, require_whole, stored, truth, until
@@ -213,6 +216,91 @@ def test_or_kept_in_a_file_where_the_database_is_unreachable(tmp_path: Path):
 
     asyncio.run(write())
     assert found_in(tmp_path) == list(range(1, 11))
+
+
+class TestWrittenTwice:
+    """Rows whose commit nobody learned of are written again: bronze has them twice, silver and gold once."""
+
+    @pytest.fixture
+    def spilled(self, tmp_path: Path) -> list[Trade]:
+        made = [Row(key=key) for key in range(1, 4)]
+        rows = [trade(parse(each.frame()), each.frame(), each.at, "trades-1") for each in made]
+        spill = Spill(tmp_path)
+        spill.append(rows)
+        spill.end()
+        return rows
+
+    @staticmethod
+    def require_once(database: Database, url: str) -> None:
+        assert keys(url) == [1, 1, 2, 2, 3, 3]
+        build(database)
+        assert ask(url, "SELECT trade_id FROM silver.trade_stream ORDER BY 1") == [(1,), (2,), (3,)]
+        assert ask(url, "SELECT trades, volume FROM gold.trade_stats") == [(3, 6)]
+
+    def test_where_the_process_is_killed_after_the_commit(
+        self, spilled: list[Trade], database: Database, market_url: str, tmp_path: Path
+    ):
+        killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_COMMIT, market_url, tmp_path], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert keys(market_url) == [1, 2, 3]
+
+        async def restart() -> None:
+            writer = Writer(Store(lambda: market_url), tmp_path)
+            until(writer.store.lead)
+            await writer.load_spilled()
+            await writer.close()
+
+        asyncio.run(restart())
+        self.require_once(database, market_url)
+        assert Spill(tmp_path).size() == 0
+
+    def test_where_the_connection_is_lost_after_the_commit(
+        self, spilled: list[Trade], database: Database, market_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(module, "RETRY", 0.05)
+
+        class AnswerLost(Store):
+            lost = False
+
+            def write(self, trades: Sequence[Trade]) -> None:
+                super().write(trades)
+                if not self.lost:
+                    self.lost = True
+                    self.close()
+                    raise DatabaseError("The answer to the commit was lost.")
+
+        async def write() -> None:
+            writer = Writer(AnswerLost(lambda: market_url), tmp_path / "other")
+            assert writer.store.lead()
+            for each in spilled:
+                writer.put(each)
+            writing = asyncio.create_task(writer.run())
+            while writer.stored < len(spilled) or writer.spill.size():
+                await asyncio.sleep(0.02)
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            await writer.close()
+
+        asyncio.run(write())
+        self.require_once(database, market_url)
+
+
+KILLED_AFTER_COMMIT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from upbit_assets.stream.spill import Waiting
+from upbit_assets.stream.store import Store
+from upbit_assets.stream.writer import Writer
+
+Waiting.done = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+
+async def load():
+    writer = Writer(Store(lambda: sys.argv[1]), Path(sys.argv[2]))
+    assert writer.store.lead()
+    await writer.load_spilled()
+
+asyncio.run(load())
+"""
 
 
 class TestProcesses:
