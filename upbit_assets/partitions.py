@@ -15,6 +15,7 @@ SEOUL = ZoneInfo("Asia/Seoul")
 # the exchange counts milliseconds since
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+MINUTE = timedelta(minutes=1)
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(days=1)
 MAX_NAMED = 5

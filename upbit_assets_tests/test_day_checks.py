@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_market_daily, gold_orderbook_stats
 from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_ticker, silver_trade
-from upbit_assets.partitions import DAY, WINDOW, Axis, days, windows
+from upbit_assets.partitions import DAY, MINUTE, WINDOW, Axis, days, windows
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox import wire
 from upbit_assets.sandbox.server import Handle

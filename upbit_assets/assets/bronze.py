@@ -7,12 +7,11 @@ from dagster import AssetExecutionContext, Config, Failure, MaterializeResult, T
 from pydantic import Field
 
 from upbit_assets.assets import common_asset_args, missing_trades, selection, snapshots
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import TRADE_DAYS, PagedHistory
 from upbit_assets.assets.pages import candle_pages, trade_pages
 from upbit_assets.assets.silver import CANDLE, TRADE
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import MILLISECOND, Axis, days, windows
+from upbit_assets.partitions import MILLISECOND, MINUTE, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Records, stored_in

@@ -9,12 +9,11 @@ import sqlalchemy as sa
 from dagster import TimeWindow
 from sqlalchemy.dialects import postgresql
 
-from upbit_assets.partitions import DAY
+from upbit_assets.partitions import DAY, MINUTE
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.tables import Moment, written_after
 from upbit_assets.postgres_io import in_window
 
-MINUTE = timedelta(minutes=1)
 REPORTING_DELAY = timedelta(minutes=10)  # how long the exchange may still add rows of a past moment
 
 

@@ -87,11 +87,15 @@ def take_snapshot(
 
 def missing(database: Database, span: TimeWindow, around: TimeWindow) -> list[Gap]:
     """What to ask for, the newest first: what is missing of the span, with what of it lies around."""
-    if not missing_trades(database, span, TICKER, TRADE_STREAM):
-        return []
+    parts = missing_trades(database, span, TICKER, TRADE_STREAM)
+    # what reaches the span's edge goes on in the window beside it
+    before = around.start if any(start == span.start for _, start, _ in parts) else span.start
+    after = around.end if any(end == span.end for _, _, end in parts) else span.end
+    if (before, after) != (span.start, span.end):
+        parts = missing_trades(database, TimeWindow(before, after), TICKER, TRADE_STREAM)
     found = [
         Gap(day, market, max(start, day), min(end, day + DAY))
-        for market, start, end in missing_trades(database, around, TICKER, TRADE_STREAM)
+        for market, start, end in parts
         if start <= span.end and end >= span.start
         for day in days.starts_in(TimeWindow(days.at(start).start, days.at(end - MILLISECOND).end))
     ]

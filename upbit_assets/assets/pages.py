@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
-from upbit_assets.assets.coverage import MINUTE, REPORTING_DELAY, Gap
+from upbit_assets.assets.coverage import REPORTING_DELAY, Gap
 from upbit_assets.assets.refine import LARGEST
-from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, SEOUL, days
+from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, MINUTE, SEOUL, days
 from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient, UpbitError
 from upbit_assets.upbit.clock import TOLERATED
 

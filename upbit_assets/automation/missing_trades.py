@@ -30,20 +30,24 @@ AT_ONCE, LATER = {PRIORITY: "9"}, {PRIORITY: "-10"}
 COMPUTED = timedelta(minutes=5)  # after its end, a window is by then
 RECENT = timedelta(minutes=15)
 
-# the last time that the stream heard nothing of any market for ten seconds, and then heard again
-HEARD_AGAIN = sa.text("""
-SELECT silent_since, heard_at
+# when the stream last heard of a market, and since when it had heard of none for ten seconds before it heard again
+HEARD = sa.text("""
+SELECT max(heard_at) AS heard_at,
+       max(heard_at) FILTER (WHERE was_silent) AS heard_again_at,
+       min(silent_since) FILTER (WHERE was_silent) AS silent_since
 FROM (
-  SELECT heard_at, lag(heard_at, 1, CAST(:since AS timestamptz)) OVER (ORDER BY heard_at) AS silent_since
+  SELECT *, heard_at - silent_since > interval '10 seconds' AS was_silent
   FROM (
-    SELECT DISTINCT date_trunc('second', ingested_at) AS heard_at
-    FROM bronze.trade_stream_raw
-    WHERE traded_at >= :since AND ingested_at >= :since AND connection <> 'rest'
-  ) AS second
+    SELECT heard_at, lag(heard_at, 1, CAST(:since AS timestamptz)) OVER (ORDER BY heard_at) AS silent_since
+    FROM (
+      SELECT DISTINCT date_trunc('second', ingested_at) AS heard_at
+      FROM bronze.trade_stream_raw
+      -- the key is by the exchange's clock
+      WHERE traded_at >= CAST(:since AS timestamptz) - interval '1 minute'
+        AND ingested_at >= :since AND connection <> 'rest'
+    ) AS second
+  ) AS each
 ) AS each
-WHERE heard_at - silent_since > interval '10 seconds'
-ORDER BY heard_at DESC
-LIMIT 1
 """)
 
 # windows with missing trades that the exchange still tells, and those since the stream began that nobody looked at
@@ -88,17 +92,20 @@ def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> Se
     What stays missing although it was asked for is asked for again at growing intervals, a few times.
     """
     now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
+    # each tick reads only what was heard since the one before
+    since = max(datetime.fromisoformat(cursor.get("heard_at", (now - RECENT).isoformat())), now - RECENT)
     with database.connect() as connection:
-        silence = connection.execute(HEARD_AGAIN, {"since": now - RECENT}).one_or_none()
+        heard = connection.execute(HEARD, {"since": since}).one()
         lacking = lacking_windows(connection, now)
     requests = list[RunRequest]()
-    if silence and silence.heard_at.isoformat() > cursor.get("heard_at", ""):
-        starts = windows.starts_in(TimeWindow(windows.at(silence.silent_since).start, windows.at(silence.heard_at).end))
-        requests.append(request(starts, now, AT_ONCE))
-        cursor["heard_at"] = silence.heard_at.isoformat()
+    if heard.heard_at:
+        cursor["heard_at"] = heard.heard_at.isoformat()
+    if heard.silent_since:
+        silence = TimeWindow(windows.at(heard.silent_since).start, windows.at(heard.heard_again_at).end)
+        requests.append(request(windows.starts_in(silence), now, AT_ONCE))
     due = due_windows(lacking, cursor, now, busy={start for _, start in busy_windows(context.instance)})
     if not requests and unfinished(context.instance, job_name=repair_trades.name, tags=LATER):
-        return SensorResult(skip_reason=STILL_COLLECTING, cursor=context.cursor)
+        return SensorResult(skip_reason=STILL_COLLECTING, cursor=json.dumps(cursor))
     if not requests and due:
         for start in due:
             key = windows.key_of(start)

@@ -18,7 +18,6 @@ from dagster import (
 )
 
 from upbit_assets.assets import selection
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.automation.jobs import (
     PRIORITY,
@@ -32,7 +31,7 @@ from upbit_assets.automation.jobs import (
 from upbit_assets.check_results import evaluate_current
 from upbit_assets.checks import FRESHNESS, LISTED, newest_window_is_fresh
 from upbit_assets.feeds import FEEDS, GOLD_TABLES, MARKET_STATS, TICKER, Feed
-from upbit_assets.partitions import PARTITION, SEOUL, days, windows
+from upbit_assets.partitions import MINUTE, PARTITION, SEOUL, days, windows
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
 

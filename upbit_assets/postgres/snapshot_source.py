@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from upbit_assets.partitions import MINUTE
 from upbit_assets.postgres.tables import live_snapshot
 
-MINUTE = timedelta(minutes=1)
 STREAM_SECOND = 30  # of the minute, at which the stream takes its snapshot, half a minute before a run would
 IN_TIME = timedelta(seconds=45)  # before the full minute, at which runs are asked for
 

@@ -14,7 +14,7 @@ from dagster import TimeWindow
 
 from upbit_assets.assets import snapshots
 from upbit_assets.assets.selection import NoRankingError
-from upbit_assets.partitions import windows
+from upbit_assets.partitions import MINUTE, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.postgres.snapshot_source import STREAM_SECOND
@@ -24,7 +24,6 @@ from upbit_assets.upbit import Reply, UpbitClient
 
 log = logging.getLogger(__name__)
 
-MINUTE = 60.0  # seconds from one to the next
 DEADLINE = 20.0  # seconds for the exchange's answers; what is later than the full minute a run has collected instead
 
 
@@ -43,7 +42,8 @@ class Snapshots:
     async def run(self) -> None:
         """Take them for ever. Raises OriginError where the database holds the other kind of data."""
         while True:
-            await asyncio.sleep((STREAM_SECOND - datetime.now(UTC).timestamp()) % MINUTE or MINUTE)
+            minute = MINUTE.total_seconds()
+            await asyncio.sleep((STREAM_SECOND - datetime.now(UTC).timestamp()) % minute or minute)
             try:
                 await self.take()
             except (snapshots.SnapshotError, DatabaseError) as error:

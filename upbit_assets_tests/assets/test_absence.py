@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from upbit_assets.assets import pages
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.definitions import defs
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import DAY, MINUTE, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle

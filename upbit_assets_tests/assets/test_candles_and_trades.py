@@ -11,9 +11,8 @@ from dagster import AssetsDefinition
 from psycopg.types.range import Range
 
 from upbit_assets.assets import pages
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.silver import silver_candle, silver_trade
-from upbit_assets.partitions import DAY, SEOUL, days
+from upbit_assets.partitions import DAY, MINUTE, SEOUL, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.upbit import Row

@@ -10,10 +10,9 @@ from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import figures, gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.partitions import SEOUL, WINDOW, windows
+from upbit_assets.partitions import MINUTE, SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import (

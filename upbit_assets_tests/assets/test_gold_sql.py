@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import SQL, gold_market_daily, gold_market_stats, gold_orderbook_stats, gold_trade_stats
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.partitions import DAY
+from upbit_assets.partitions import DAY, MINUTE
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import wheel_binaries
 from upbit_assets.postgres.resource import Database

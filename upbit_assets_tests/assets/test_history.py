@@ -17,10 +17,10 @@ from psycopg.types.range import Range
 
 from upbit_assets.assets import coverage, history, pages
 from upbit_assets.assets.bronze import CANDLES
-from upbit_assets.assets.coverage import MINUTE, Gap
+from upbit_assets.assets.coverage import Gap
 from upbit_assets.assets.history import interleave_concurrently
 from upbit_assets.exchange import Exchange
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import DAY, MINUTE, days
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Records, copy_records

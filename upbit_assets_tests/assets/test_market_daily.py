@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_market_daily
 from upbit_assets.assets.silver import silver_candle, silver_trade
-from upbit_assets.partitions import DAY
+from upbit_assets.partitions import DAY, MINUTE
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.assets.test_candles_and_trades import COLLECTED, TODAY, candle, cover, trade

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, RunRequest
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation import missing_trades
 from upbit_assets.automation.attempts import Attempt
 from upbit_assets.automation.missing_trades import close_trade_gaps
-from upbit_assets.partitions import DAY, WINDOW, windows
+from upbit_assets.partitions import DAY, MINUTE, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.market import Market
@@ -200,7 +199,7 @@ class TestSensor:
         put_all(database, [Trade(key=n + 1, at=now - timedelta(seconds=s)) for n, s in enumerate((80, 75, 3, 2))])
         cover(database, windows.at(now).start - WINDOW)
         first, last = (windows.key_of(windows.at(now - timedelta(seconds=s)).start) for s in (75, 3))
-        sensor.cursor = json.dumps({"heard_at": (now - timedelta(seconds=74)).isoformat()})
+        sensor.cursor = json.dumps({"heard_at": (now - timedelta(seconds=75)).isoformat()})
         assert sensor.tick() == {(first, last, "9")}
         assert sensor.tick() == set()
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_orderbook_stats
 from upbit_assets.assets.silver import silver_orderbook
-from upbit_assets.partitions import WINDOW
+from upbit_assets.partitions import MINUTE, WINDOW
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import (

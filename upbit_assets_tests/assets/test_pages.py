@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from upbit_assets.assets import pages
 from upbit_assets.assets.bronze import CANDLES, TRADES
-from upbit_assets.assets.coverage import MINUTE, Gap
+from upbit_assets.assets.coverage import Gap
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.assets.pages import NoProgressError, Page, candle_pages, trade_pages
-from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, SEOUL, days
+from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, MINUTE, SEOUL, days
 from upbit_assets.upbit import Reply, Row, StatusError, UpbitClient
 from upbit_assets_tests.pipeline import Clock
 

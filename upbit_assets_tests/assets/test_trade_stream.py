@@ -14,14 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upbit_assets import stale
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.gold import gold_trade_stats
 from upbit_assets.assets.silver import silver_ticker, silver_trade, silver_trade_stream
 from upbit_assets.automation import changed_windows
 from upbit_assets.check_results import Result
 from upbit_assets.checks import every_trade_is_there
 from upbit_assets.feeds import TRADE_STATS
-from upbit_assets.partitions import EPOCH, WINDOW, days, windows
+from upbit_assets.partitions import EPOCH, MINUTE, WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox import wire
@@ -129,6 +128,16 @@ def test_what_was_received_twice_counts_once_and_ids_are_a_markets_own(database:
     ]
     counted = "SELECT bronze_rows, silver_rows, rejected_rows, duplicate_rows FROM silver.trade_stream_build"
     assert ask(market_url, counted) == [(5, 3, 0, 2)]
+
+
+def test_ids_that_are_the_same_as_floats_are_two_trades_of_the_stream_and_of_rest(database: Database, market_url: str):
+    ids = [2**54 + 1, 2**54 + 2]
+    assert len(set(map(float, ids))) == 1
+    for trade in (Trade(key=key) for key in ids):
+        put_raw(database, trade)
+        put_raw(database, trade, trade.row(), "rest")
+    build(database)
+    assert [row[1] for row in silver(market_url)] == ids
 
 
 def test_what_was_backfilled_is_read_with_rests_fields(database: Database, market_url: str):
@@ -410,6 +419,29 @@ class TestEveryTradeIsThere:
         assert "Nothing was collected in" in said(result)
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "missing")]
         assert metadata_of(result, "bronze_trade_stream_raw")["too old to ask for"].startswith("1 spans")
+
+    def test_a_market_that_is_renamed_has_no_proof_in_that_window_and_nothing_missing(
+        self, database: Database, market_url: str
+    ):
+        renamed, end = PAST + 5 * MINUTE, PAST + 2 * WINDOW
+
+        def named(market: str, at: datetime) -> str:
+            return "KRW-NEW" if market == "KRW-BTC" and at >= renamed else market
+
+        for at in (PAST + minute * MINUTE for minute in (-1, *range(11), 21)):
+            texts = [wire.text(self.MARKET.ticker(each.market, at)) for each in self.MARKET.markets(at)]
+            codes = [named(each.market, at) for each in self.MARKET.markets(at)]
+            rows = [(code, text.replace('"KRW-BTC"', f'"{code}"')) for code, text in zip(codes, texts, strict=True)]
+            put_bronze(database, at + 200 * MS, rows)
+        compute(database, silver_ticker, PAST - WINDOW, end)
+        trades = trades_of(self.MARKET, PAST - 2 * MINUTE, end + 2 * MINUTE)
+        put_all(database, [each._replace(market=named(each.market, each.at)) for each in trades])
+        compute(database, silver_trade_stream, PAST, PAST + WINDOW)
+        found = "SELECT market, state FROM silver.trade_coverage WHERE window_start = %s"
+        then, next_one = (dict(ask(market_url, found, start)) for start in (PAST, PAST + WINDOW))
+        assert {market for market, state in then.items() if state != "proved"} == {"KRW-BTC", "KRW-NEW"}
+        assert {then["KRW-BTC"], then["KRW-NEW"]} == {"collected"}
+        assert next_one == dict.fromkeys(then.keys() - {"KRW-BTC"}, "proved")
 
     def test_it_says_where_there_is_nothing_to_prove_it_by(self, database: Database):
         with database.connect() as connection:

@@ -18,9 +18,8 @@ import psycopg
 import pytest
 from dagster import DagsterInstance
 
-from upbit_assets.assets.coverage import MINUTE
 from upbit_assets.assets.silver import silver_ticker
-from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, WINDOW, windows
+from upbit_assets.partitions import DAY, MINUTE, RANGE_END, RANGE_START, WINDOW, windows
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.clock import AdjustableClock, real_time
 from upbit_assets.sandbox.server import Handle, running

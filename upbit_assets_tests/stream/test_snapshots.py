@@ -98,7 +98,7 @@ def test_simulated_snapshots_never_come_into_a_real_database(take: Take, market_
 
 
 def test_a_minute_without_one_is_told_and_the_next_is_taken(monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr(module, "MINUTE", 0.01)
+    monkeypatch.setattr(module, "MINUTE", timedelta(seconds=0.01))
     results = iter([SnapshotError("the exchange is away"), DatabaseError("the database is away"), OriginError("end")])
 
     async def take(_self: Snapshots) -> None:
