@@ -151,12 +151,24 @@ deaf AS (
 ),
 
 known AS (
-  SELECT market FROM pg_temp.snapshot
+  -- in the snapshots from the last one before a window to the first one after it, or traded in it: a market that vanished
+  -- or came is not expected in the other windows of the span
+  SELECT each.start AS window_start, market
+  FROM generate_series(
+    CAST(:start AS timestamptz), CAST(:end AS timestamptz) - interval '10 minutes', interval '10 minutes'
+  ) AS each (start)
+  JOIN (
+    SELECT at, lag(at) OVER (ORDER BY at) AS former, lead(at) OVER (ORDER BY at) AS following
+    FROM (SELECT DISTINCT ingested_at AS at FROM pg_temp.snapshot) AS moments
+  ) AS taken ON (former < each.start + interval '10 minutes') IS NOT FALSE AND (following >= each.start) IS NOT FALSE
+  JOIN pg_temp.snapshot ON ingested_at = at
   UNION
-  SELECT market FROM pg_temp.trade
+  SELECT date_bin('10 minutes', traded_at, '2000-01-01 00:00+09'), market
+  FROM pg_temp.trade
+  WHERE traded_at >= :start AND traded_at < :end
 )
 
-SELECT each.start AS window_start,
+SELECT known.window_start,
        known.market,
        CASE
          WHEN NOT isempty(missing) THEN 'missing'
@@ -164,20 +176,17 @@ SELECT each.start AS window_start,
          ELSE 'collected'
        END AS state,
        nullif(missing, '{}') AS missing
-FROM generate_series(
-  CAST(:start AS timestamptz), CAST(:end AS timestamptz) - interval '10 minutes', interval '10 minutes'
-) AS each (start)
-CROSS JOIN known
+FROM known
 CROSS JOIN deaf
 CROSS JOIN (SELECT least(max(ingested_at), now()) AS newest FROM pg_temp.snapshot) AS snapshots
-LEFT JOIN by_market ON by_market.window_start = each.start AND by_market.market = known.market
-LEFT JOIN told ON told.market = known.market
+LEFT JOIN by_market USING (window_start, market)
+LEFT JOIN told USING (market)
 CROSS JOIN LATERAL (
   -- of the window now open, what is over by the newest snapshot
   SELECT tstzmultirange(tstzrange(
-    each.start,
-    CASE WHEN now() < each.start + interval '10 minutes' THEN greatest(each.start, newest)
-         ELSE each.start + interval '10 minutes' END
+    window_start,
+    CASE WHEN now() < window_start + interval '10 minutes' THEN greatest(window_start, newest)
+         ELSE window_start + interval '10 minutes' END
   )) AS span
 ) AS whole_window
 CROSS JOIN LATERAL (SELECT span - coalesce(proved, '{}') AS unproved) AS remainder
@@ -185,4 +194,4 @@ CROSS JOIN LATERAL (
   SELECT coalesce(wrong, '{}') + (unproved - coalesce(told, '{}')) * coalesce(deaf, '{}') AS missing
 ) AS lack
 -- before the stream first ran, nothing is expected of it
-WHERE each.start + interval '10 minutes' > (SELECT min(traded_at) FROM bronze.trade_stream_raw);
+WHERE window_start + interval '10 minutes' > (SELECT min(traded_at) FROM bronze.trade_stream_raw);
