@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench import board, calls, candles, capacity, copying, history, layers, project, running, stream, year
+from bench import archive, board, calls, candles, capacity, copying, history, layers, project, running, stream, year
 from bench.measure import Result, readable
 from bench.stage import Stage
 from upbit_assets.postgres.embedded import EmbeddedPostgres
@@ -30,6 +30,8 @@ ROWS = {
         calls.calls,
         board.board,
         stream.stream,
+        archive.archive,
+        archive.diff,
         # last, as tens of millions of rows keep the server busy for a while after they are gone
         history.replace_window,
         history.top10,

@@ -3,6 +3,7 @@
 Uploads are atomic: a reader finds the previous version of a file or the new one.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ class Store:
 
         try:
             yield
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             if path and "NoSuchBucket" not in str(error):
                 raise
             raise ArchiveError(
@@ -113,7 +114,8 @@ class Store:
 def open_folder(path: str) -> "ObjectStore":
     from obstore.store import LocalStore
 
-    return LocalStore(path)  # not created if missing, as that may be an unmounted disk
+    with os.scandir(path):  # not created if missing, as that may be an unmounted disk
+        return LocalStore(path)
 
 
 def open_s3(url: str) -> "ObjectStore":

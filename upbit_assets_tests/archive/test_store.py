@@ -154,10 +154,12 @@ def test_a_bucket_that_is_not_there_is_not_made(
         archive_day(database, Store(), TICKERS, PAST)
 
 
-def test_nor_is_a_folder_which_may_be_a_disk_that_is_not_mounted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("UPBIT_ARCHIVE_URL", "/nonesuch/archive")
-    with pytest.raises(ArchiveError, match="UPBIT_ARCHIVE_URL is /nonesuch/archive"):
+@pytest.mark.parametrize("path", ["/nonesuch/archive", __file__], ids=["nothing", "a file"])
+def test_nor_is_a_folder_which_may_be_a_disk_that_is_not_mounted(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UPBIT_ARCHIVE_URL", path)
+    with pytest.raises(ArchiveError, match=r"create it first.*UPBIT_ARCHIVE_URL is") as caught:
         Store()
+    assert f"UPBIT_ARCHIVE_URL is {path}" in str(caught.value)
 
 
 def test_a_file_of_several_parts_is_uploaded_whole(s3: Store, tmp_path: Path):
