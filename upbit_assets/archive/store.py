@@ -91,7 +91,7 @@ class Store:
 
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except FileNotFoundError as error:
             if path and "NoSuchBucket" not in str(error):
                 raise
             raise ArchiveError(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -27,7 +28,9 @@ from upbit_assets.archive.store import Store
 from upbit_assets.partitions import DAY, RANGE_END, RANGE_START
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
+from upbit_assets_tests.archive.conftest import ACCESS_KEY, SECRET
 from upbit_assets_tests.archive.rows import MARKETS, PAST, put_everywhere, put_rows, texts
+from upbit_assets_tests.archive.test_store import faulty, refuse
 from upbit_assets_tests.pipeline import ask
 
 TICKERS = tables.bronze_ticker_raw
@@ -41,7 +44,9 @@ def parquet(store: Store, table: sa.Table = TICKERS, day: TimeWindow = PAST) -> 
         return pq.ParquetFile(io.BytesIO(file.read()))
 
 
-def materialize(*assets: str, first: TimeWindow = PAST, last: TimeWindow = PAST) -> Any:
+def materialize(
+    *assets: str, first: TimeWindow = PAST, last: TimeWindow = PAST, instance: DagsterInstance | None = None
+) -> Any:
     defs = Definitions(
         assets=archives.assets,
         asset_checks=archives.all_checks,
@@ -50,9 +55,9 @@ def materialize(*assets: str, first: TimeWindow = PAST, last: TimeWindow = PAST)
     )
     job = defs.resolve_job_def("archive")
     start, end = (seoul_days.key_of(day.start) for day in (first, last))
-    with DagsterInstance.ephemeral() as instance:
+    with nullcontext(instance) if instance else DagsterInstance.ephemeral() as used:
         return job.execute_in_process(
-            instance=instance,
+            instance=used,
             asset_selection=[archive.key for archive in archives.assets if archive.key.to_user_string() in assets],
             tags={RANGE_START: start, RANGE_END: end} if last != first else {"dagster/partition": start},
             raise_on_error=False,
@@ -159,6 +164,20 @@ class TestAssets:
         assert metadata["dagster/partition_row_count"] == 30
         assert metadata["file"] == "table=ticker_raw/day=2026-01-29/rows.parquet"
         assert metadata["content hash (SHA-256)"] != events[1].metadata["content hash (SHA-256)"].value
+
+    @pytest.mark.long
+    def test_no_credential_gets_into_dagsters_database(
+        self, market_url: str, s3: Store, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        put_rows(market_url, TICKERS)
+        with DagsterInstance.local_temp(str(tmp_path)) as instance:
+            assert materialize("archive_ticker_raw", instance=instance).success
+            with faulty(monkeypatch, s3_server, refuse):
+                assert not materialize("archive_ticker_raw", instance=instance).success
+        stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+        assert b"The store rejects the credentials" in stored
+        assert ACCESS_KEY.encode() not in stored
+        assert SECRET.encode() not in stored
 
     def test_days_before_the_first_window_are_archived_too(self, market_url: str, folder: Path):
         """UPBIT_START moves on; the rows stay."""

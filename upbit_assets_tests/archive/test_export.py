@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from upbit_assets.archive.days import archive_day
 from upbit_assets.archive.store import Store
 from upbit_assets.cli import main
+from upbit_assets.dashboard.server import running
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.settings import PROJECT
@@ -84,14 +85,17 @@ def test_the_examples_for_analysts_run(
     monkeypatch.chdir(tmp_path)
     page = (PROJECT / "docs" / "analysis.md").read_text()
     names: dict[str, Any] = {}
-    for language, block in re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL):
-        if language == "python":
-            exec(block, names)  # noqa: S102 - the page is ours
-        else:
-            for line in block.splitlines():
-                assert CliRunner().invoke(main, shlex.split(line)[1:]).exit_code == 0
+    with running(computed) as board:
+        monkeypatch.setenv("UPBIT_BOARD", board)
+        for language, block in re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL):
+            if language == "python":
+                exec(block, names)  # noqa: S102 - the page is ours
+            else:
+                for line in block.splitlines():
+                    assert CliRunner().invoke(main, shlex.split(line)[1:]).exit_code == 0
     [(_, highest, snapshots)] = names["hourly"].fetchall()
     assert (highest, snapshots) == (Decimal("123456789.12345678"), 4)
     assert len(names["prices"]) == 4
     assert names["together"].fetchall() == [("KRW-BTC", 4), ("KRW-ETH", 4)]
+    assert list(names["history"]["trade_price"]) == [Decimal(PRICES[-1])]
     assert names["dearest"].limit(1).fetchall() == [("KRW-BTC", Decimal("123456789.12345678"))]
