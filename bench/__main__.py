@@ -1,4 +1,4 @@
-"""Measures what people wait for, and writes docs/bench.md: python -m bench [--scale N] [NAME ... | capacity | year]."""
+"""Runs the benchmarks and writes docs/bench.md: python -m bench [--scale N] [NAME ... | capacity | year]."""
 
 import logging
 import os
@@ -32,28 +32,28 @@ ROWS = {
         stream.stream,
         archive.archive,
         archive.diff,
-        # last, as tens of millions of rows keep the server busy for a while after they are gone
+        # last: after tens of millions of rows are dropped, the server stays busy for a while
         history.replace_window,
         history.top10,
     )
 }
 ALONE = {"capacity", "year"}
-SMALLEST_YEAR = 0.2  # of which the figures are worth keeping
-HEAD = ("what", "against", "target", "measured", "time", "against's time", "")
+SMALLEST_YEAR = 0.2  # the smallest scale whose figures are written to docs/year.md
+HEAD = ("what", "baseline", "target", "ratio", "measured", "baseline measured", "")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice([*ROWS, *ALONE]))
-@click.option("--scale", default=1.0, help="How much of the data: 0.05 is a twentieth.")
+@click.option("--scale", default=1.0, help="Amount of data: 0.05 is a twentieth.")
 @click.option("--quick", "scale", flag_value=0.05, type=float, help="A twentieth of the data.")
 def main(names: tuple[str, ...], scale: float) -> None:
-    """Measure what people wait for; docs/bench.md is written when all of it was measured in full.
+    """Run the benchmarks; a run of all of them at full scale writes docs/bench.md.
 
-    `capacity`, alone, measures how much a day of data is, and writes docs/capacity.md; `year`, alone, measures what
-    becomes slower in a year, and writes docs/year.md.
+    `capacity` measures the size of a day of data and writes docs/capacity.md; `year` measures what becomes slower
+    with a year of data and writes docs/year.md. Each of the two runs alone.
     """
     if ALONE & {*names} and len(names) > 1:
-        raise click.UsageError("capacity and year are measured alone")
+        raise click.UsageError("capacity and year each run alone")
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="upbit-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "server")
@@ -66,7 +66,7 @@ def main(names: tuple[str, ...], scale: float) -> None:
                 lines = [*capacity.report(stage), "", *running.report(stage)]
                 click.echo("\n".join(lines))
             else:
-                rows = year.year(stage) if names == ("year",) else of_rows(stage, names or tuple(ROWS))
+                rows = year.year(stage) if names == ("year",) else results(stage, names or tuple(ROWS))
                 lines = list(measured(rows))
         finally:
             server.stop()
@@ -77,7 +77,7 @@ def main(names: tuple[str, ...], scale: float) -> None:
         (DOCS / f"{name}.md").write_text(report)
 
 
-def of_rows(stage: Stage, names: Iterable[str]) -> Iterator[Result]:
+def results(stage: Stage, names: Iterable[str]) -> Iterator[Result]:
     for name in names:
         yield from ROWS[name](stage)
 
@@ -94,7 +94,7 @@ def measured(results: Iterable[Result]) -> Iterator[str]:
 def cells(result: Result) -> tuple[str, ...]:
     return (
         result.what,
-        result.against,
+        result.baseline,
         result.target,
         f"{result.ratio:.2f}×",
         *(f"{each:g}" if result.counted else readable(each) for each in (result.ours, result.theirs)),
@@ -114,12 +114,12 @@ def about(server: EmbeddedPostgres) -> str:
     return f"{cores} cores, PostgreSQL {version}, Python {platform.python_version()}, {platform.system()}, {today}"
 
 
-REPORT_TEXT = """# What people wait for
+REPORT_TEXT = """# Benchmarks
 
 Written by `make bench`, on {machine}.
 
-The two of a line ran in turns in one go (A B A B …), and the times are the medians of the rounds. "Speed" is theirs
-divided by ours, so more is better; "time" is ours divided by theirs, so less is better.
+The two contenders of a line took turns (A B A B …); the times are the medians of all rounds. "× the speed" is the
+baseline's time divided by ours, so more is better; "× the time" is ours divided by the baseline's, so less is better.
 
 {table}
 """

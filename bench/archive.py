@@ -1,4 +1,4 @@
-"""The archive of a day, and what a diff costs: time, memory and bytes."""
+"""Archiving a day, and computing a diff: time, memory and bytes."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ print(time.perf_counter() - began, peak)
 
 
 def archive(stage: Stage) -> Iterator[Result]:
-    """A day of tickers and trades as collected by default, written by a process of its own and read back."""
+    """A day of tickers and trades as collected by default, archived by a separate process and restored."""
     day = seoul_days.at(DAY)
     os.environ["UPBIT_ARCHIVE_URL"] = new_folder(stage)
     with stage.database() as data:
@@ -58,7 +58,7 @@ def archive(stage: Stage) -> Iterator[Result]:
             SECONDS * sum(rows.values()) / ROWS_A_DAY,
             at_most=1,
         )
-        yield Result(f"{what}: MB of memory at most", f"{MEGABYTES} MB", peak, MEGABYTES, at_most=1, counted=True)
+        yield Result(f"{what}: peak memory in MB", f"{MEGABYTES} MB", peak, MEGABYTES, at_most=1, counted=True)
         yield restoring(stage, data, day, rows[ARCHIVED[0]])
     yield from sizes(stage, day)
 
@@ -68,7 +68,7 @@ def new_folder(stage: Stage) -> str:
 
 
 def sizes(stage: Stage, day: TimeWindow) -> Iterator[Result]:
-    """Of tickers as the offline exchange tells them each minute, whose every figure changes."""
+    """Bytes a row. The tickers are the offline exchange's of each minute, since the archive compresses equal values."""
     os.environ["UPBIT_ARCHIVE_URL"] = new_folder(stage)
     with stage.database() as data:
         data.partitions(day.start, day.end)
@@ -96,12 +96,12 @@ def sizes(stage: Stage, day: TimeWindow) -> Iterator[Result]:
 
 
 def fill_trades(data: MarketData, count: int) -> None:
-    """Trades of the busiest markets, the latest of the day first."""
-    over, market, columns = DAY + seoul_days.length, Market(count=MARKETS), "market, raw_data, day, key, ingested_at"
+    """Trades of the busiest markets, newest first."""
+    end, market, columns = DAY + seoul_days.length, Market(count=MARKETS), "market, raw_data, day, key, ingested_at"
     with data.connection.cursor() as cursor, cursor.copy(f"COPY bronze.trade_raw ({columns}) FROM STDIN") as copy:
         for code in busiest(TRADES):
-            for row in market.trades(code, over, days_ago=1, count=count // TRADES):
-                copy.write_row((code, text(row), DAY, str(row["sequential_id"]), over))
+            for row in market.trades(code, end, days_ago=1, count=count // TRADES):
+                copy.write_row((code, text(row), DAY, str(row["sequential_id"]), end))
     data.run("VACUUM ANALYZE bronze.trade_raw")
 
 
@@ -126,7 +126,7 @@ def restoring(stage: Stage, data: MarketData, day: TimeWindow, rows: int) -> Res
 
 
 def diff(stage: Stage) -> list[Result]:
-    """What recomputing a window would change, against recomputing it."""
+    """A diff of a window, compared with recomputing it."""
     window = TimeWindow(DAY, DAY + WINDOW)
     names = frozenset(["silver_ticker", "gold_market_stats"])
 

@@ -1,4 +1,4 @@
-"""The market board's API under a steady load, and what its open pages cost."""
+"""The market board's API under a steady load, and the database connections of its open pages."""
 
 import asyncio
 import os
@@ -29,39 +29,41 @@ from upbit_assets.postgres.resource import READER_ROLE, engine_for
 from upbit_assets.stack import free_port
 
 A_SECOND, SECONDS, PAGES = 50, 20, 1000
-ASKED = 120  # markets in turn: before one is asked again, its answer is no longer kept
+CODES = 120  # markets: so many that the cached response of one has expired before its next request
 PATHS = ("/api/markets/{market}/windows", "/api/markets/{market}/candles", "/api/markets/{market}/orderbook")
 SPAN = {"from": (DAY - timedelta(hours=12)).isoformat(), "to": (DAY + timedelta(hours=12)).isoformat()}
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
 
 
 def board(stage: Stage) -> list[Result]:
-    """Requests of ever other markets, and a thousand pages that listen."""
+    """Requests for different markets in turn, and a thousand pages that listen."""
     last = DAY + timedelta(hours=12)
     with stage.database() as data:
         data.fill_bronze(DAY, 1)
         fill_gold(data, last - 143 * WINDOW, last)
         fill_silver(data, last)
-        asked = questions([code for code, _ in tickers(DAY)][:ASKED], max(100, round(A_SECOND * SECONDS * stage.scale)))
+        requests = requests_for(
+            [code for code, _ in tickers(DAY)][:CODES], max(100, round(A_SECOND * SECONDS * stage.scale))
+        )
         with served(data.url) as address:
-            ours = asyncio.run(under_load(address, asked))
+            ours = asyncio.run(under_load(address, requests))
             connections = asyncio.run(connections_of_pages(address, data.url, max(50, round(PAGES * stage.scale))))
-        theirs = bare(data.url, asked)
+        theirs = sql_only(data.url, requests)
     what = f"A market's windows, candles and order book over the board's API, {A_SECOND} a second on one core"
     pages = f"Database connections of {round(PAGES * stage.scale):,} open live pages"
     return [
-        Result(f"{what}: p99", "p99 of the same SQL on a connection of its own", p99(ours), p99(theirs), at_most=20),
+        Result(f"{what}: p99", "p99 of the same SQL on a separate connection", p99(ours), p99(theirs), at_most=20),
         Result(pages, "one", connections, 1, at_most=1, counted=True),
     ]
 
 
-def questions(codes: list[str], count: int) -> list[tuple[Endpoint, str]]:
+def requests_for(codes: list[str], count: int) -> list[tuple[Endpoint, str]]:
     endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.path in PATHS]
     return list(islice(zip(cycle(endpoints), cycle(codes), strict=False), count))
 
 
 def fill_silver(data: MarketData, last: datetime) -> None:
-    """A day of candles, a minute each, and an order book of the markets that are asked for."""
+    """A day of one-minute candles, and an order book of each requested market."""
     data.run(
         """
         INSERT INTO silver.candle (market, started_at, opening_price, high_price, low_price, closing_price, volume,
@@ -71,7 +73,7 @@ def fill_silver(data: MarketData, last: datetime) -> None:
         """,
         first=last - timedelta(days=1),
         last=last,
-        markets=ASKED,
+        markets=CODES,
     )
     levels = "array_fill(1.25::numeric, ARRAY[30])"
     data.run(
@@ -81,7 +83,7 @@ def fill_silver(data: MarketData, last: datetime) -> None:
         SELECT market, 37.5, 37.5, {levels}, {levels}, {levels}, {levels}, now(), now()
         FROM sample WHERE nth < %(markets)s
         """,
-        markets=ASKED,
+        markets=CODES,
     )
     data.run("VACUUM ANALYZE silver.candle, silver.orderbook")
 
@@ -92,7 +94,7 @@ def parameters(endpoint: Endpoint) -> dict[str, str]:
 
 @contextmanager
 def served(url: str) -> Iterator[str]:
-    """`upbit-assets board` on one core, on a port that was free a moment ago; its address."""
+    """Run `upbit-assets board` on one core; yields its address."""
     port = free_port(18500)
     command = [str(Path(sys.executable).parent / "upbit-assets"), "board", "--port", str(port)]
     environment = os.environ | {"UPBIT_POSTGRES_URL": url}
@@ -114,10 +116,10 @@ def served(url: str) -> Iterator[str]:
         process.wait()
 
 
-async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[float]:
-    """Seconds of each request, counted from when it was due, whatever became of those before it.
+async def under_load(address: str, requests: list[tuple[Endpoint, str]]) -> list[float]:
+    """Seconds of each request from the moment it was due, so that a slow one doesn't delay the others (open loop).
 
-    The first two seconds, in which the board connects and learns its SQL, don't count.
+    The first two seconds, in which the board connects and compiles its SQL, don't count.
     """
     async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as client:
 
@@ -129,13 +131,13 @@ async def under_load(address: str, asked: list[tuple[Endpoint, str]]) -> list[fl
 
         start = time.perf_counter() + 0.5
         times = await asyncio.gather(
-            *(one(endpoint, market, start + nth / A_SECOND) for nth, (endpoint, market) in enumerate(asked))
+            *(one(endpoint, market, start + nth / A_SECOND) for nth, (endpoint, market) in enumerate(requests))
         )
         return times[2 * A_SECOND :] or times
 
 
 async def connections_of_pages(address: str, url: str, pages: int) -> int:
-    """How many connections the board listens on while so many pages are open, each of which hears of a write."""
+    """How many connections the board listens on while pages are open; each page receives the event of a write."""
     allow_open_files()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
@@ -159,24 +161,24 @@ async def connections_of_pages(address: str, url: str, pages: int) -> int:
     return listeners
 
 
-def bare(url: str, asked: list[tuple[Endpoint, str]]) -> list[float]:
-    """Seconds of each question's SQL with nothing around it."""
+def sql_only(url: str, requests: list[tuple[Endpoint, str]]) -> list[float]:
+    """Seconds of each request's SQL alone."""
     engine = engine_for(url, READER_ROLE)
     with engine.connect() as connection, psycopg.connect(url, autocommit=True) as plain:
-        return [sum(timed(plain, *each) for each in statements(connection, *one)) for one in asked]
+        return [sum(timed(plain, *each) for each in statements(connection, *one)) for one in requests]
 
 
 def statements(connection: sa.Connection, endpoint: Endpoint, market: str) -> list[tuple[str, Any]]:
-    """What the board says to the database to answer, with its values."""
-    said: list[tuple[str, Any]] = []
+    """The statements, with their values, that the board executes for a request."""
+    executed: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        said.append((statement, values))
+        executed.append((statement, values))
 
     sa.event.listen(connection, "before_cursor_execute", note)
     endpoint.answer(connection, parse(endpoint.parameters, {"market": market}, QueryParams(parameters(endpoint))))
     sa.event.remove(connection, "before_cursor_execute", note)
-    return said
+    return executed
 
 
 def timed(connection: psycopg.Connection[Any], statement: str, values: Any) -> float:

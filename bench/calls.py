@@ -1,4 +1,4 @@
-"""How fast history comes in when it is what waits, and how long live collection waits for it."""
+"""The rate of background calls when nothing else limits them, and how long live calls wait for them."""
 
 import multiprocessing
 import socket
@@ -20,27 +20,27 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def calls(stage: Stage) -> list[Result]:
-    """Two processes with four threads each fetch pages of candles; every second comes a live call for one."""
+    """Two processes with four threads each fetch pages of candles; another makes a live call every second."""
     seconds = max(5, SECONDS * stage.scale)
     with exchange() as url, ProcessPoolExecutor(PROCESSES + 1, SPAWN) as processes:
-        first = time.monotonic() + 3  # when all have started
+        first = time.monotonic() + 3  # by then all have started
         last = first + seconds
         history = [processes.submit(fetch, url, last) for _ in range(PROCESSES)]
         live = processes.submit(collect, url, first, last).result()
         done = chain(live, *(each.result() for each in history))
-    within = sum(first <= ended < last for _, ended in done)
+    completed = sum(first <= ended < last for _, ended in done)
     longest = max(ended - began for began, ended in live)
     return [
         Result(
-            f"{within} calls of history and live ones together, by {PROCESSES} processes, without a 429",
+            f"{completed} background and live calls together, by {PROCESSES} processes, without a 429",
             f"the permitted {QUOTA} a second",
             seconds,
-            within / QUOTA,
+            completed / QUOTA,
             at_least=0.95,
         ),
         Result(
-            f"The slowest of {len(live)} live calls while history takes all it can",
-            "a second of the exchange",
+            f"The slowest of {len(live)} live calls while background calls use the whole quota",
+            "one second",
             longest,
             1,
             at_most=1.2,
@@ -50,7 +50,7 @@ def calls(stage: Stage) -> list[Result]:
 
 @contextmanager
 def exchange() -> Iterator[str]:
-    """The offline exchange in a process of its own, as a real one is."""
+    """The offline exchange in a separate process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = SPAWN.Process(target=serve, kwargs={"port": port, "markets": MARKETS})
@@ -64,7 +64,7 @@ def exchange() -> Iterator[str]:
 
 
 def fetch(url: str, last: float) -> list[tuple[float, float]]:
-    """Pages of a market's candles until `last`: when each call began and ended. A 429 raises Refused."""
+    """Fetch pages of a market's candles until `last`; returns when each call began and ended. A 429 is an error."""
     with UpbitClient(url, background=True, attempts=1) as client, ThreadPoolExecutor(THREADS) as threads:
 
         def pages(number: int) -> list[tuple[float, float]]:
@@ -77,7 +77,7 @@ def fetch(url: str, last: float) -> list[tuple[float, float]]:
 
 
 def collect(url: str, first: float, last: float) -> list[tuple[float, float]]:
-    """A call about every second, at ever another moment of the exchange's."""
+    """A call about every second, each at another point of the exchange's second."""
     calls = []
     with UpbitClient(url, attempts=1) as client:
         for at in takewhile(lambda at: at < last, count(first, 1.07)):

@@ -28,12 +28,12 @@ GOLD = (tables.gold_market_daily, tables.gold_market_daily_build)
 
 
 def candle_day(stage: Stage) -> list[Result]:
-    """Only the time that the database works: eight pages as eight transactions, then silver, then gold."""
+    """Only the database's time counts: eight pages in eight transactions, then silver, then gold."""
     window = days.at(datetime.now(UTC) - DAY)
     with running(30) as exchange, UpbitClient(exchange.url) as client:
         pages = list(candle_pages(client, Gap(window.start, MARKET, window.start, window.end)))
     with stage.database() as data:
-        raw, noted = (table.fullname for table in BRONZE)
+        raw, page_table = (table.fullname for table in BRONZE)
         names = [table.fullname for table in (*BRONZE, *SILVER, *GOLD)]
 
         def ours() -> float:
@@ -48,7 +48,7 @@ def candle_day(stage: Stage) -> list[Result]:
         ours()
         rows = {name: iter(copied(data, name)) for name in names}
         transactions = [
-            *({raw: take(rows[raw], len(page.rows)), noted: take(rows[noted], 1)} for page in pages),
+            *({raw: take(rows[raw], len(page.rows)), page_table: take(rows[page_table], 1)} for page in pages),
             *({table.fullname: b"".join(rows[table.fullname]) for table in layer} for layer in (SILVER, GOLD)),
         ]
         clear = lambda: data.clear(*names)  # noqa: E731
@@ -59,10 +59,10 @@ def candle_day(stage: Stage) -> list[Result]:
             rounds=20,
         )
     count = sum(len(page.rows) for page in pages)
-    what = f"The database's work on a day of one market's candles: {count:,} from {len(pages)} replies to gold"
-    against = "COPY of the same rows into the same tables, ready made, in one transaction"
-    floor = f"in one a page, which resuming needs, that takes {by_page / ready:.2f}×"
-    return [Result(what, f"{against}; {floor}", seconds, ready, at_most=1.5)]
+    what = f"A day of one market's candles, {count:,} from {len(pages)} replies to gold: the database's time"
+    baseline = "COPY of the same prepared rows into the same tables in one transaction"
+    by_pages = f"in a transaction for each page, as resuming needs, {by_page / ready:.2f}× that"
+    return [Result(what, f"{baseline}; {by_pages}", seconds, ready, at_most=1.5)]
 
 
 def load(page: Page) -> Load:

@@ -1,4 +1,4 @@
-"""How much a day of data is and how fast it comes in, so how far one server goes: docs/capacity.md."""
+"""The size of a day of data and the rate at which it can be stored, for docs/capacity.md."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from upbit_assets.sandbox.market import Market, instruments
 
 BOOKS, CANDLES, TRADES = 30, 10, 10  # markets, as configured by default
 MINUTES_A_DAY, WINDOWS_A_DAY = 1440, 144
-# the window or day that is filling is computed again after each collection: a row so many times, on average
-AGAIN = {windows: (1 + 10) / 2, days: (1 + WINDOWS_A_DAY) / 2}
+# the current window or day is recomputed after each collection: how often a row is computed, on average
+RECOMPUTATIONS = {windows: (1 + 10) / 2, days: (1 + WINDOWS_A_DAY) / 2}
 YEAR, GB = 365, 1e9
 SIZE = """
 SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%s) WHERE isleaf AND pg_relation_size(relid) > 0
@@ -34,7 +34,7 @@ Raw = Iterator[tuple[str, str, datetime, str]]  # market, text, moment, key
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of data: its tables from raw to gold, and how many raw rows come in a day: (by default, of all)."""
+    """One kind of data: its tables from bronze to gold, and its rows a day: (by default, of all markets)."""
 
     name: str
     axis: Axis
@@ -62,15 +62,15 @@ def report(stage: Stage) -> Iterator[str]:
     for table, (rows, size) in sizes.items():
         yield f"| `{table.fullname}` | {rows:,} | {size / rows:,.0f} |"
     yield ""
-    yield "| raw rows to gold | a second | a day, by default | | a day, all of it | |"
+    yield "| raw rows to gold | a second | a day, by default | | a day, all markets | |"
     yield "|---|---:|---:|---:|---:|---:|"
     for kind, _, seconds in found:
-        work = [f"{rows:,.0f} | {load(kind, seconds, rows):.1%} of the time" for rows in kind.raw_a_day]
+        work = [f"{rows:,.0f} | {load(kind, seconds, rows):.1%} of a session" for rows in kind.raw_a_day]
         yield f"| {kind.name} | {1 / sum(seconds):,.0f} | {' | '.join(work)} |"
     shares = [sum(load(kind, seconds, kind.raw_a_day[of]) for kind, _, seconds in found) for of in (0, 1)]
-    yield f"| together | | | {shares[0]:.1%} of the time | | {shares[1]:.1%} of the time |"
+    yield f"| together | | | {shares[0]:.1%} of a session | | {shares[1]:.1%} of a session |"
     yield ""
-    yield "| disk | a day, by default | a year | a day, all of it | a year |"
+    yield "| disk | a day, by default | a year | a day, all markets | a year |"
     yield "|---|---:|---:|---:|---:|"
     for layer in ("bronze", "silver", "gold"):
         yield disk(layer, [stored(found, of, layer) for of in (0, 1)])
@@ -82,9 +82,9 @@ def disk(name: str, of: Iterable[float]) -> str:
 
 
 def load(kind: Kind, seconds: tuple[float, float], rows: float) -> float:
-    """The part of a day that a database session works for so many raw rows, those computed again included."""
+    """The share of a day that one database session needs for so many raw rows, recomputation included."""
     once, again = seconds
-    return rows * (once + again * AGAIN[kind.axis]) / (MINUTES_A_DAY * 60)
+    return rows * (once + again * RECOMPUTATIONS[kind.axis]) / (MINUTES_A_DAY * 60)
 
 
 def stored(found: Iterable[Any], of: int, layer: str) -> float:
@@ -98,7 +98,7 @@ def stored(found: Iterable[Any], of: int, layer: str) -> float:
 
 
 def measured(data: MarketData, kind: Kind, scale: float) -> tuple[dict[sa.Table, tuple[int, int]], tuple[float, float]]:
-    """(each table's rows and bytes, seconds a raw row takes to bronze and from there to gold)."""
+    """(each table's rows and bytes, seconds that a raw row takes to bronze and from bronze to gold)."""
     window = span(DAY, 60) if kind.axis is windows else days.at(datetime.now(UTC) - days.length)
     data.partitions(window.start, window.end)
     rows = list(kind.rows(Market(count=MARKETS), window, scale))
@@ -124,7 +124,7 @@ def measured(data: MarketData, kind: Kind, scale: float) -> tuple[dict[sa.Table,
 
 
 def multiply(data: MarketData, table: sa.Table, least: int = 5000) -> None:
-    """Put a table's rows into earlier days too, so that half-filled pages don't count."""
+    """Copy a table's rows to earlier days, so that half-filled pages don't distort the size."""
     names = [column.name for column in table.columns if column.name != "id"]
     earlier = [f"{name} - nth * interval '1 day'" if name == table.info["window"] else name for name in names]
     data.run(
@@ -135,7 +135,7 @@ def multiply(data: MarketData, table: sa.Table, least: int = 5000) -> None:
 
 
 def pages_of(kind: Kind, window: TimeWindow, markets: Iterable[str]) -> dict[sa.Table, Records]:
-    """A note that the markets' whole day was collected, without which there is no gold of it."""
+    """Pages that cover the markets' whole day, without which it has no gold."""
     columns = ("market", "day", "covered", "rows", "problem", "ingested_at")
     covered = Range(window.start, window.end)
     page = tables.metadata.tables[kind.raw.fullname.replace("_raw", "_page")]
@@ -191,7 +191,7 @@ def kinds() -> list[Kind]:
             silver_trade,
             tables.silver_trade,
             (gold_market_daily, tables.gold_market_daily, (tables.silver_candle, tables.silver_trade)),
-            (0, 0),  # they go into the row of the candles' day
+            (0, 0),  # a day's candles and trades share one row
             trades,
             ticks,
         ),
@@ -199,7 +199,7 @@ def kinds() -> list[Kind]:
 
 
 def minutes(rate: int) -> float:
-    """The expected number of minutes of a day with trades, for randomly distributed trades."""
+    """The expected number of minutes with trades in a day, for randomly distributed trades."""
     return MINUTES_A_DAY * (1 - exp(-rate / MINUTES_A_DAY))
 
 
@@ -237,15 +237,15 @@ def ticks(market: Market, window: TimeWindow, scale: float) -> Raw:
             yield code, text(row), window.end, str(row["sequential_id"])
 
 
-TEXT = """# What a day of data is
+TEXT = """# The size of a day of data
 
 Written by `python -m bench capacity`, on {machine}.
 
 The rows are the offline exchange's, whose busiest market has 250,000 trades a day. "By default": every minute all 855
-tickers and the books of 30 markets; candles and trades of 10 markets. "All of it": everything of all 855 markets,
+tickers and the books of 30 markets; candles and trades of 10 markets. "All markets": everything of all 855 markets,
 regardless of the exchange's rate limits.
 
-"Of the time" is the time one database session needs for a day's rows, including recomputation whenever a window
+"Of a session" is the time one database session needs for a day's rows, including recomputation whenever a window
 (tickers, books) or a day (candles, trades) gets more rows. Disk is the size of a day's tables and indexes; not included
 are space not reclaimed by vacuum, the write-ahead log and the exchange's market list.
 

@@ -1,4 +1,4 @@
-"""Rows from Python: a large frame, and a snapshot."""
+"""Rows from Python: a large data frame, and a snapshot."""
 
 from datetime import UTC
 from typing import Any
@@ -63,7 +63,7 @@ def loading(
 
 
 def to_sql(frame: pd.DataFrame, market_data: MarketData, table: sa.Table) -> None:
-    """pandas' own way, over the driver that SQLAlchemy takes by itself."""
+    """`to_sql` as most use it: with SQLAlchemy's default driver."""
     kinds: Any = {name: table.c[name].type for name in frame.columns}
     engine = sa.create_engine(market_data.url)
     frame.to_sql(table.name, engine, schema=table.schema, if_exists="append", index=False, dtype=kinds)
@@ -73,7 +73,7 @@ def to_sql(frame: pd.DataFrame, market_data: MarketData, table: sa.Table) -> Non
 def snapshot(stage: Stage) -> list[Result]:
     pairs = tickers(DAY)
     text = "[" + ",".join(row for _, row in pairs) + "]"
-    at = (DAY + MINUTE).astimezone(UTC)  # as the client has it
+    at = (DAY + MINUTE).astimezone(UTC)  # as the client returns it
     columns = "market, raw_data, ingested_at"
 
     with stage.database() as market_data, market_data.engine.connect() as connection:
@@ -84,11 +84,11 @@ def snapshot(stage: Stage) -> list[Result]:
                 insert(connection, tables.bronze_ticker_raw, rows, span(DAY, 10))
 
         market_data.partitions(DAY, DAY)
-        # as the text came: jsonb's own output would be another
+        # the reply's text, as jsonb's output differs from it
         lines = [f"{market}\t{row.replace(chr(92), chr(92) * 2)}\t{at.isoformat()}\n" for market, row in pairs]
         made = "".join(lines).encode()
 
-        def copied() -> None:  # over the same connection: another's server process would be elsewhere in the caches
+        def copied() -> None:  # over the same connection, so that both use the same server process and its caches
             with (
                 connection.begin(),
                 driver_cursor(connection) as cursor,
@@ -98,4 +98,4 @@ def snapshot(stage: Stage) -> list[Result]:
 
         seconds, ready = interleaved(Contender(ours), Contender(copied), rounds=100)
     what = f"A snapshot of {len(pairs)} tickers, from the reply's text to committed rows of bronze"
-    return [Result(what, "COPY of the same JSON from the client, ready made", seconds, ready, at_least=0.9)]
+    return [Result(what, "COPY of the same prepared JSON from the client", seconds, ready, at_least=0.9)]

@@ -1,4 +1,4 @@
-"""The chain with nothing in it: what Dagster alone takes, with the same names, partitions, checks and executor."""
+"""The chain as no-ops, to measure Dagster's overhead: same names, partitions, checks and executor."""
 
 import gc
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Frames of the exchange's WebSocket at a steady rate, ready made: the offline exchange would be the slower part.
+"""Sends prepared WebSocket frames at a steady rate, as the offline exchange would be the bottleneck.
 
-python -m bench.frames PORT FRAMES_A_SECOND SECONDS: trades begin once both of the stream's connections ask for them; at
-the end the number of trades sent is printed. All come over both, and a fifth of all frames are tickers.
+python -m bench.frames PORT FRAMES_A_SECOND SECONDS: sends every trade to both connections of the stream, starting once
+both have subscribed; a fifth of all frames are tickers. At the end it prints the number of trades sent.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 from bench.stage import DAY, tickers
 
 TICK = 0.01  # seconds between two bursts
-TICKERS = 0.2  # of all frames
+TICKERS = 0.2  # share of all frames
 TRADE = (
     '{{"type":"trade","code":"{code}","timestamp":{now},"trade_date":"2026-01-29","trade_time":"05:00:00",'
     '"trade_timestamp":{now},"trade_price":100.5,"trade_volume":0.25,"ask_bid":"{taker}","prev_closing_price":99.0,'
@@ -34,13 +34,13 @@ TICKER = (
 
 
 class Source:
-    """The exchange, as far as the stream asks it."""
+    """The parts of the exchange that the stream uses."""
 
     def __init__(self, a_second: float, seconds: float) -> None:
         self.a_second, self.seconds = a_second, seconds
         self.codes = [code for code, _ in tickers(DAY)]
-        self.asked: dict[str, list[ServerConnection]] = {"trade": [], "ticker": []}
-        self.begun = asyncio.Event()
+        self.subscribed: dict[str, list[ServerConnection]] = {"trade": [], "ticker": []}
+        self.started = asyncio.Event()
 
     async def rest(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path.startswith("/websocket"):
@@ -58,22 +58,22 @@ class Source:
 
     async def accept(self, connection: ServerConnection) -> None:
         async for message in connection:
-            for kind, of in self.asked.items():
+            for kind, of in self.subscribed.items():
                 if f'"type": "{kind}"' in str(message) and connection not in of:
                     of.append(connection)
-            if len(self.asked["trade"]) == 2:
-                self.begun.set()
+            if len(self.subscribed["trade"]) == 2:
+                self.started.set()
 
     async def send(self) -> int:
-        """How many trades were sent."""
-        await self.begun.wait()
+        """Send until the end; returns the number of trades."""
+        await self.started.wait()
         start, ids, sent = time.monotonic(), count(int(time.time() * 1000) << 16), {"trade": 0, "ticker": 0}
         rates = {"trade": self.a_second * (1 - TICKERS) / 2, "ticker": self.a_second * TICKERS}
         while (passed := time.monotonic() - start) < self.seconds:
             for kind, rate in rates.items():
                 for nth in range(sent[kind], int(passed * rate)):
                     frame = self.frame(kind, nth, next(ids))
-                    for connection in self.asked[kind]:
+                    for connection in self.subscribed[kind]:
                         await connection.send(frame)
                 sent[kind] = max(sent[kind], int(passed * rate))
             await asyncio.sleep(TICK)

@@ -1,4 +1,4 @@
-"""What a long history costs: replacing one window, and reading the newest ranking."""
+"""The cost of a long history: replacing one window, and reading the newest ranking."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def replace_window(stage: Stage) -> list[Result]:
 
 
 def replacing(data: MarketData, snapshots: int) -> Contender:
-    """A snapshot a minute up to the last window of the day, and that window's raw rows."""
+    """Fill silver with a snapshot a minute up to DAY; replace the window that follows."""
     window = span(DAY, 10)
     data.fill_bronze(DAY, 10)
     data.partitions(DAY - snapshots * MINUTE, DAY)
@@ -46,7 +46,7 @@ def replacing(data: MarketData, snapshots: int) -> Contender:
 
 
 def top10(stage: Stage) -> list[Result]:
-    """The board's query against ten rows whose keys are known."""
+    """The board's query, compared with a look-up of ten rows by primary key."""
     windows = stage.snapshots(LARGE)
     last = DAY + timedelta(hours=12)
     with stage.database() as data:
@@ -100,7 +100,7 @@ def fill_gold(data: MarketData, first: datetime, last: datetime) -> None:
 
 @contextmanager
 def without_indexes(data: MarketData, name: str) -> Iterator[None]:
-    """Indexes made after ten million rows take a fraction of what they take row by row."""
+    """Drop the indexes while ten million rows are inserted: creating them afterwards is many times faster."""
     key = data.connection.execute(
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'",
         (name,),

@@ -1,4 +1,4 @@
-"""From layer to layer inside the database: a million rows, and a day's backfill."""
+"""Between layers, inside the database: a million rows, and a day's backfill."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def silver(stage: Stage) -> list[Result]:
             Contender(lambda: market_data.run(plain), clear),
             Contender(lambda: round_trip(market_data, TimeWindow(DAY, DAY + few * MINUTE)), clear),
         )
-    what = f"Bronze to silver: {raw:,} raw rows checked, {raw - taken:,} of them rejected or there twice"
+    what = f"Bronze to silver: {raw:,} raw rows validated, {raw - taken:,} of them rejected or duplicates"
     return [
         Result(
             what,
@@ -67,7 +67,7 @@ def silver(stage: Stage) -> list[Result]:
 
 
 def round_trip(market_data: MarketData, window: TimeWindow) -> None:
-    """Silver as people write it with pandas."""
+    """Silver as usually written with pandas."""
     bronze = tables.bronze_ticker_raw
     text = sa.cast(bronze.c.raw_data, sa.Text).label("text")
     with market_data.engine.connect() as connection:
@@ -93,7 +93,7 @@ def round_trip(market_data: MarketData, window: TimeWindow) -> None:
 
 
 def backfill(stage: Stage) -> list[Result]:
-    """A day of windows; every minute a snapshot."""
+    """A day of windows with a snapshot every minute."""
     snapshots = stage.snapshots(1440 * MARKETS)
     window, project, file = span(DAY, snapshots), Project(stage), stage.folder / "backfill.sql"
     keys = f"{windows.key_of(window.start)}...{windows.key_of(window.end - WINDOW)}"

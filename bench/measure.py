@@ -1,4 +1,4 @@
-"""Timing contenders in turns, and what comes of it."""
+"""Timing contenders in turns, and the results."""
 
 import statistics
 import time
@@ -11,37 +11,36 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time; `prepare` runs before each round, untimed. `rows` is how many it handles.
+    """Something to time; `prepare` runs before each round, untimed.
 
-    What `work` gives back, if it is a float, are the seconds of it that count.
+    If `work` returns a float, that many seconds count in place of its duration.
     """
 
     work: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
-    rows: int = 1
 
     def seconds(self) -> float:
         self.prepare()
         started = time.perf_counter()
-        counted = self.work()
-        return counted if isinstance(counted, float) else time.perf_counter() - started
+        seconds = self.work()
+        return seconds if isinstance(seconds, float) else time.perf_counter() - started
 
 
 def interleaved(*contenders: Contender, rounds: int = ROUNDS) -> list[float]:
-    """The median seconds of each, timed in turns so that a slow minute of the machine hits all of them."""
+    """The median seconds of each, timed in turns so that a slow phase of the machine affects all of them."""
     times = [[contender.seconds() for contender in contenders] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Our seconds against theirs, and the bound: a speed of at least, or a time of at most, so many times theirs.
+    """Our seconds and the baseline's (`theirs`), and the target: `at_least` × its speed, or `at_most` × its time.
 
-    Where things are `counted`, they stand in place of seconds.
+    If `counted`, both are counts, not seconds.
     """
 
     what: str
-    against: str
+    baseline: str
     ours: float
     theirs: float
     at_least: float | None = None

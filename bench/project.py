@@ -52,19 +52,19 @@ class Project:
 
 
 def chain(stage: Stage) -> list[Result]:
-    """One snapshot from the exchange to the ranking, as a person asks for it."""
+    """One snapshot from the exchange to the ranking, materialized by command."""
     project = Project(stage)
 
     def materialize(module: str) -> None:
         now = datetime.now(UTC)
-        if windows.at(now + MARGIN).start > now:  # a run must not find its window closed
+        if windows.at(now + MARGIN).start > now:  # or the window would be over before the run collects
             time.sleep((windows.at(now + MARGIN).start - now).total_seconds())
         key = windows.key_of(windows.at(datetime.now(UTC)).start)
         project.materialize(CHAIN, "--partition", key, module=module)
 
     with stage.database(), running(MARKETS) as exchange:
         os.environ["UPBIT_API_URL"] = exchange.url
-        materialize("upbit_assets.definitions")  # makes Dagster's tables, and the exchange's day
+        materialize("upbit_assets.definitions")  # creates Dagster's tables, and the exchange's data of the day
         ours, theirs = interleaved(
             Contender(lambda: materialize("upbit_assets.definitions")),
             Contender(lambda: materialize("bench.empty")),

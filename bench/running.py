@@ -1,4 +1,4 @@
-"""What the running stack itself takes in a day, beside its data: Dagster's database, files, CPU and memory."""
+"""What the running stack needs a day apart from its data: Dagster's database, files, CPU and memory."""
 
 import os
 import subprocess
@@ -18,15 +18,15 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.sandbox.server import running as exchange_running
 from upbit_assets.settings import settings
 
-SETTLING, MEASURED = 180, 600  # seconds: the first run and the day's candles; what comes every ten minutes, once
-EVERY = 10
+WARM_UP, MEASURED = 180, 600  # seconds: the first run and the day's candles; one period of all schedules
+EVERY = 10  # seconds between two readings of the memory
 DAY, MONTH, YEAR = 86400, 30, 365
 MB, GB = 1e6, 1e9
 PARTS = ("Dagster and its runs", "PostgreSQL", "the board", "the stream")
 TICKS = "pg_total_relation_size('job_ticks')"
-# the last materialization of each window, which stays when the runs go
+# bytes of a window's last materialization, which stays when its run is deleted
 KEPT = """
-SELECT avg(pg_column_size(event.*) + 250)  -- five index entries, and half-filled pages
+SELECT avg(pg_column_size(event.*) + 250)  -- 250: five index entries, and half-filled pages
 FROM event_logs AS event WHERE dagster_event_type = 'ASSET_MATERIALIZATION'
 """
 WINDOWS_A_DAY = "SELECT count(DISTINCT (asset_key, partition)) FROM event_logs WHERE partition LIKE '%-%-%-%:%'"
@@ -34,7 +34,7 @@ WINDOWS_A_DAY = "SELECT count(DISTINCT (asset_key, partition)) FROM event_logs W
 
 @dataclass(frozen=True)
 class Reading:
-    """What the stack has come to at a moment."""
+    """The stack's cumulated figures at a moment."""
 
     at: float
     cpu: dict[str, float]
@@ -49,13 +49,13 @@ class Reading:
 def report(stage: Stage) -> Iterator[str]:
     """The lines of docs/capacity.md about the running stack."""
     for stream, name in ((True, "with the stream"), (False, "without the stream")):
-        yield from ("", f"Beside the data, {name}:", "")
+        yield from ("", f"Apart from the data, {name}:", "")
         yield from measured(stage, name, stream=stream)
 
 
 def measured(stage: Stage, name: str, *, stream: bool) -> Iterator[str]:
     with the_stack(stage.folder / name.replace(" ", "-"), stream=stream) as (home, server, process):
-        time.sleep(SETTLING * stage.scale)
+        time.sleep(WARM_UP * stage.scale)
         first, memory = read(home, server, process), []
         while time.monotonic() < first.at + MEASURED * stage.scale:
             memory.append(sum(map(proportional, processes(server, process))))
@@ -79,7 +79,7 @@ def measured(stage: Stage, name: str, *, stream: bool) -> Iterator[str]:
     yield "|---|---:|---:|---:|"
     yield line(f"Dagster's database: {grown('runs'):,.0f} runs and {grown('events'):,.0f} events a day, all kept", log)
     if days:
-        kept_for = f"the same, runs kept for {days} days as by default, and each window's last materialization for ever"
+        kept_for = f"the same with runs kept {days} days (the default), each window's last materialization forever"
         yield line(kept_for, log, log * min(MONTH, days), log * days + kept * (YEAR - days))
     ticks = grown("ticks")
     yield line("ticks of schedules and sensors, kept for one to seven days", ticks, ticks * 7, ticks * 7)
@@ -99,7 +99,7 @@ def line(what: str, a_day: float, a_month: float | None = None, a_year: float | 
 
 @contextmanager
 def the_stack(home: Path, *, stream: bool) -> Iterator[tuple[Path, EmbeddedPostgres, psutil.Process]]:
-    """What `make up` runs, collecting from an offline exchange whose own work isn't counted."""
+    """What `make up` runs, collecting from an offline exchange whose resources aren't counted."""
     home.mkdir()
     with exchange_running(MARKETS) as exchange, (home / "stack.log").open("wb") as log:
         environment = {
@@ -123,7 +123,7 @@ def processes(server: EmbeddedPostgres, stack: psutil.Process) -> list[psutil.Pr
 
 
 def proportional(process: psutil.Process) -> int:
-    """Its memory, of what it shares its part."""
+    """Its proportional set size (PSS): memory shared with other processes counts in part."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:  # it has ended
@@ -131,7 +131,7 @@ def proportional(process: psutil.Process) -> int:
 
 
 def seconds(process: psutil.Process) -> float:
-    """The CPU that it and those of its children took that have ended."""
+    """CPU seconds of the process and of its children that have ended."""
     try:
         return float(sum(process.cpu_times()[:4]))
     except psutil.Error:

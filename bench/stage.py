@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own with fresh databases, and the data that the rows are measured on."""
+"""A separate PostgreSQL server with fresh databases, and the benchmarks' data."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ from upbit_assets.sandbox.market import Market
 
 MARKETS = 855
 MINUTE = timedelta(minutes=1)
-# yesterday in Seoul: a whole day whose windows Dagster lets be materialized
+# yesterday in Seoul: the last day whose windows are all over, so that Dagster can materialize them
 DAY = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
 numbers = count()
 log = logging.getLogger("bench")
@@ -35,19 +35,19 @@ log = logging.getLogger("bench")
 
 @dataclass(frozen=True)
 class Stage:
-    """The server, a folder that goes away, and how large the data are: 1 as in the targets."""
+    """The server, a temporary folder, and the scale of the data: 1 is that of the targets."""
 
     server: EmbeddedPostgres
     folder: Path
     scale: float = 1
 
     def snapshots(self, rows: int) -> int:
-        """How many whole snapshots of all markets make about so many rows."""
+        """The number of snapshots of all markets that have about so many rows."""
         return max(10, round(rows * self.scale / MARKETS))
 
     @contextmanager
     def database(self) -> Iterator["MarketData"]:
-        """A fresh, migrated market database, which is also UPBIT_POSTGRES_URL."""
+        """A fresh, migrated market database; UPBIT_POSTGRES_URL is set to it."""
         name = sql.Identifier(f"bench_{next(numbers)}")
         url = self.server.url(name.as_string().strip('"'))
         with psycopg.connect(self.server.url("postgres"), autocommit=True) as maintenance:
@@ -83,7 +83,7 @@ class MarketData:
         return rows
 
     def busy(self) -> float:
-        """The seconds that the server says it has worked on statements in this database."""
+        """The server's own count of seconds spent executing statements in this database."""
         flush = "SELECT pg_stat_force_next_flush()"
         with self.engine.connect() as pooled:
             pooled.exec_driver_sql(flush)
@@ -94,7 +94,7 @@ class MarketData:
         return milliseconds / 1000
 
     def clear(self, *names: str) -> None:
-        """Empty the tables, and leave no write-back for whoever is timed next."""
+        """Empty the tables, with a checkpoint so that no pending write slows the next contender."""
         self.run(f"TRUNCATE {', '.join(names)}")
         self.run("CHECKPOINT")
 
@@ -103,7 +103,7 @@ class MarketData:
             pass
 
     def write(self, asset: AssetsDefinition, window: TimeWindow, rows: "Load | Rows", axis: Axis = windows) -> float:
-        """What the IO manager does with an asset's output; returns the seconds that it says the database took."""
+        """Store an asset's output through the IO manager; returns the `seconds` of its metadata."""
         self.use()
         context = build_output_context(
             asset_key=asset.key,
@@ -118,7 +118,7 @@ class MarketData:
         return float(seconds.value)
 
     def append(self, table: sa.Table, window: TimeWindow, loads: Iterable[Load], axis: Axis) -> None:
-        """What an asset does that stores as it goes."""
+        """Store loads one by one, as the assets of history do."""
         self.use()
         keys = [axis.key_of(start) for start in axis.starts_in(window)]
         with Database().connect() as connection, writer(connection, table, keys, window, log) as out:
@@ -126,9 +126,9 @@ class MarketData:
                 out.append(load)
 
     def fill_bronze(self, first: datetime, snapshots: int, *, bad: bool = False) -> None:
-        """A snapshot a minute of the offline exchange's tickers, with other prices each.
+        """A snapshot a minute of the offline exchange's tickers, each with different prices.
 
-        `bad`: one row in a thousand is impossible, and one in a thousand is there twice.
+        `bad`: one row in a thousand is invalid, and one in a thousand a duplicate.
         """
         self.run("CREATE TABLE IF NOT EXISTS sample (nth int, market text, raw_data jsonb)")
         self.run("TRUNCATE sample")
@@ -157,14 +157,14 @@ class MarketData:
 
 
 def tickers(at: datetime) -> list[tuple[str, str]]:
-    """(market, the ticker's text) of every market of the offline exchange."""
+    """(market, its ticker as JSON text) of every market of the offline exchange."""
     market = Market(count=MARKETS)
     codes = [listing.market for listing in market.markets()]
     return [(code, wire.array([wire.raw(market.ticker(code, at))])[1:-1]) for code in codes]
 
 
 def span(first: datetime, snapshots: int) -> TimeWindow:
-    """The windows that so many snapshots a minute apart fill."""
+    """The windows of so many snapshots, one a minute."""
     return TimeWindow(first, first + -(-snapshots // 10) * WINDOW)
 
 

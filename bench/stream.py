@@ -1,4 +1,4 @@
-"""The stream: from the exchange to a page, a steady load, into bronze, a window's end, and what is beside it."""
+"""The stream: latency to a page, a steady load, writing to bronze, closing a window, and its effect on snapshots."""
 
 import asyncio
 import json
@@ -36,7 +36,8 @@ from upbit_assets.stream.writer import BATCH
 
 LIVE, PAGES, LIVE_SECONDS = 1_000, 1_000, 60  # frames a second, open pages
 BUSY, BUSY_SECONDS = 5_000, 600
-P50, P99, CORE, MEMORY, CLOSING = 0.3, 1.0, 0.6, 300, 2.0  # seconds, seconds, of one, MB, seconds: the targets
+# targets, in seconds, seconds, share of a core, MB, seconds
+P50, P99, CORE, MEMORY, CLOSING = 0.3, 1.0, 0.6, 300, 2.0
 WINDOW_TRADES = 7_000
 MB = 1e6
 HERE = Path(__file__).parents[1]
@@ -47,12 +48,12 @@ def stream(stage: Stage) -> Iterator[Result]:
     yield from steady(stage)
     yield into_bronze(stage)
     yield closing(stage)
-    yield beside(stage)
+    yield snapshots_meanwhile(stage)
 
 
 @dataclass
 class Running:
-    """A stream that collects frames at a rate, and what came of it so far."""
+    """A running stream and the source of its frames."""
 
     process: psutil.Process
     source: "subprocess.Popen[str]"
@@ -60,11 +61,11 @@ class Running:
     cpu: float
 
     def share(self) -> float:
-        """Of a core that it has taken."""
+        """The share of a core that the stream has used."""
         return (cpu_of(self.process) - self.cpu) / (time.monotonic() - self.began)
 
     def sent(self) -> int:
-        """Waits for the end of the frames; how many trades there were."""
+        """Wait for the last frame; returns the number of trades sent."""
         return int(next(iter(self.source.stdout or ())))
 
 
@@ -74,7 +75,7 @@ def cpu_of(process: psutil.Process) -> float:
 
 @contextmanager
 def collecting(stage: Stage, data: MarketData, a_second: int, seconds: float) -> Iterator[Running]:
-    """`upbit-assets stream`, from its first trade on."""
+    """Run `upbit-assets stream`; yields once its first trade is stored."""
     port, home = free_port(18700), stage.folder / f"stream-{a_second}"
     home.mkdir()
     environment = os.environ | {
@@ -104,11 +105,11 @@ def collecting(stage: Stage, data: MarketData, a_second: int, seconds: float) ->
 
 
 def to_a_page(stage: Stage) -> list[Result]:
-    """How long a trade takes from the exchange's own time of it to the pages that show its market."""
+    """The latency from a trade's time at the exchange to the pages that show its market."""
     pages, seconds = max(50, round(PAGES * stage.scale)), max(10, LIVE_SECONDS * stage.scale)
     with stage.database() as data, served(data.url) as address, collecting(stage, data, LIVE, seconds + 60):
         codes = [code for code, _ in tickers(DAY)][:20]
-        latencies = asyncio.run(watched(address, [codes[nth % len(codes)] for nth in range(pages)], seconds))
+        latencies = asyncio.run(read_pages(address, [codes[nth % len(codes)] for nth in range(pages)], seconds))
     what = f"From a trade at the exchange to {pages:,} open pages at {LIVE:,} frames a second"
     return [
         Result(f"{what}: p50", "300 ms", statistics.median(latencies), P50, at_most=1),
@@ -116,27 +117,27 @@ def to_a_page(stage: Stage) -> list[Result]:
     ]
 
 
-async def watched(address: str, markets: Sequence[str], seconds: float) -> list[float]:
-    """Seconds from each trade to each of the pages that reads it closely; the others only read."""
+async def read_pages(address: str, markets: Sequence[str], seconds: float) -> list[float]:
+    """Latencies in seconds, measured on every 50th page; the other pages only read."""
     allow_open_files()
     host, _, port = address.removeprefix("http://").partition(":")
     found: list[float] = []
 
-    async def page(market: str, close: bool) -> None:
+    async def page(market: str, measured: bool) -> None:
         reader, writer = await asyncio.open_connection(host, int(port), limit=2**22)
         writer.write(f"GET /api/events?market={market} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        last, told = "", False
+        last, is_market = "", False
         while line := await reader.readline():
-            if not close:
+            if not measured:
                 continue
-            if told and line.startswith(b"data: "):
+            if is_market and line.startswith(b"data: "):
                 trades = json.loads(line[6:])["trades"]
                 if last:
                     now = datetime.now(UTC)
                     news = [datetime.fromisoformat(at) for at, *_ in trades if at > last]
                     found.extend((now - at).total_seconds() for at in news)
                 last = max([last, *(at for at, *_ in trades)])
-            told = line == b"event: market\n"
+            is_market = line == b"event: market\n"
 
     opened = [asyncio.create_task(page(market, nth % 50 == 0)) for nth, market in enumerate(markets)]
     await asyncio.sleep(10)
@@ -149,38 +150,43 @@ async def watched(address: str, markets: Sequence[str], seconds: float) -> list[
 
 
 def steady(stage: Stage) -> list[Result]:
-    """A load for long: nothing is dropped, and the stream stays small."""
+    """A sustained load: no trade is lost, and CPU and memory stay within bounds."""
     seconds = max(20, BUSY_SECONDS * stage.scale)
     with stage.database() as data, collecting(stage, data, BUSY, seconds) as running:
         memory = list[float]()
         ended = threading.Event()
 
-        def look() -> None:
+        def sample_memory() -> None:
             while not ended.wait(1):
                 memory.append(running.process.memory_info().rss / MB)
 
-        looking = threading.Thread(target=look)
-        looking.start()
+        sampling = threading.Thread(target=sample_memory)
+        sampling.start()
         sent, share = running.sent(), running.share()
         ended.set()
-        looking.join()
+        sampling.join()
         time.sleep(5)
         ((stored,),) = data.connection.execute("SELECT count(DISTINCT (market, key)) FROM bronze.trade_stream_raw")
     what = f"{BUSY:,} frames a second for {seconds:,.0f} s"
     half = len(memory) // 2
     growth = statistics.median(memory[half:]) / statistics.median(memory[:half])
     return [
-        Result(f"{what}: trades of the exchange", "those in bronze", sent, stored, at_least=1, counted=True),
-        Result(f"{what}: CPU of the stream, a second", "60 % of a core", share, CORE, at_most=1),
-        Result(f"{what}: memory of the stream, MB", "300 MB", round(max(memory)), MEMORY, at_most=1, counted=True),
+        Result(f"{what}: trades sent by the exchange", "trades in bronze", sent, stored, at_least=1, counted=True),
+        Result(f"{what}: CPU seconds of the stream per second", "60 % of a core", share, CORE, at_most=1),
+        Result(f"{what}: peak memory in MB", "300 MB", round(max(memory)), MEMORY, at_most=1, counted=True),
         Result(
-            f"{what}: its memory in the second half", "in the first", round(growth, 3), 1, at_most=1.1, counted=True
+            f"{what}: memory, second half",
+            "first half",
+            round(growth, 3),
+            1,
+            at_most=1.1,
+            counted=True,
         ),
     ]
 
 
 def trades(first: int, number: int, at: Callable[[int], datetime]) -> list[Trade]:
-    """Trades of all markets in turn, as they come from the WebSocket."""
+    """Trades of all markets in turn, as parsed from the WebSocket."""
     codes = [code for code, _ in tickers(DAY)]
     made = []
     for nth in range(first, first + number):
@@ -192,7 +198,7 @@ def trades(first: int, number: int, at: Callable[[int], datetime]) -> list[Trade
 
 
 def into_bronze(stage: Stage) -> Result:
-    """What the stream's session writes, against COPY of the same text in the same batches over the same connection."""
+    """The stream's writes, compared with COPY of the same text in the same batches over the same connection."""
     start = datetime.now(UTC)
     rows = max(10, round(100 * stage.scale)) * BATCH
     batches = [trades(first, BATCH, lambda _: start) for first in range(0, rows, BATCH)]
@@ -215,7 +221,7 @@ def into_bronze(stage: Stage) -> Result:
         seconds, ready = interleaved(Contender(ours, clear), Contender(theirs, clear), rounds=5)
         store.close()
     what = f"{rows:,} trades of the stream into bronze, in batches of {BATCH:,}"
-    return Result(what, "COPY of the same JSON in the same batches, ready made", seconds, ready, at_least=0.8)
+    return Result(what, "COPY of the same prepared JSON in the same batches", seconds, ready, at_least=0.8)
 
 
 def line(row: Trade) -> str:
@@ -224,7 +230,7 @@ def line(row: Trade) -> str:
 
 
 def closing(stage: Stage) -> Result:
-    """A window of all markets from bronze to gold, with the proof that it has all trades."""
+    """A window of all markets from bronze to gold, with the proof that no trade is missing."""
     number = max(855, round(WINDOW_TRADES * stage.scale))
     window = TimeWindow(DAY, DAY + WINDOW)
     moments = [DAY + nth * WINDOW / number for nth in range(number)]
@@ -255,8 +261,8 @@ def closing(stage: Stage) -> Result:
     return Result(what, "2 s", seconds, CLOSING, at_most=1)
 
 
-def beside(stage: Stage) -> Result:
-    """The minute's snapshot while trades come in, against the same while none do."""
+def snapshots_meanwhile(stage: Stage) -> Result:
+    """Storing the minute's snapshot while trades come in, compared with the same without trades."""
     pairs = tickers(DAY)
     snapshot = Records(("market", "raw_data", "ingested_at"), [(*pair, datetime.now(UTC)) for pair in pairs])
     seconds = max(20, LIVE_SECONDS * stage.scale)
@@ -272,4 +278,4 @@ def beside(stage: Stage) -> Result:
             (ours,) = interleaved(Contender(take), rounds=50)
         store.close()
     what = f"The minute's snapshot into bronze while {LIVE:,} frames a second come in"
-    return Result(what, "the same while none do", ours, alone, at_most=1.1)
+    return Result(what, "the same without the stream", ours, alone, at_most=1.1)

@@ -1,4 +1,4 @@
-"""Dagster's pages as a browser asks for them: the queries are those of the installed webserver's own page."""
+"""Dagster's pages as a browser requests them, with the GraphQL queries of the installed webserver's page."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ from bench.project import ROOT
 from upbit_assets.local_http import session_for
 from upbit_assets.stack import free_port
 
-# a template string of the page, as its compiler leaves it
+# a GraphQL document in the page's compiled JavaScript
 DOCUMENT = re.compile(r'"(\\n\s*(?:query|fragment) (?:[^"\\]|\\.)*)"')
 SPREAD = re.compile(r"\.\.\.\s*(?!on\b)(\w+)")
 
@@ -47,12 +47,12 @@ def query(name: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A webserver on one instance."""
+    """The pages of one instance's webserver."""
 
     address: str
 
-    def ask(self, name: str, **variables: Any) -> int:
-        """Ask as the page does; returns the bytes of the answer."""
+    def query(self, name: str, **variables: Any) -> int:
+        """Send a query as the page does; returns the size of the response in bytes."""
         body = {"operationName": name, "query": query(name), "variables": variables}
         with session_for(self.address) as session:
             reply = session.post(f"{self.address}/graphql", json=body, timeout=900)

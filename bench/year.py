@@ -1,4 +1,4 @@
-"""A year in, as quick as on the first day: a filled instance and database against small ones, in one run."""
+"""What a year of data slows down: a filled instance and database compared with small ones."""
 
 import os
 import shutil
@@ -29,15 +29,15 @@ from upbit_assets.retention import LAYERS, drop, partitioned
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.sandbox.server import running as exchange_running
 
-YEAR, TWO_YEARS, KEPT = 365, 730, 381  # days: of windows; of partitions; and of those that are kept
-LOG_DAYS, GOLD_DAYS = 60, 60  # of which there are runs; of which there is gold
+YEAR, TWO_YEARS, KEPT = 365, 730, 381  # days of windows; of partitions; of partitions after retention
+LOG_DAYS, GOLD_DAYS = 60, 60  # days of runs; of gold
 SMALL_DAYS = 1
 ASSETS = (
     *("bronze_ticker_raw", "silver_ticker", "gold_market_stats"),
     *("bronze_orderbook_raw", "silver_orderbook", "gold_orderbook_stats"),
 )
 EACH = [{"assetKey": {"path": [asset]}} for asset in ASSETS[:3]]
-# what a page shows, its query, with what it asks, one after the other, and the seconds that this may take
+# the page, its query, the variables of each of its requests, and the limit in seconds for all of them
 PAGES: tuple[tuple[str, str, list[dict[str, Any]], float], ...] = (
     (
         "The graph, and what the page of each asset polls",
@@ -53,7 +53,7 @@ PAGES: tuple[tuple[str, str, list[dict[str, Any]], float], ...] = (
 
 
 def pages(stage: Stage) -> Iterator[Result]:
-    """Dagster's pages, and retention of its log."""
+    """Dagster's pages, and retention of its event log."""
     with instances(stage) as (large, small), ExitStack() as running:
         large_days = max(SMALL_DAYS + 1, round(LOG_DAYS * stage.scale))
         counts = [filled(large, YEAR, large_days), filled(small, SMALL_DAYS, SMALL_DAYS)]
@@ -71,24 +71,26 @@ def pages(stage: Stage) -> Iterator[Result]:
 def page(
     name: str,
     query: str,
-    asked: list[dict[str, Any]],
+    requests: list[dict[str, Any]],
     most: float,
     large: tuple[str, Page],
     small: tuple[str, Page],
     what: str,
 ) -> Result:
-    """Each time after a window was materialized once more, as it is each minute."""
+    """A page's requests, each time after another materialization, as there is one every minute."""
     began = time.perf_counter()
-    size = sum(large[1].ask(query, **variables) for variables in asked)
+    size = sum(large[1].query(query, **variables) for variables in requests)
     first = time.perf_counter() - began
 
-    def asking(url: str, of: Page) -> Contender:
-        return Contender(lambda: [of.ask(query, **variables) for variables in asked], lambda: materialize_again(url))
+    def contender(url: str, of: Page) -> Contender:
+        return Contender(
+            lambda: [of.query(query, **variables) for variables in requests], lambda: materialize_again(url)
+        )
 
-    ours, theirs = interleaved(asking(*large), asking(*small), rounds=5)
+    ours, theirs = interleaved(contender(*large), contender(*small), rounds=5)
     return Result(
-        f"{name} (`{query}`, {size / 1e6:,.2f} MB), of {what}; the very first time {readable(first)}",
-        f"{most:g} seconds; of a day of windows it takes {readable(theirs)}",
+        f"{name} (`{query}`, {size / 1e6:,.2f} MB), with {what}; the first load after a start took {readable(first)}",
+        f"{most:g} seconds; with a day of windows it takes {readable(theirs)}",
         ours,
         most,
         at_most=1,
@@ -110,7 +112,7 @@ def materialize_again(url: str) -> None:
 
 @contextmanager
 def instances(stage: Stage) -> Iterator[tuple[str, str]]:
-    """Two databases of Dagster's, in each of which is one run of a minute."""
+    """Two Dagster databases, each with one run."""
     project = Project(stage)
     with stage.database(), exchange_running(MARKETS) as exchange:
         collect(project, exchange)
@@ -127,7 +129,7 @@ def instances(stage: Stage) -> Iterator[tuple[str, str]]:
 
 
 def collect(project: Project, exchange: Handle) -> None:
-    """One run from bronze to gold; order books are chosen by a ranking, which there must be first."""
+    """One run from bronze to gold; order books are selected by the ranking, so it must exist first."""
     os.environ["UPBIT_API_URL"] = exchange.url
     for assets in (ASSETS[:3], ASSETS):
         left = windows.at(datetime.now(UTC)).end - datetime.now(UTC)
@@ -147,7 +149,7 @@ def start(days: int) -> str:
     return windows.key_of(windows.at(datetime.now(UTC) - timedelta(days=days)).start)
 
 
-# The run and its log, once more for each minute; of older windows, whose runs were pruned, the last materialization.
+# Copies the run and its log for each minute; older windows, whose runs were deleted, get only a materialization.
 TEMPLATE = """
 CREATE TEMP TABLE template_run AS SELECT * FROM runs ORDER BY id DESC LIMIT 1;
 CREATE TEMP TABLE template AS SELECT * FROM event_logs WHERE run_id = (SELECT run_id FROM template_run) ORDER BY id;
@@ -198,7 +200,7 @@ SELECT (SELECT count(DISTINCT partition) FROM event_logs), (SELECT count(*) FROM
 
 
 def filled(url: str, days: int, log_days: int) -> tuple[int, int, int]:
-    """Fill an instance with windows and runs; returns how many windows, runs and events it has."""
+    """Fill an instance with windows and runs; returns its numbers of windows, runs and events."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in TEMPLATE.format(days=days, log_days=log_days).strip().split(";\n"):
             connection.execute(statement.encode())
@@ -208,15 +210,15 @@ def filled(url: str, days: int, log_days: int) -> tuple[int, int, int]:
 
 
 def pruned(large: str, small: str) -> Result:
-    """Retention of all that there is."""
+    """Retention that deletes all runs."""
     seconds, counts = [], []
     for url in (large, small):
         engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
         began = time.perf_counter()
         counts.append(prune(engine, datetime.now(UTC)))
         seconds.append((time.perf_counter() - began) / counts[-1])
-    what = f"Retention of Dagster's log: a run of {counts[0]:,}, which took {readable(seconds[0] * counts[0])}"
-    return Result(what, f"a run of {counts[1]:,}", seconds[0], seconds[1], at_most=1.5)
+    what = f"Retention of Dagster's event log, per run: {counts[0]:,} runs in {readable(seconds[0] * counts[0])}"
+    return Result(what, f"the same of {counts[1]:,} runs", seconds[0], seconds[1], at_most=1.5)
 
 
 def partitions(stage: Stage) -> Iterator[Result]:
@@ -224,19 +226,19 @@ def partitions(stage: Stage) -> Iterator[Result]:
     with stage.database() as large, stage.database() as small:
         for data in (large, small):
             data.fill_bronze(DAY, 10)
-        yield made(large, TWO_YEARS, small)
-        yield dropped(large, TWO_YEARS - KEPT, TWO_YEARS)
-        yield looked(large, small, KEPT, everything=False)
-        yield looked(large, small, KEPT, everything=True)
+        yield create_partitions(large, TWO_YEARS, small)
+        yield drop_partitions(large, TWO_YEARS - KEPT, TWO_YEARS)
+        yield find_stale(large, small, KEPT, everything=False)
+        yield find_stale(large, small, KEPT, everything=True)
         yield from by_market(large, small, KEPT)
-        yield rebuilt(large, max(28, round(GOLD_DAYS * stage.scale)))
+        yield recompute_gold(large, max(28, round(GOLD_DAYS * stage.scale)))
 
 
 def count_partitions(data: MarketData) -> int:
     return data.count("pg_class WHERE relispartition AND relkind = 'r'")
 
 
-def made(large: MarketData, days: int, small: MarketData) -> Result:
+def create_partitions(large: MarketData, days: int, small: MarketData) -> Result:
     seconds, counts = [], []
     for data, of in ((large, days), (small, 14)):
         before, began = count_partitions(data), time.perf_counter()
@@ -244,12 +246,12 @@ def made(large: MarketData, days: int, small: MarketData) -> Result:
         taken = time.perf_counter() - began
         counts.append(count_partitions(data) - before)
         seconds.append(taken / counts[-1])
-    what = f"A partition, where those of {days} days are made: {counts[0]:,} in {readable(seconds[0] * counts[0])}"
-    return Result(what, f"one where those of 14 days are: {counts[1]:,}", seconds[0], seconds[1], at_most=2)
+    what = f"Creating the partitions of {days} days, per partition: {counts[0]:,} in {readable(seconds[0] * counts[0])}"
+    return Result(what, f"the same of 14 days: {counts[1]:,}", seconds[0], seconds[1], at_most=2)
 
 
-def dropped(data: MarketData, days: int, of: int) -> Result:
-    """A first retention after long, and one of two days."""
+def drop_partitions(data: MarketData, days: int, of: int) -> Result:
+    """Retention that drops many days at once, compared with one of two days."""
     spans = []
     for before in (DAY - timedelta(days=of - days), DAY - timedelta(days=of - days - 2)):
         began, count = time.perf_counter(), 0
@@ -260,12 +262,12 @@ def dropped(data: MarketData, days: int, of: int) -> Result:
                     count += drop(connection, table, before)[0]
         spans.append((time.perf_counter() - began, count))
     (long, many), (short, few) = spans
-    what = f"A partition, where {days} days are dropped: {many:,} in {readable(long)}"
-    return Result(what, f"one where two days are: {few:,}", long / many, short / few, at_most=2)
+    what = f"Dropping {days} days of partitions, per partition: {many:,} in {readable(long)}"
+    return Result(what, f"the same of two days: {few:,}", long / many, short / few, at_most=2)
 
 
-def looked(large: MarketData, small: MarketData, days: int, *, everything: bool) -> Result:
-    def look(data: MarketData) -> Contender:
+def find_stale(large: MarketData, small: MarketData, days: int, *, everything: bool) -> Result:
+    def contender(data: MarketData) -> Contender:
         cursor: dict[str, Any] = {}
         data.use()
         with Database().connect() as connection:
@@ -281,32 +283,32 @@ def looked(large: MarketData, small: MarketData, days: int, *, everything: bool)
 
         return Contender(once)
 
-    ours, theirs = interleaved(look(large), look(small), rounds=10)
+    ours, theirs = interleaved(contender(large), contender(small), rounds=10)
     of, most = ("all partitions, every ten minutes", 30) if everything else ("the newest, every ten seconds", 1.5)
-    what = f"The sensor's look at {of}, of {days} days of partitions"
-    return Result(what, "the same of 14 days", ours, theirs, at_most=most)
+    what = f"The sensor's query for stale windows in {of}, with {days} days of partitions"
+    return Result(what, "the same with 14 days", ours, theirs, at_most=most)
 
 
 def by_market(large: MarketData, small: MarketData, days: int) -> Iterator[Result]:
     newest = "SELECT * FROM silver.ticker WHERE market = 'KRW-BTC' {} ORDER BY ingested_at DESC LIMIT 1"
 
-    def asked(data: MarketData, bound: str) -> Contender:
-        def ask() -> None:
+    def contender(data: MarketData, bound: str) -> Contender:
+        def read() -> None:
             for _ in range(20):
                 data.connection.execute(newest.format(bound).encode()).fetchall()
 
-        return Contender(ask)
+        return Contender(read)
 
     day = "AND ingested_at > now() - interval '1 day'"
-    ours, theirs = interleaved(asked(large, day), asked(small, day), rounds=10)
-    what = f"A market's newest ticker, asked for with a time, of {days} days of partitions"
-    yield Result(what, "the same of 14 days", ours / 20, theirs / 20, at_most=1.5)
-    ours, theirs = interleaved(asked(large, ""), asked(large, day), rounds=10)
-    yield Result("The same without a time", "with one", ours / 20, theirs / 20, at_most=100)
+    ours, theirs = interleaved(contender(large, day), contender(small, day), rounds=10)
+    what = f"A market's newest ticker by a query with a time range, with {days} days of partitions"
+    yield Result(what, "the same with 14 days", ours / 20, theirs / 20, at_most=1.5)
+    ours, theirs = interleaved(contender(large, ""), contender(large, day), rounds=10)
+    yield Result("The same without a time range", "with a time range", ours / 20, theirs / 20, at_most=100)
 
 
-def rebuilt(data: MarketData, days: int) -> Result:
-    """Of one month of gold, where the rows after a window are as many as can be."""
+def recompute_gold(data: MarketData, days: int) -> Result:
+    """Recomputing a window at the start of a month's partition of gold, compared with the newest window."""
     last = DAY - WINDOW
     first = (last - timedelta(days=days)).replace(hour=0, minute=0)
     fill_gold(data, first, last)
@@ -321,8 +323,8 @@ def rebuilt(data: MarketData, days: int) -> Result:
         return Contender(lambda: data.write(gold_market_stats, window, load))
 
     ours, theirs = interleaved(rebuild(windows.at(month).start), rebuild(windows.at(last).start), rounds=10)
-    what = f"Gold of a window {(last - month).days} days old computed again, in {rows:,} rows"
-    return Result(what, "of the newest window", ours, theirs, at_most=1.5)
+    what = f"Gold of a window {(last - month).days} days old recomputed, in {rows:,} rows"
+    return Result(what, "the newest window", ours, theirs, at_most=1.5)
 
 
 def year(stage: Stage) -> Iterator[Result]:
@@ -330,13 +332,13 @@ def year(stage: Stage) -> Iterator[Result]:
     yield from partitions(stage)
 
 
-TEXT = """# A year in
+TEXT = """# After a year
 
-Written by `make bench-year`, on {machine}. There are the windows of a whole year and partitions
-of two, and {scale:g} of 60 days of runs and of gold.
+Written by `make bench-year`, on {machine}, with the windows of a whole year, the
+partitions of two years, and runs and gold of 60 days × {scale:g}.
 
-Each line is against the same with a day of windows and runs, or two weeks of partitions; pages against what they may
-take. The times are medians of rounds in turns (A B A B …).
+Each line compares with the same on a day of windows and runs, or on two weeks of partitions; pages compare with a limit
+in seconds. The contenders took turns (A B A B …); the times are the medians of all rounds.
 
 {table}
 """
