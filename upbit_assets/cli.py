@@ -3,26 +3,53 @@
 Modules that are slow to import, or read settings on import, are imported inside the commands.
 """
 
+import importlib.metadata
+import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import sqlalchemy as sa
+from click.shell_completion import get_completion_class
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres, wheel_binaries
 from upbit_assets.postgres.migrate import migrate as migrate_database
-from upbit_assets.postgres.resource import PIPELINE_ROLE, market_url, reader_url
+from upbit_assets.postgres.resource import PIPELINE_ROLE, embedded, market_url, reader_url
 from upbit_assets.postgres.url import without_password
 from upbit_assets.settings import BOARD_PORT, EXCHANGE_PORT, PROJECT, Settings, check, home_of, settings
 
+VERSION = importlib.metadata.version("upbit-assets")
+COMPLETION = "_UPBIT_ASSETS_COMPLETE"
+GROUPS = {
+    "Run everything on this machine": ("demo", "up", "down", "status"),
+    "Use the data": ("psql", "export", "env"),
+    "Run one part": ("board", "stream", "exchange"),
+    "Set up and keep": (
+        *("migrate", "backup", "restore", "restore-archive"),
+        *("metabase", "distribute", "completion"),
+    ),
+}
 
-@click.group()
+
+class GroupedCommands(click.Group):
+    """Lists the commands by what they are for."""
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                rows = ((name, self.commands[name].get_short_help_str(limit=200)) for name in names)
+                formatter.write_dl(list(rows))
+
+
+@click.group(cls=GroupedCommands)
+@click.version_option(VERSION, prog_name="upbit-assets")
 def main() -> None:
     """Upbit market data in PostgreSQL: commands beside dagster and dg."""
     check()
@@ -77,6 +104,45 @@ def in_use_message(home: Path) -> str | None:
     if state := stack.running(home):
         return f"{home} is in use by process {state.get('pid')}; stop it first, with Ctrl-C."
     return None
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(as_json: bool) -> None:
+    """Say what runs, how fresh and whole each feed is, what is wrong, and what to do.
+
+    Exits with 0 if everything is well, else with 1.
+    """
+    use_the_running_stack()
+    if not settings.UPBIT_POSTGRES_URL and not embedded().answers():
+        raise click.ClickException(f"Nothing runs in {settings.DAGSTER_HOME}. Start it with make up or make demo.")
+    os.environ.setdefault("DAGSTER_HOME", str(settings.DAGSTER_HOME))
+    from dagster import DagsterInstance
+
+    from upbit_assets.postgres.resource import Database, DatabaseError
+    from upbit_assets.status import report
+
+    try:
+        with Database().connect() as connection, DagsterInstance.get() as instance:
+            found = report(connection, instance, VERSION, datetime.now(UTC))
+    except DatabaseError as error:
+        raise click.ClickException(str(error)) from None
+    except sa.exc.OperationalError as error:
+        raise click.ClickException(f"Dagster's database is not reachable: {error.orig}") from None
+    if as_json:
+        click.echo(json.dumps(asdict(found), default=datetime.isoformat, ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join(found.lines()))
+    sys.exit(1 if found.troubles else 0)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion of a shell: eval "$(upbit-assets completion bash)"."""
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101
+    click.echo(made(main, {}, "upbit-assets", COMPLETION).source())
 
 
 @main.command()
@@ -135,6 +201,7 @@ def restore_archive(tables: tuple[str, ...], first: datetime | None, last: datet
 
     Rows that are there already stay. The database's schema must be up to date (upbit-assets migrate).
     """
+    use_the_running_stack()
     from upbit_assets.archive import ArchiveError
     from upbit_assets.archive.days import TABLES, archived_days, restore_day
     from upbit_assets.archive.store import Store
@@ -144,7 +211,6 @@ def restore_archive(tables: tuple[str, ...], first: datetime | None, last: datet
         raise click.ClickException(
             f"No such table: {', '.join(sorted(unknown))}. There are {', '.join(table.name for table in TABLES)}."
         )
-    use_the_running_stack()
     try:
         store, database = Store(), Database()
         for found in archived_days(store):
@@ -194,10 +260,10 @@ def diff(partitions: str, assets: str | None, must_agree: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="The file; by default TABLE_FIRST_LAST.FORMAT, here.")
 def export(table: str, first: datetime, last: datetime, form: str, output: Path | None) -> None:
     """Write the rows of some days of TABLE, like gold.market_stats, into one file; figures stay decimals."""
+    use_the_running_stack()
     from upbit_assets.archive import export as exporting
     from upbit_assets.postgres.resource import Database, DatabaseError
 
-    use_the_running_stack()
     file = output or Path(f"{table}_{first:%Y-%m-%d}_{last:%Y-%m-%d}.{form}")
     try:
         span = exporting.span_of(first, last)

@@ -1,15 +1,17 @@
 """The time axes: ten-minute windows and the exchange's days, half-open, with keys in Seoul time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from dagster import DailyPartitionsDefinition, TimeWindow, TimeWindowPartitionsDefinition
 
-from upbit_assets.settings import UPBIT_OPENED, WINDOW_FORMAT, settings
+from upbit_assets.postgres import tables
+from upbit_assets.settings import UPBIT_OPENED, WINDOW_FORMAT, SettingError, check, settings
 
 SEOUL = ZoneInfo("Asia/Seoul")
 # the exchange counts milliseconds since
@@ -23,6 +25,7 @@ MAX_NAMED = 5
 PARTITION, RANGE_START, RANGE_END = (
     f"dagster/{tag}" for tag in ("partition", "asset_partition_range_start", "asset_partition_range_end")
 )
+DAY_FORMAT = "%Y-%m-%d"
 DAY_BEGINS = 9  # hour in Seoul; midnight UTC
 
 
@@ -31,16 +34,23 @@ class Axis:
     """Windows `[start, end)` of equal length; each is a partition.
 
     Args:
-        partitions: Dagster's definition; it includes the current, unfinished window.
+        fmt: of the partition keys.
+        define: makes `partitions`; called when they are first needed, as the first one may be the database's to tell.
         length: of a window.
         origin: the start of one of the windows.
         stride: how much history to scan at a time when all of it has to be scanned.
     """
 
-    partitions: TimeWindowPartitionsDefinition
+    fmt: str
+    define: Callable[[], TimeWindowPartitionsDefinition]
     length: timedelta
     origin: datetime
     stride: timedelta
+
+    @cached_property
+    def partitions(self) -> TimeWindowPartitionsDefinition:
+        """Dagster's definition; it includes the current, unfinished window."""
+        return self.define()
 
     def at(self, moment: datetime) -> TimeWindow:
         """The window that contains `moment` (aware)."""
@@ -49,7 +59,7 @@ class Axis:
 
     def key_of(self, start: datetime) -> str:
         """The partition key of the window that starts at `start`, e.g. 2026-01-29-14:00."""
-        return start.astimezone(SEOUL).strftime(self.partitions.fmt)
+        return start.astimezone(SEOUL).strftime(self.fmt)
 
     def named(self, starts: Sequence[datetime]) -> str:
         """The windows as text; only the first few if there are many."""
@@ -58,7 +68,7 @@ class Axis:
 
     def start_of(self, key: str) -> datetime:
         """The start of the window with this partition key."""
-        day = datetime.strptime(key, self.partitions.fmt).replace(tzinfo=SEOUL)
+        day = datetime.strptime(key, self.fmt).replace(tzinfo=SEOUL)
         return day + (self.origin - self.origin.replace(hour=0))
 
     def has(self, key: str) -> bool:
@@ -104,20 +114,45 @@ class Axis:
         return set(connection.scalars(sa.select(window.c.start).where(row.correlate(window).exists())))
 
 
+def first_window() -> str:
+    """The key of the first window: UPBIT_START, else as the database keeps it since it was made.
+
+    Raises:
+        SettingError: it is not set, and the database can't be read.
+    """
+    # Importing this module must not connect: what starts the database imports it too.
+    from upbit_assets.postgres.resource import Database, DatabaseError
+
+    check()
+    if settings.UPBIT_START:
+        return settings.UPBIT_START
+    try:
+        with Database().connect() as connection:
+            start = connection.scalars(sa.select(tables.bronze_collection_start.c.starts_at)).one()
+    except (DatabaseError, sa.exc.NoResultFound) as error:
+        advice = error if isinstance(error, DatabaseError) else "Run: upbit-assets migrate"
+        raise SettingError(
+            f"UPBIT_START is unset, and the database doesn't tell when it was first started. {advice}"
+        ) from None
+    return start.astimezone(SEOUL).strftime(WINDOW_FORMAT)
+
+
+def ten_minute_partitions() -> TimeWindowPartitionsDefinition:
+    return TimeWindowPartitionsDefinition(
+        start=first_window(), fmt=WINDOW_FORMAT, cron_schedule="*/10 * * * *", timezone=str(SEOUL), end_offset=1
+    )
+
+
 windows = Axis(
-    TimeWindowPartitionsDefinition(
-        start=settings.UPBIT_START,
-        fmt=WINDOW_FORMAT,
-        cron_schedule="*/10 * * * *",
-        timezone=str(SEOUL),
-        end_offset=1,
-    ),
+    WINDOW_FORMAT,
+    ten_minute_partitions,
     length=WINDOW,
     origin=datetime(2000, 1, 1, tzinfo=SEOUL),
     stride=DAY,
 )
 days = Axis(
-    DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL), hour_offset=DAY_BEGINS, end_offset=1),
+    DAY_FORMAT,
+    lambda: DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL), hour_offset=DAY_BEGINS, end_offset=1),
     length=DAY,
     origin=datetime(2000, 1, 1, DAY_BEGINS, tzinfo=SEOUL),
     stride=3650 * DAY,

@@ -252,7 +252,9 @@ class Settings:
         "Dagster's own database", POSTGRES_URL, unset="embedded", service=None
     )
     UPBIT_API_URL: Setting[str] = Setting("the exchange", HTTP_URL, "https://api.upbit.com", service="code stream")
-    UPBIT_START: Setting[str] = Setting("the first window, e.g. `2026-11-01-00:00`", WINDOW, "2026-01-01-00:00")
+    UPBIT_START: Setting[str | None] = Setting(
+        "the first window, e.g. `2026-11-01-00:00`", WINDOW, unset="the day of the first start"
+    )
     UPBIT_ORDERBOOK_MARKETS: Setting[int | tuple[str, ...]] = Setting(
         "which order books: `topN` by turnover, `all`, or codes like `KRW-BTC,KRW-ETH`",
         MARKETS,

@@ -25,7 +25,6 @@ import requests
 import sqlalchemy as sa
 
 from upbit_assets.assets.preview import format_decimal, format_krw
-from upbit_assets.feeds import FEEDS, GOLD_TABLES
 from upbit_assets.local_http import session_for
 from upbit_assets.partitions import SEOUL, days, windows
 from upbit_assets.postgres import tables
@@ -359,17 +358,16 @@ def print_top10() -> None:
     click.echo()
 
 
-# (build table, axis, row count column, row label)
-PROGRESS = [
-    *((feed.refinement.build, feed.axis, "silver_rows", feed.row_label) for feed in FEEDS if feed.row_label),
-    *((gold.build, gold.axis, "gold_rows", gold.row_label) for gold in GOLD_TABLES),
-]
-
-
 def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime, str]]:
     """The latest build of each table since then, as messages in order of time."""
+    from upbit_assets.feeds import FEEDS, GOLD_TABLES  # needs the database, which is started here
+
+    told = [
+        *((feed.refinement.build, feed.axis, "silver_rows", feed.row_label) for feed in FEEDS if feed.row_label),
+        *((gold.build, gold.axis, "gold_rows", gold.row_label) for gold in GOLD_TABLES),
+    ]
     messages = []
-    for build, axis, count, row_label in PROGRESS:
+    for build, axis, count, row_label in told:
         last = sa.select(build.c.computed_at, build.c.window_start, build.c[count]).order_by(build.c.computed_at.desc())
         for computed_at, start, rows in connection.execute(last.where(build.c.computed_at > since).limit(1)):
             messages.append((computed_at, f"{axis.key_of(start)}: {rows:,} {row_label}"))

@@ -19,6 +19,8 @@ import psycopg
 import pytest
 from dagster import DagsterInstance
 
+os.environ["UPBIT_START"] = "2026-01-01-00:00"  # tests import the assets without a database
+
 from upbit_assets.postgres.embedded import SETTINGS, EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database, engine_for

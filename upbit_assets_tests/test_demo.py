@@ -22,7 +22,7 @@ from upbit_assets_tests.pipeline import now, ticker
 
 COMMAND = Path(sys.executable).parent / "upbit-assets"
 PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
-UNSET = ("UPBIT_POSTGRES_URL", "DAGSTER_POSTGRES_URL", "UPBIT_API_URL", "DAGSTER_HOME")
+UNSET = ("UPBIT_START", "UPBIT_POSTGRES_URL", "DAGSTER_POSTGRES_URL", "UPBIT_API_URL", "DAGSTER_HOME")
 
 
 class Stack:
@@ -94,7 +94,8 @@ def until(what: Callable[[], Any], seconds: float = 240) -> Any:
 @pytest.mark.timeout(600)
 @pytest.mark.long
 def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Path):
-    with demo(tmp_path / "home", tmp_path / "first.txt") as stack:
+    yesterday = windows.key_of(windows.at(now() - timedelta(days=1)).start)
+    with demo(tmp_path / "home", tmp_path / "first.txt", UPBIT_START=yesterday) as stack:
         until(lambda: "Collecting every minute" in stack.said or stack.process.poll() is not None)
         assert "거래대금 상위 10" in stack.said
         assert "KRW-BTC" in stack.said
@@ -145,6 +146,10 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         until(lambda: "Collecting every minute" in stack.said)
         assert time.monotonic() - started < 60
         assert "거래대금 상위 10" in stack.said
+        asked = '{ assetNodeOrError(assetKey: {path: ["silver_ticker"]}) { ... on AssetNode { partitionKeys } } }'
+        first, *_ = stack.graphql(asked)["assetNodeOrError"]["partitionKeys"]
+        assert first.endswith("-00:00"), "Dagster's first partition is that of the first day's midnight"
+        assert windows.start_of(first) > now() - timedelta(days=1, minutes=10)
         os.kill(stack.process.pid, signal.SIGINT)
         assert stack.process.wait(60) == 0
         assert stack.processes() == []

@@ -8,10 +8,12 @@ from dagster import TimeWindow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upbit_assets.partitions import SEOUL, WINDOW, Axis, days, windows
+from upbit_assets.partitions import SEOUL, WINDOW, Axis, days, first_window, windows
 from upbit_assets.postgres import tables
+from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import PAST, now, put_bronze, ticker
+from upbit_assets.settings import SettingError
+from upbit_assets_tests.pipeline import PAST, ask, now, put_bronze, ticker
 
 zones = st.integers(-12, 14).map(lambda hours: timezone(timedelta(hours=hours)))
 moments = st.datetimes(datetime(2026, 1, 2), datetime(2040, 1, 1), timezones=zones)  # noqa: DTZ001 - as hypothesis wants
@@ -84,3 +86,30 @@ def test_windows_with_rows_are_found_up_to_their_edges(database: Database):
         assert windows.with_rows(connection, tables.bronze_ticker_raw, starts) == {PAST, PAST + 2 * WINDOW}
         assert windows.with_rows(connection, tables.bronze_ticker_raw, []) == set()
         assert days.with_rows(connection, tables.bronze_ticker_raw, [days.at(PAST).start]) == {days.at(PAST).start}
+
+
+class TestFirstWindow:
+    """The first window is that of the day on which the database was first started."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_set(self, market_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("UPBIT_START")
+
+    def test_it_is_todays_midnight_in_a_new_database_and_stays(self, market_url: str):
+        today = now().astimezone(SEOUL)
+        migrate(market_url)
+        assert first_window() == f"{today:%Y-%m-%d}-00:00"
+        ask(market_url, "UPDATE bronze.collection_start SET starts_at = starts_at - interval '3 days'")
+        migrate(market_url)
+        assert first_window() == f"{today - timedelta(days=3):%Y-%m-%d}-00:00"
+
+    def test_a_setting_comes_before_it(self, market_url: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("UPBIT_START", "2026-01-29-14:00")
+        assert first_window() == "2026-01-29-14:00"
+
+    @pytest.mark.parametrize("statement", ["", "ALTER TABLE bronze.collection_start RENAME TO unknown"])
+    def test_where_the_database_does_not_tell_the_error_says_so(self, another_url: str, statement: str, monkeypatch):
+        monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
+        ask(another_url, "DELETE FROM bronze.collection_start; " + statement)
+        with pytest.raises(SettingError, match="UPBIT_START is unset, and the database doesn't tell"):
+            first_window()

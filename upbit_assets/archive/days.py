@@ -27,13 +27,14 @@ from upbit_assets.archive.rows import (
     write_rows,
 )
 from upbit_assets.archive.store import Store
-from upbit_assets.partitions import DAY, SEOUL, Axis
+from upbit_assets.partitions import DAY, DAY_FORMAT, SEOUL, Axis
 from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.origin import KIND, OriginError, claim_origin
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import (
     Moment,
     bronze_archive,
+    bronze_collection_start,
     bronze_origin,
     bronze_restored,
     dropped,
@@ -50,7 +51,8 @@ TABLES: tuple[sa.Table, ...] = tuple(
     table for table in metadata.sorted_tables if table.schema == "bronze" and "market" in table.c
 )
 seoul_days = Axis(
-    DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL)),
+    DAY_FORMAT,
+    lambda: DailyPartitionsDefinition(UPBIT_OPENED, timezone=str(SEOUL)),
     length=DAY,
     origin=datetime(2000, 1, 1, tzinfo=SEOUL),
     stride=365 * DAY,
@@ -402,6 +404,9 @@ def restore_file(connection: sa.Connection, table: sa.Table, day: TimeWindow, fi
             claim_origin(connection, path, simulated=archived.simulated)
         except OriginError as error:
             raise ArchiveError(str(error)) from None
+        starts_at = bronze_collection_start.c.starts_at
+        # an empty database was first started after the days that it gets
+        connection.execute(sa.update(bronze_collection_start).values(starts_at=day.start).where(starts_at > day.start))
         if connection.scalar(
             sa.text("SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:name AS regclass)"), {"name": table.fullname}
         ):

@@ -254,7 +254,11 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
         .outerjoin(trades, trades.c.window_start == window.c.start)
         .order_by(window.c.start)
     )
-    rows = [{"window": windows.key_of(row["window_start"]), **row} for row in fetch(connection, query)]
+    first = connection.scalar(sa.select(sa.func.min(silver.c.window_start))) or datetime.now(UTC)
+    rows = [
+        {"window": windows.key_of(row["window_start"]), "before_first": row["window_start"] < first, **row}
+        for row in fetch(connection, query)
+    ]
     return page_of(rows, next_span(span, values))
 
 
@@ -352,6 +356,7 @@ ENDPOINTS = (
         coverage,
         (
             field("The window's key, which is its partition in Dagster", "window"),
+            field("Whether nothing had been collected yet, of any window", "before_first", sa.Boolean),
             field("Start of the window", "window_start", tables.Moment),
             *fields_of(tables.silver_ticker_build, "window_start", "computed_at"),
             *fields_of(tables.gold_market_stats_build, "window_start", "silver_computed_at", "day_before_computed_at"),

@@ -7,8 +7,9 @@ from pathlib import Path
 import alembic.command
 import sqlalchemy as sa
 from alembic.config import Config
+from sqlalchemy.dialects.postgresql import insert
 
-from upbit_assets.postgres.tables import metadata
+from upbit_assets.postgres.tables import bronze_collection_start, metadata
 from upbit_assets.postgres.url import sqlalchemy_url
 
 DAYS_AHEAD = timedelta(days=14)
@@ -24,6 +25,7 @@ def migrate(url: str) -> None:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('upbit_assets.migrate', 0))"))
         alembic.command.upgrade(alembic_config(connection), "head")
         set_comments(connection)
+        note_first_start(connection)
         make_partitions_ahead(connection)
 
 
@@ -40,6 +42,12 @@ def set_comments(connection: sa.Connection) -> None:
         connection.execute(sa.schema.SetTableComment(table))
         for column in table.columns:
             connection.execute(sa.schema.SetColumnComment(column))
+
+
+def note_first_start(connection: sa.Connection) -> None:
+    """Note today as the first day, unless one is noted."""
+    today = sa.func.date_trunc("day", sa.func.now(), "Asia/Seoul")
+    connection.execute(insert(bronze_collection_start).values(starts_at=today).on_conflict_do_nothing())
 
 
 def make_partitions_ahead(connection: sa.Connection) -> int:

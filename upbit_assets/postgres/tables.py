@@ -225,6 +225,14 @@ bronze_origin = table(
     window="first_seen",
 )
 
+bronze_collection_start = table(
+    "bronze.collection_start",
+    column("starts_at", Moment, "Start of the first partition unless UPBIT_START says otherwise; midnight in Seoul"),
+    sa.Index("uq_collection_start", sa.text("(true)"), unique=True),
+    comment="One row: the day on which this database was first started",
+    window="starts_at",
+)
+
 bronze_retention = table(
     "bronze.retention",
     column("table_name", sa.Text, "A table of any layer that old rows were dropped from"),

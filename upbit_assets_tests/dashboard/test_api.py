@@ -177,6 +177,9 @@ def test_coverage_has_every_window_and_says_which_is_empty(board: str):
     assert len(rows) == 144
     assert [row["window"] for row in rows if row["gold_rows"] is None] == [windows.key_of(MISSING)]
     assert {row["bronze_rows"] for row in rows} == {240, None}
+    assert not any(row["before_first"] for row in rows)
+    span = {"from": (AT - DAY - WINDOW).isoformat(), "to": (AT - DAY + WINDOW).isoformat()}
+    assert [row["before_first"] for row in get(board, "/api/coverage", **span)["rows"]] == [True, False]
 
 
 def test_coverage_counts_the_markets_whose_trades_are_proved_collected_and_missing(board: str, url: str):

@@ -105,6 +105,18 @@ def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Vis
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"수집 141\s*일부 1\s*없음 1\s*수집 중 1"))
 
 
+def test_windows_before_the_first_one_collected_are_not_called_missing(
+    visitor: Visitor, board_url: str, market: Market
+):
+    at = datetime.now(UTC)
+    start = windows.at(at).start
+    filled(board_url, market, at, tuple(start - back * WINDOW for back in (1, *range(3, 144))))
+    page = ready(visitor.open())
+    expect(page.locator("#coverage-key")).to_have_text(
+        re.compile(r"수집 1\s*일부 0\s*없음 1\s*수집 중 1\s*수집 시작 전 141")
+    )
+
+
 @pytest.mark.parametrize("simulated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_simulated_data_are_called_so(visitor: Visitor, board_url: str, market: Market, simulated: bool):
     filled(board_url, market, datetime.now(UTC))

@@ -481,6 +481,14 @@ def test_what_rested_on_an_empty_answer_alone_is_covered_no_longer_after_an_upgr
         assert column(owner, recomputed) == [True, False]
 
 
+def test_a_database_that_holds_data_keeps_the_first_window_that_it_had(of_version: Callable[[str], str]):
+    url = of_version("0017")
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("INSERT INTO bronze.origin (simulated) VALUES (true)")
+        migrate(url)
+        assert column(owner, "SELECT starts_at FROM bronze.collection_start") == [datetime(2026, 1, 1, tzinfo=SEOUL)]
+
+
 @pytest.mark.parametrize("role", ["upbit_pipeline", "upbit_reader"])
 def test_either_role_reads_every_table_and_view_of_figures(owner: psycopg.Connection[Any], role: str):
     denied = column(

@@ -57,6 +57,7 @@
  * @typedef {object} CoverageRow
  * @property {string} window the partition's key
  * @property {string} window_start
+ * @property {boolean} before_first of the windows that were collected
  * @property {number | null} bronze_rows
  * @property {number | null} rejected_rows
  * @property {number | null} gold_rows

@@ -3,19 +3,20 @@
 import { byId, element, minuteOf, tableById } from "./page.js";
 
 /** @import { CoverageRow } from "./api.js" */
-/** @typedef {"whole" | "part" | "none" | "open"} CoverageStatus */
+/** @typedef {"before" | "whole" | "part" | "none" | "open"} CoverageStatus */
 
 const WINDOW_MINUTES = 10; // with one snapshot each
 const COMPUTED_WITHIN = 2; // minutes after a window is over that only the stream collected
 const MIN_SNAPSHOTS = 9; // one may be missing, e.g. when the stack starts within a window
 
 /**
- * "open" is a window still being collected or computed.
+ * "open" is a window still being collected or computed, "before" one from before the first collection.
  * @param {CoverageRow} row @param {number} now @returns {CoverageStatus}
  */
 export function coverageStatus(row, now) {
   const minutes = WINDOW_MINUTES + (row.gold_rows ? 0 : COMPUTED_WITHIN);
   if (now - Date.parse(row.window_start) < minutes * 60_000) return "open";
+  if (row.before_first) return "before";
   if (!row.gold_rows) return row.bronze_rows ? "part" : "none";
   return (row.bronze_rows ?? 0) >= MIN_SNAPSHOTS * row.gold_rows ? "whole" : "part";
 }
@@ -41,7 +42,7 @@ export function drawCoverage(rows, { dagster, words, now }) {
   const table = tableById("windows");
   const hours = [...new Set(rows.map((row) => row.window.slice(0, 13)))];
   /** @type {Record<CoverageStatus, number>} */
-  const counts = { whole: 0, part: 0, none: 0, open: 0 };
+  const counts = { whole: 0, part: 0, none: 0, open: 0, before: 0 };
   /** @type {Map<string, HTMLElement>} */
   const cells = new Map();
   for (const row of rows) {
@@ -80,15 +81,17 @@ export function drawCoverage(rows, { dagster, words, now }) {
   reachable?.setAttribute("tabindex", "0");
   if (focused) reachable?.focus();
   byId("coverage-key").replaceChildren(
-    ...Object.entries(counts).map(([status, count]) =>
-      element(
-        "li",
-        {},
-        element("i", { class: status, "aria-hidden": "true" }),
-        `${words[status]} `,
-        element("b", {}, String(count)),
+    ...Object.entries(counts)
+      .filter(([status, count]) => count || status !== "before")
+      .map(([status, count]) =>
+        element(
+          "li",
+          {},
+          element("i", { class: status, "aria-hidden": "true" }),
+          `${words[status]} `,
+          element("b", {}, String(count)),
+        ),
       ),
-    ),
   );
 }
 

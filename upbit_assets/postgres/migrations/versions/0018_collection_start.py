@@ -1,0 +1,13 @@
+"""Keeps the day of the first start."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+
+
+def upgrade() -> None:
+    connection = op.get_bind().execution_options(no_parameters=True)
+    connection.exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
