@@ -29,7 +29,7 @@ VERSION = importlib.metadata.version("upbit-assets")
 COMPLETION = "_UPBIT_ASSETS_COMPLETE"
 GROUPS = {
     "Run everything on this machine": ("demo", "up", "down", "status"),
-    "Use the data": ("psql", "export", "env"),
+    "Use the data": ("psql", "export", "diff", "env"),
     "Run one part": ("board", "stream", "exchange"),
     "Set up and keep": (
         *("migrate", "backup", "restore", "restore-archive"),
@@ -237,10 +237,10 @@ def diff(partitions: str, assets: str | None, must_agree: bool) -> None:
     For instance --partition 2026-01-29-14:00...2026-01-29-14:50 of tickers and order books, or --partition 2026-01-29
     of a day's candles and trades.
     """
+    use_the_running_stack()
     from upbit_assets import diff as differing
     from upbit_assets.postgres.resource import Database, DatabaseError
 
-    use_the_running_stack()
     try:
         found = differing.diff(Database(), partitions, assets.split(",") if assets else ())
     except (differing.DiffError, DatabaseError) as error:
