@@ -1,5 +1,6 @@
 """What is wrong now, in words, and what to do: what `upbit-assets status` prints and alerts are sent of."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def failure_of(instance: DagsterInstance, run: DagsterRun) -> str:
         event = record.event_log_entry.dagster_event
         if event and event.is_step_failure and (error := event.step_failure_data.error):
             told = error.cause if error.cls_name == "DagsterExecutionStepExecutionError" and error.cause else error
-            return " ".join(told.message.removeprefix(f"{told.cls_name}: ").split())[:LONGEST_REASON]
+            return " ".join(re.sub(r"^[\w.]+: ", "", told.message).split())[:LONGEST_REASON]
         if event and event.is_failure and event.message:
             reason = event.message[:LONGEST_REASON]
     return reason

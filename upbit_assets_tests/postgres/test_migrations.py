@@ -482,7 +482,7 @@ def test_what_rested_on_an_empty_answer_alone_is_covered_no_longer_after_an_upgr
 
 
 def test_a_database_that_holds_data_keeps_the_first_window_that_it_had(of_version: Callable[[str], str]):
-    url = of_version("0017")
+    url = of_version("0018")
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("INSERT INTO bronze.origin (simulated) VALUES (true)")
         migrate(url)
