@@ -123,7 +123,7 @@ def status(as_json: bool) -> None:
     from upbit_assets.status import report
 
     try:
-        with Database().connect() as connection, DagsterInstance.get() as instance:
+        with DagsterInstance.get() as instance, Database().connect() as connection:
             found = report(connection, instance, VERSION, datetime.now(UTC))
     except DatabaseError as error:
         raise click.ClickException(str(error)) from None

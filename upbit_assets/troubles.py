@@ -87,12 +87,11 @@ def daemon_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Troubl
 
 def run_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Trouble]:
     """Of each job the last finished run, if it failed; its steps were retried by then."""
-    ended = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
-    newest: dict[str, DagsterRun] = {}
-    for run in instance.get_runs(RunsFilter(statuses=ended, updated_after=now - RECENT), limit=5000):
-        newest.setdefault(run.job_name, run)
-    for job, run in sorted(newest.items()):
-        if run.status is not DagsterRunStatus.FAILURE:
+    failed = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=now - RECENT), limit=1000)
+    for job in sorted({run.job_name for run in failed}):
+        finished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE])
+        (run,) = instance.get_runs(finished, limit=1)
+        if run.status is DagsterRunStatus.SUCCESS:
             continue
         reason = failure_of(instance, run)
         if BLOCKED in reason:
@@ -152,7 +151,8 @@ def freshness_troubles(connection: sa.Connection, now: datetime) -> Iterator[Tro
 
 STREAM = sa.text("""
 SELECT (SELECT max(received_at) FROM live.ticker) AS heard,
-       (SELECT max(ingested_at) FROM bronze.trade_stream_raw WHERE traded_at > now() - interval '1 day') AS stored
+       (SELECT ingested_at FROM bronze.trade_stream_raw WHERE traded_at > now() - interval '1 day'
+        ORDER BY traded_at DESC LIMIT 1) AS stored
 """)
 
 

@@ -1,7 +1,7 @@
 """What `upbit-assets status` says: what is wrong, and that all is well where it is."""
 
 import json
-from collections.abc import Iterator
+import shutil
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from upbit_assets import cli
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
+from upbit_assets.settings import PROJECT
 from upbit_assets.status import report
 from upbit_assets.troubles import check_troubles, day_troubles, disk_troubles, freshness_troubles, run_troubles
 from upbit_assets.troubles import stream_troubles as stream
@@ -20,12 +21,6 @@ from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def keys(found: Any) -> list[str]:
@@ -149,6 +144,15 @@ def test_where_nothing_runs_it_says_how_to_start_it(monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 1
     assert f"Nothing runs in {tmp_path}. Start it with make up" in result.output
     assert list(tmp_path.iterdir()) == [], "it starts nothing"
+
+
+def test_it_tells_which_database_is_away(market_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+    result = CliRunner().invoke(cli.main, ["status"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: Dagster's database is not reachable: ")
 
 
 def test_a_script_gets_an_exit_code_and_json(market_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
