@@ -14,9 +14,6 @@ COLUMNS = (
     "SELECT attname, atttypid::regtype::text, atttypmod - 4 FROM pg_attribute "
     "WHERE attrelid = %s::regclass AND attnum > 0 AND attidentity = '' AND NOT attisdropped ORDER BY attnum"
 )
-TAKES_ONE_ROW = (
-    "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND pg_get_expr(indexprs, indrelid) = 'true')"
-)
 LAST_YEAR, TODAY, NEXT_YEAR = (datetime.now(UTC) + timedelta(days=days) for days in (-365, 0, 365))
 SAMPLES: dict[str, list[Any]] = {
     "bigint": [1, 2, 2**62],
@@ -39,13 +36,12 @@ def fill(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for (table,) in connection.execute(TABLES).fetchall():
             columns = connection.execute(COLUMNS, [table]).fetchall()
-            statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
                 sql.SQL(table),
                 sql.SQL(", ").join(sql.Identifier(name) for name, _, _ in columns),
                 sql.SQL(", ").join([sql.Placeholder()] * len(columns)),
             )
-            ((one,),) = connection.execute(TAKES_ONE_ROW, [table])
-            for place in range(1 if one or any(kind == "boolean" for _, kind, _ in columns) else 3):
+            for place in range(1 if any(kind == "boolean" for _, kind, _ in columns) else 3):
                 connection.execute(statement, [sample(kind, length, place) for _, kind, length in columns])
 
 
