@@ -1,4 +1,4 @@
-"""Checks by window: which window fails which check, since when and why, in `silver.check_result`.
+"""Checks by window. `silver.check_result` has which window fails which check, since when and why.
 
 To Dagster these checks are not partitioned: for a partitioned one, every poll of a page that shows the asset recomputes
 the status of all windows, which for a year of windows takes a minute per check. Instead, each evaluation reports all
@@ -92,7 +92,7 @@ class SampledCheck(WindowCheck):
     """A check of a sample of past windows and of those that fail it, independent of a run's windows.
 
     Args:
-        sample: the starts of the windows.
+        sample: returns the starts of the windows.
     """
 
     sample: Callable[[sa.Connection], Sequence[datetime]]
@@ -134,7 +134,7 @@ def checks_of(
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
         log = CheckLog(asset, axis, of, context.run.run_id)
         own = axis.of_run(context.run.tags)
-        if own:  # a sensor and a schedule evaluate these; a run's windows say nothing about them
+        if own:  # evaluated by a sensor and a schedule, as they don't concern the run's windows
             chosen = [each for each in chosen if not isinstance(each, CurrentStateCheck | SampledCheck)]
         with exclusively(database, asset) as connection:
             results = {
@@ -201,13 +201,13 @@ class CheckLog:
     run_id: str
 
     def windows_of(self, connection: sa.Connection, check: WindowCheck) -> list[datetime]:
-        """The failing windows and the newest one; of a sampled check, the newest that fail it and the sample."""
+        """The failing windows and the newest one; for a sampled check, its sample and its newest failing windows."""
         if isinstance(check, SampledCheck):
             own = sa.select(check_result.c.window_start).where(
                 self.is_failing(), check_result.c.check_name == check.name
             )
-            again = connection.scalars(own.order_by(check_result.c.window_start.desc()).limit(MAX_OTHERS_NAMED))
-            return sorted({*again, *check.sample(connection)})
+            failing = connection.scalars(own.order_by(check_result.c.window_start.desc()).limit(MAX_OTHERS_NAMED))
+            return sorted({*failing, *check.sample(connection)})
         newest = sa.select(sa.func.max(check_result.c.window_start)).where(check_result.c.asset == self.asset)
         fails = sa.select(check_result.c.window_start).where(self.is_failing())
         found = {start for start in connection.scalars(sa.union(newest, fails)) if start}
@@ -266,7 +266,7 @@ class CheckLog:
         return {name: list(of) for name, of in groupby(rows, lambda row: row.check_name)}
 
     def summary(self, check: WindowCheck, results: Results, failing: Sequence[sa.Row[Any]]) -> Result:
-        """A run's evaluation of a check: its own windows, and all failing ones."""
+        """The result to report to Dagster: it passes only if no window fails, and describes the run's own windows."""
         starts = list(results)
         if not starts:
             return Result(True, note="There are no windows to check.")

@@ -189,8 +189,8 @@ def by_window(connection: sa.Connection, markets: sa.Executable) -> defaultdict[
 
 
 def newest_window_is_fresh(connection: sa.Connection) -> Result:
-    """The newest figures are at most five minutes old, or a window more while the stream takes the snapshots, as they
-    are then computed when it is over. Evaluated every five minutes, even if nothing runs."""
+    """The newest figures are at most five minutes old, or fifteen while the stream takes the snapshots, as a window
+    is then computed when it is over. Evaluated every five minutes, even if nothing runs."""
     at = tables.gold_market_stats.c.ingested_at
     newest = connection.scalar(sa.select(at).order_by(at.desc()).limit(1))
     if newest is None:

@@ -18,8 +18,8 @@ from upbit_assets.retention import RetainingIOManager
 NOT_COLLECTED = "Nothing was collected in"
 NOT_COMPUTED = "Nothing was collected in, or no silver is computed of,"
 
-# the others tell that nothing was collected
-WHICH = {tables.silver_trade_coverage: (tables.silver_trade_coverage.c.state != MISSING,)}
+# other rows mean that nothing was collected
+CONDITIONS = {tables.silver_trade_coverage: (tables.silver_trade_coverage.c.state != MISSING,)}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Basis:
         return {
             axis.key_of(start)
             for table in self.tables
-            for start in axis.with_rows(connection, table, starts, *WHICH.get(table, ()))
+            for start in axis.with_rows(connection, table, starts, *CONDITIONS.get(table, ()))
         }
 
 
@@ -43,8 +43,8 @@ def bases() -> dict[sa.Table, Basis]:
     """By the asset's table.
 
     Candles and trades of a day share a gold table, so the pages of either show that the day was collected: trades are
-    available for the last days only, and a day without trades has no rows. Nor has a window of the stream in which, by
-    the exchange's counters, nobody traded.
+    available for the last days only, and a day without trades has no rows. The same applies to a window of the stream
+    in which, by the exchange's counters, nobody traded.
     """
     found = {}
     for gold in GOLD_TABLES:
@@ -70,7 +70,7 @@ class CollectedIOManager(RetainingIOManager):
         """Write what the asset returned.
 
         Raises:
-            Failure: none of the run's windows has collected data; they are empty now.
+            Failure: none of the run's windows has collected data. They are empty now.
         """
         basis, span = BASES.get(self.table_of(context)), time_window(context)
         if obj is None or basis is None or span is None:

@@ -54,7 +54,7 @@ def check_periodically(instance: DagsterInstance) -> None:
         if ahead:
             log.warning("Restarting the daemon, because its threads wait for that time too.")
             logging.shutdown()
-            # keeps the pid, for whoever supervises it
+            # keeps the pid, for its supervisor
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 

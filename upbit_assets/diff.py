@@ -217,7 +217,7 @@ def inputs(connection: sa.Connection, asset: AssetsDefinition, window: TimeWindo
 
 
 def ignored(column: sa.Column[Any]) -> bool:
-    """Columns that differ at every computation: ids and times of computation."""
+    """Whether a column differs after every computation: ids and times of computation."""
     return column.identity is not None or column.server_default is not None or column.name.endswith("_computed_at")
 
 

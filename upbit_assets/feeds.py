@@ -25,8 +25,8 @@ class Feed:
         refinement: its tables and windows, and how raw rows become silver.
         markets: selection of the collected markets; None: all of them, or that of `history`.
         history: how past days are collected; None: the exchange serves only the current state.
-        coverage: the table that tells of windows without rows; of a history, with the number of pages that silver was
-            computed from.
+        coverage: silver's table of what was collected, also for windows without rows; for a history, with the number
+            of pages that silver was computed from.
         row_label: the name of silver's rows in progress messages; None: its gold's messages suffice.
         streamed: collected by a separate process instead of runs; a window is computed when it is over.
     """
@@ -58,7 +58,7 @@ class Feed:
 
     @property
     def rebuilt_assets(self) -> list[str]:
-        """What a window that is over needs anew: with the raw rows of snapshots, which the stream may have brought."""
+        """The assets to recompute in a past window; with the bronze of snapshots, as the stream may have written it."""
         return self.computed_assets if self.streamed or self.history else [self.bronze_asset, *self.computed_assets]
 
     @property
@@ -76,12 +76,12 @@ class Source:
     """A feed that gold is computed from.
 
     Args:
-        noted: gold's build column with the silver build that was used.
+        build_column: the column of gold's build with the silver build that was used.
         older: how much earlier the silver window is than gold's.
     """
 
     feed: Feed
-    noted: str
+    build_column: str
     older: timedelta = timedelta()
 
     @property
@@ -91,7 +91,7 @@ class Source:
 
 @dataclass(frozen=True)
 class GoldTable:
-    """Figures of each window of one or more feeds, which have the same axis.
+    """Figures by window, computed from one or more feeds with the same axis.
 
     Args:
         build: when a window was computed, and from which silver.

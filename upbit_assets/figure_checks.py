@@ -54,7 +54,7 @@ def result_of(found: Diff, start: datetime) -> Result:
 def sampled(connection: sa.Connection, gold: GoldTable, night: date) -> list[datetime]:
     """Computed windows whose raw rows are all still there: the same sample throughout a night.
 
-    Windows whose bronze changed since are left out, as the sensor rebuilds those anyway.
+    Windows whose bronze has changed since are left out, as the sensor rebuilds them anyway.
     """
     start, over = gold.build.c.window_start, datetime.now(UTC) - gold.axis.length - DAY
     kept = [

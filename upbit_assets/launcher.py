@@ -30,7 +30,7 @@ class RunHealthMixin(RunLauncher):
         return self.health_result(alive, run, "The run's process is gone: it was killed, or its machine stopped.")
 
     def health_result(self, alive: bool, run: DagsterRun, problem: str) -> CheckRunHealthResult:
-        """RUNNING, or FAILED with the problem after GRACE_SECONDS without a sign of life."""
+        """RUNNING, or FAILED with the problem after GRACE_SECONDS without a heartbeat."""
         if alive:
             self._gone_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)

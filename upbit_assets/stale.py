@@ -1,9 +1,9 @@
 """Finds the windows whose silver or gold is out of date with the layer below, in the database rather than in Dagster.
 
 Bronze is append-only, so a window has changed if and only if its number of raw rows or pages has; a page without rows
-means that nobody traded. Which windows to count follows from the transaction id in each row: each poll stores
-PostgreSQL's snapshot, and the next one finds everything committed since, however late or out of order, and however
-long other transactions stay open.
+means that nobody traded. The windows to count are found by the transaction id in each row: each poll stores
+PostgreSQL's snapshot, and the next one finds all rows committed since, even if they were committed late, out of order,
+or while other transactions stayed open.
 """
 
 from collections.abc import Sequence
@@ -87,14 +87,14 @@ def collected(connection: sa.Connection, gold: GoldTable, span: TimeWindow) -> s
 
 
 def stale(connection: sa.Connection, gold: GoldTable, candidates: set[datetime]) -> list[Stale]:
-    """Those of the windows that have to be recomputed, newest first."""
+    """The candidates that have to be recomputed, newest first."""
     block = MAX_WINDOWS_PER_STATEMENT * gold.axis.length
     together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - gold.axis.origin) // block)
     return [each for _, starts in together for each in stale_of(connection, gold, list(starts))]
 
 
 def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[datetime]) -> list[Stale]:
-    """The same for a few windows; only the partitions of their span are opened."""
+    """The same for a few windows, reading only the partitions of their span."""
     each = each_of(candidates)
     start, computed = each.c.start, gold.build
     relation: sa.FromClause = each
@@ -123,12 +123,12 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
     relation = relation.outerjoin(computed, computed.c.window_start == start)
     differs, built_at = [], []
     for source in gold.sources:
-        noted = source.build.alias()
-        relation = relation.outerjoin(noted, noted.c.window_start == start - source.older)
-        differs.append(computed.c[source.noted].is_distinct_from(noted.c.computed_at))
-        states.append(noted.c.computed_at)
+        build = source.build.alias()
+        relation = relation.outerjoin(build, build.c.window_start == start - source.older)
+        differs.append(computed.c[source.build_column].is_distinct_from(build.c.computed_at))
+        states.append(build.c.computed_at)
         if not source.older:
-            built_at.append(noted.c.computed_at)
+            built_at.append(build.c.computed_at)
     columns.append(sa.func.coalesce(built_at[0].is_not(None) & sa.or_(*differs), False))
     found = connection.execute(
         sa.select(start, sa.func.concat_ws("/", *states), *columns)
@@ -136,9 +136,9 @@ def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[da
         .where(sa.or_(*columns))
         .order_by(start.desc())
     )
-    return [Stale(at, frozenset([*changed_assets(gold, wrongs), gold.asset]), state) for at, state, *wrongs in found]
+    return [Stale(at, frozenset([*changed_assets(gold, changes), gold.asset]), state) for at, state, *changes in found]
 
 
-def changed_assets(gold: GoldTable, wrongs: Sequence[bool]) -> list[str]:
-    changed = (feed for feed, wrong in zip(gold.feeds, wrongs, strict=False) if wrong)
-    return [name for feed in changed for name in feed.computed_assets]
+def changed_assets(gold: GoldTable, changes: Sequence[bool]) -> list[str]:
+    feeds = (feed for feed, changed in zip(gold.feeds, changes, strict=False) if changed)
+    return [name for feed in feeds for name in feed.computed_assets]

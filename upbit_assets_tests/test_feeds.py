@@ -88,7 +88,7 @@ def test_a_past_day_gets_partitions_in_all_its_tables(feed: Feed):
         assert feed.axis is windows
         return
     gold = [gold.table for gold in GOLD_TABLES if feed in gold.feeds]
-    assert names(feed.history.onward) == names([feed.refinement.silver, feed.refinement.rejected, *gold])
+    assert names(feed.history.downstream) == names([feed.refinement.silver, feed.refinement.rejected, *gold])
     assert feed.history.raw is feed.refinement.bronze
 
 

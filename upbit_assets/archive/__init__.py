@@ -1,4 +1,4 @@
-"""The archive of bronze, in three percent of the space: days as Parquet files in a folder or an S3-compatible store.
+"""The archive of bronze: days as Parquet files, in a folder or an S3-compatible store, at three percent of the size.
 
 `days` writes, compares and restores a day of a table; `assets` has the Dagster definitions. Keep the imports of this
 module light: it is also imported without an archive.
@@ -25,7 +25,7 @@ class ArchiveError(RuntimeError):
 def restore_missing(context: Any, database: Any, tables: Sequence[sa.Table], moments: Sequence[datetime]) -> int:
     """Restore the days of these times that were dropped, or of which a table has no rows; returns the number of rows.
 
-    Always whole days, so that a day is either complete or was never archived.
+    Always restores whole days, so that a restored day is complete.
 
     Raises:
         Failure: a day could not be restored from the archive.

@@ -58,7 +58,7 @@ seoul_days = Axis(
     stride=365 * DAY,
 )
 ROW_GROUP = 16 * 2**20  # bytes before compression
-ROWS_AT_ONCE = 4096  # when reading; pyarrow's 65,536 are 100 MB of JSON
+ROWS_AT_ONCE = 4096  # when reading; pyarrow's default of 65,536 is 100 MB of JSON
 FORMAT = b"upbit_assets.archive"  # marks our files
 FILE, ORIGIN = "rows.parquet", "origin.json"
 
@@ -97,8 +97,8 @@ def archive_day(database: Database, store: Store, table: sa.Table, day: TimeWind
     it. An archive has rows of one origin only.
 
     Raises:
-        ArchiveError: the store failed, or has data of the other origin, or the file read back differs. It may be the
-            previous version or the new one; nothing is recorded.
+        ArchiveError: the store failed, has data of the other origin, or returned a different file. The store then has
+            the previous version or the new one; nothing is recorded.
     """
     with database.connect() as connection, locked(connection, [lock(table, day)]) as locking:
         with locking.begin():
@@ -321,7 +321,7 @@ def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: 
 
 
 def agreed_rows(database: Database, store: Store, table: sa.Table, before: datetime) -> int:
-    """The number of a table's rows from before a day in Seoul, after verifying that their archives agree.
+    """The number of a table's rows before a day in Seoul, after verifying that the archive has the same rows.
 
     Raises:
         ArchiveError: an archive differs, or can't be read.
@@ -352,7 +352,7 @@ def days_with_rows(connection: sa.Connection, table: sa.Table, before: datetime)
 def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datetime]:
     """The days to archive, oldest first: those due by UPBIT_ARCHIVE_AFTER_DAYS whose archive is missing or outdated."""
     last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
-    # rows from before the first partition have none, and requesting one would fail the whole tick
+    # rows from before the first partition belong to none, and requesting one would fail the whole tick
     days = [day for day in days_with_rows(connection, table, last) if day.start >= seoul_days.partitions.start]
     database, _ = committed(connection)
     newest = newest_records(connection, table)

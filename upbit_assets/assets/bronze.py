@@ -120,10 +120,10 @@ def bronze_trade_raw(
 def bronze_trade_stream_raw(
     context: AssetExecutionContext, exchange: Exchange, database: Database
 ) -> MaterializeResult:
-    """One row per trade of any market as the exchange's WebSocket sent it, by the window in which it was made.
+    """One row per trade of any market as the exchange's WebSocket sent it, by the time of the trade.
 
-    The process `upbit-assets stream` collects it. Materializing a window compares it with the exchange's day counters
-    in the snapshots before, in and after it, and requests over REST exactly what is missing, up to seven days back;
-    `bronze.trade_stream_page` has the requested pages.
+    The process `upbit-assets stream` collects them. Materializing a window compares its trades with the exchange's day
+    counters, in the snapshots before, in and after it, and requests over REST exactly what is missing, up to seven days
+    back; `bronze.trade_stream_page` records the requested pages.
     """
     return missing_trades.collect(context, exchange, database)

@@ -44,12 +44,12 @@ from upbit_assets.upbit import Row, UpbitClient, UpbitError
 
 # the exchange serves a minute's last trades shortly after its end, and our clock may be ahead by half of this
 SETTLED = timedelta(seconds=10)
-TRADE_DAYS = 7  # before today, of which the exchange serves trades
+TRADE_DAYS = 7  # the exchange serves trades of today and of so many days before
 CONCURRENT_REQUESTS = 4  # enough to reach the rate limit despite each one's latency
 LOG_EVERY = 10  # seconds
-MAX_STUCK_MARKETS = 5  # with more, the exchange is at fault, not a market
+MAX_STUCK_MARKETS = 5  # with more, the cause is the exchange, not a market
 ROUNDING = Decimal("1e-9")  # the exchange rounds its sums to about 16 digits
-MAX_VERIFICATIONS = 3  # of a day without new rows; then it stays unverified
+MAX_VERIFICATIONS = 3  # after so many without new rows, a day stays unverified
 
 T = TypeVar("T")
 
@@ -60,11 +60,12 @@ class PagedHistory:
 
     Args:
         raw, page: the tables of the rows, and of the records of covered intervals.
-        refinement, volume: how silver validates a row, and the field whose sum is the day's volume.
-        onward: tables computed from these, which need partitions too.
+        refinement: how silver validates a row.
+        volume: the field whose sum is the day's volume.
+        downstream: tables computed from these, which need partitions too.
         selection: of the markets.
         pages: requests a gap, page by page.
-        grain: requests end at multiples of it, so that unfinished candles are left out.
+        grain: requests end at its multiples, so that unfinished candles are left out.
         available_days: how many past days the exchange serves; None: all of them.
     """
 
@@ -72,7 +73,7 @@ class PagedHistory:
     page: sa.Table
     refinement: Refinement
     volume: str
-    onward: tuple[sa.Table, ...]
+    downstream: tuple[sa.Table, ...]
     selection: MarketSelection
     pages: Callable[[UpbitClient, Gap], Iterator[Page]]
     grain: timedelta
@@ -96,7 +97,7 @@ class PagedHistory:
         ):
             progress.begin(missing := self.missing(connection, span, full_refresh))
             if missing:
-                make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.onward))
+                make_partitions(connection, span.start, span.end - MILLISECOND, (self.raw, *self.downstream))
                 with exchange.client(background=span.end <= datetime.now(UTC)) as client:
                     self.fill(missing, client, database, connection, out, progress)
         return MaterializeResult(metadata={**progress.metadata(), **out.metadata()})
@@ -144,7 +145,9 @@ class PagedHistory:
                 raise
 
     def verified(self, connection: sa.Connection, client: UpbitClient, page: Page) -> Page:
-        """The page with whether the day's rows add up to the exchange's day candle, which is requested again if not.
+        """The page with its verification: whether the day's rows add up to the exchange's day candle.
+
+        If they don't, the candle is requested again first.
 
         Raises:
             UpbitError: that request failed.

@@ -68,7 +68,7 @@ def trade_time(row: Any) -> Column:
 
 
 def wrong_trade_time(row: Any) -> Cases:
-    """A ticker has its last trade's time twice; only if they differ is it determined what is wrong."""
+    """A ticker has its last trade's time twice; the reason is determined only if the two differ."""
     which = sa.case(
         (~row.trade_date.regexp_match(YYYYMMDD), "trade_date_kst: not YYYYMMDD"),
         (~row.trade_time.regexp_match(HHMMSS), "trade_time_kst: not HHMMSS"),
@@ -417,7 +417,7 @@ def silver_trade(bronze_trade_raw: sa.Select[Any]) -> Load:
     )
 )
 def silver_trade_stream(context: AssetExecutionContext, bronze_trade_stream_raw: sa.Select[Any]) -> Load:
-    """One row per trade of any market, by the window in which it was made; computed when the window is over.
+    """One row per trade of any market, by the time of the trade; computed when the window is over.
 
     Trades received twice, from two connections or after resubscribing, count once. `silver.all_trades` is the union
     with `silver_trade`, without duplicates. `silver.trade_coverage` has whether they are complete.

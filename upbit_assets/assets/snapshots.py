@@ -56,7 +56,7 @@ def collect(
     prepare: Callable[[sa.Connection], Request],
     extra: Extra = lambda _client, _window: {},
 ) -> Load | None:
-    """A snapshot for the current window, with the rows of `extra`; None for a past window, which keeps its rows.
+    """A snapshot for the current window, with the rows of `extra`; None for a past window, which is left unchanged.
 
     Raises:
         Failure: a past window has no rows, or the exchange didn't return a snapshot in time.
@@ -205,7 +205,7 @@ def all_tickers(connection: sa.Connection) -> Tickers:
 
 
 def chosen_orderbooks(connection: sa.Connection) -> Orderbooks:
-    """Raises NoRankingError: there is nothing to choose them by."""
+    """The selected markets' order books. Raises NoRankingError: there is no ranking yet to select them by."""
     chosen = selection.orderbooks.markets(connection, [days.at(datetime.now(UTC)).start])
     return Orderbooks([market for _, market in chosen], listed_markets(connection))
 
@@ -213,12 +213,12 @@ def chosen_orderbooks(connection: sa.Connection) -> Orderbooks:
 def market_list(
     log: logging.Logger, connection: sa.Connection, client: UpbitClient, window: TimeWindow
 ) -> dict[sa.Table, Records]:
-    """The market list, where the window has none yet and the exchange gives it in time."""
+    """The market list, if the window has none yet and the exchange returns it in time."""
     if windows.with_rows(connection, tables.bronze_market_raw, [window.start]):
         return {}
     try:
         markets = client.markets()
-    except UpbitError as error:  # the tickers at hand are worth more; the check on the list tells that it is missing
+    except UpbitError as error:  # keep the tickers; a check reports the missing list
         log.warning(f"The market list was not collected: {error}")
         return {}
     return {tables.bronze_market_raw: as_records(markets)} if markets.received_at < window.end else {}

@@ -82,16 +82,16 @@ def refresh_changed_windows(context: SensorEvaluationContext, database: Database
 
 
 def computable(gold: GoldTable, start: datetime, now: datetime, *, streaming: bool = False) -> bool:
-    """Whether a window may be computed: a streamed one changes constantly until it is over, and a future one (the clock
-    may have been set back) has no partition yet. `streaming`: the stream takes the snapshots too; the first one
-    after a window proves its trades."""
+    """Whether a window may be computed: a streamed one changes constantly until it is over, and a future one (after the
+    clock was set back) has no partition yet. `streaming`: the stream takes the snapshots too; then the first one after
+    the window is awaited, as it proves the window's trades."""
     if streaming and gold.axis is windows:
         return start <= now - (WINDOW + timedelta(seconds=STREAM_SECOND) + SETTLED)
     return start <= now - (gold.axis.length + SETTLED if gold.streamed else timedelta())
 
 
 def with_bronze(gold: GoldTable, window: Stale, now: datetime) -> Stale:
-    """The same with the bronze assets if the window is over: Dagster doesn't know of snapshots that the stream took."""
+    """The window with its bronze assets if it is over, as the stream's snapshots are unknown to Dagster."""
     if window.start + gold.axis.length > now:
         return window
     rebuilt = (name for feed in gold.feeds if feed.silver_asset in window.assets for name in feed.rebuilt_assets)
@@ -131,7 +131,7 @@ def find_stale_windows(
         waiting = (key.split("/") for key in cursor.get("waiting", {}))
         candidates |= {gold.axis.start_of(key) for asset, key in waiting if asset == gold.asset}
         candidates |= next_stride(connection, gold, cursor["past"])
-        # rows from before the first partition have none, and requesting one would fail the whole tick
+        # rows from before the first partition belong to none, and requesting one would fail the whole tick
         known = {start for start in candidates if gold.axis.partitions.start <= start}
         found += [(gold, window) for window in stale(connection, gold, known)]
     cursor["recent"] = snapshot

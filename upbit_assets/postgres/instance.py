@@ -32,7 +32,7 @@ TABLES = {"instance_info", "runs", "event_logs", "jobs"}  # one of each of Dagst
 BLANKS = " " * 2000  # PostgreSQL compresses only rows of at least 2 kB, which halves their size
 CHECKS = "_checks"  # suffix of check steps, whose outputs are empty and whose results are in each check's history
 OF_A_CHECK = {DagsterEventType.STEP_START, DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
-PROCESS = ("Started process for run", "Process for run exited")  # the launcher's, of which the run's own events tell
+PROCESS = ("Started process for run", "Process for run exited")  # the launcher's events, which repeat the run's own
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
 

@@ -1,4 +1,4 @@
-"""Who takes the minute's snapshots: the stream, which notes each one, or else Dagster's runs."""
+"""Whether the stream or Dagster's runs take the minute's snapshots: the stream records each one that it took."""
 
 from datetime import datetime, timedelta
 
@@ -8,20 +8,20 @@ from sqlalchemy.dialects.postgresql import insert
 from upbit_assets.partitions import MINUTE
 from upbit_assets.postgres.tables import live_snapshot
 
-STREAM_SECOND = 30  # of the minute, at which the stream takes its snapshot, half a minute before a run would
-IN_TIME = timedelta(seconds=45)  # before the full minute, at which runs are asked for
+STREAM_SECOND = 30  # the second of the minute at which the stream takes its snapshot; runs start at second 0
+MAX_AGE = timedelta(seconds=45)  # of the stream's snapshot when the schedule decides whether to request a run
 
 
 def note_snapshot(connection: sa.Connection, taken_at: datetime) -> None:
-    """Note a snapshot of the stream, in the transaction that stores it."""
-    noted = insert(live_snapshot).values(taken_at=taken_at)
-    connection.execute(noted.on_conflict_do_update(index_elements=[sa.text("(true)")], set_={"taken_at": taken_at}))
+    """Record a snapshot of the stream, in the transaction that stores it."""
+    row = insert(live_snapshot).values(taken_at=taken_at)
+    connection.execute(row.on_conflict_do_update(index_elements=[sa.text("(true)")], set_={"taken_at": taken_at}))
 
 
 def stream_takes_snapshots(connection: sa.Connection, at: datetime) -> bool:
-    """Whether the stream took one before the last full minute, so that no run need have taken it then."""
+    """Whether the stream took a snapshot shortly before the last full minute, so that no run is needed for it."""
     full = at.replace(second=0, microsecond=0)
     taken_at = live_snapshot.c.taken_at
-    # a clock that was ahead must not keep the runs away until then
-    in_time = sa.select(sa.exists().where(taken_at >= full - IN_TIME, taken_at < at + MINUTE))
-    return bool(connection.scalar(in_time))
+    # ignores a time in the future, from a clock that was ahead: it would prevent runs until then
+    recent = sa.select(sa.exists().where(taken_at >= full - MAX_AGE, taken_at < at + MINUTE))
+    return bool(connection.scalar(recent))

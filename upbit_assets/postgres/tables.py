@@ -599,23 +599,23 @@ bronze_trade_stream_raw = table(
     written_in(),
     sa.PrimaryKeyConstraint("traded_at", "market", "key", "id"),
     sa.Index("ix_trade_stream_raw_written_in", "written_in"),
-    comment="Trades of all markets from the WebSocket; append-only. There may be duplicates, after a lost connection "
+    comment="Trades of all markets from the WebSocket; append-only. May have duplicates after a lost connection "
     "to the database or the exchange",
     window="traded_at",
 )
 bronze_trade_stream_page = table(
     "bronze.trade_stream_page",
     identity(),
-    market("종목 코드 that was asked for"),
+    market("The requested 종목 코드"),
     column("window_start", Moment, "Start of the ten-minute window in which `covered` begins"),
-    column("covered", TSTZRANGE, "The time of which this page gave all trades; empty where none"),
-    column("rows", sa.BigInteger, "Trades it had of what was missing, those among them that were known"),
-    column("problem", sa.Text, "Why there is no more to be had of this market; NULL where there may be", nullable=True),
+    column("covered", TSTZRANGE, "The interval that this page covers completely; may be empty"),
+    column("rows", sa.BigInteger, "Number of its trades in the requested intervals, including those already known"),
+    column("problem", sa.Text, "Why no more of this market is available; NULL if it may be", nullable=True),
     ingested_at(),
     written_in(),
     sa.PrimaryKeyConstraint("window_start", "market", "id"),
     sa.Index("ix_trade_stream_page_written_in", "written_in"),
-    comment="The pages by which trades that the stream had missed were asked for over REST; append-only",
+    comment="The pages by which trades that the stream missed were requested over REST; append-only",
     window="window_start",
 )
 
@@ -669,20 +669,20 @@ silver_trade_coverage = table(
         "state",
         sa.String(9),
         "proved: the trades add up to what the exchange's day counters gained, from the last snapshot before the "
-        "window to the first one after it; collected: the stream listened all the time, or REST told it all, and "
-        "there is no proof, or not yet; missing: they don't add up, or nobody collected",
+        "window to the first one after it; collected: the stream received data throughout, or all of it was requested "
+        "over REST, but there is no proof (yet); missing: they don't add up, or nothing was received",
     ),
     column(
         "missing",
         TSTZMULTIRANGE,
-        "The parts of the window in which trades may be missing, to be asked for over REST; NULL unless state is "
+        "The parts of the window in which trades may be missing, to be requested over REST; NULL unless state is "
         "missing",
         nullable=True,
     ),
     computed_at(),
     sa.PrimaryKeyConstraint("window_start", "market"),
     sa.Index("ix_trade_coverage_missing", "window_start", postgresql_where=sa.text("missing IS NOT NULL")),
-    comment="Whether all trades of each market and window are there",
+    comment="Whether all trades of each market and window were collected",
     window="window_start",
 )
 
@@ -861,7 +861,7 @@ live_ticker = table(
     received_at(),
     batch(),
     sa.PrimaryKeyConstraint("market"),
-    comment="Each market's newest ticker from the stream; unlogged, and filled again after a crash of the server",
+    comment="Each market's newest ticker from the stream; unlogged, so refilled after a crash of the server",
     window="received_at",
 )
 live_orderbook = table(
@@ -877,13 +877,13 @@ live_orderbook = table(
     received_at(),
     batch(),
     sa.PrimaryKeyConstraint("market"),
-    comment="The newest order book of each chosen market from the stream, without the padding; unlogged",
+    comment="The newest order book of each selected market from the stream, without the padding; unlogged",
     window="received_at",
 )
 live_trade = table(
     "live.trade",
     market(),
-    column("trade_id", sa.BigInteger, "The exchange's sequential_id: unique within the market, in no order"),
+    column("trade_id", sa.BigInteger, "The exchange's sequential_id: unique within the market, unordered"),
     column("traded_at", Moment, "체결 시각: when it was traded, to the millisecond"),
     price("price", "체결 가격"),
     volume("volume", "체결량"),
@@ -892,13 +892,13 @@ live_trade = table(
     batch(),
     sa.PrimaryKeyConstraint("market", "trade_id"),
     sa.Index("ix_trade_batch", "batch"),
-    comment="The last quarter of an hour's trades from the stream, all of which bronze.trade_stream_raw has; unlogged",
+    comment="The stream's trades of the last 15 minutes, which are also in bronze.trade_stream_raw; unlogged",
     window="received_at",
 )
 live_snapshot = table(
     "live.snapshot",
-    column("taken_at", Moment, "When the stream received the tickers that it last put into bronze, by its own clock"),
+    column("taken_at", Moment, "When the stream received the last tickers that it wrote to bronze, by its clock"),
     sa.Index("uq_snapshot", sa.text("(true)"), unique=True),
-    comment="One row: the last snapshot that the stream took; without one of the last minute, runs take them. Unlogged",
+    comment="One row: the last snapshot that the stream took. If it is older than a minute, runs take them; unlogged",
     window="taken_at",
 )

@@ -110,10 +110,10 @@ def copy_statement(table: sa.TableClause, columns: Iterable[str], form: str) -> 
 
 
 def cursor(connection: sa.Connection) -> psycopg.Cursor[Any]:
-    """The driver's own.
+    """The driver's own cursor.
 
     Raises:
-        ValueError: the driver is another one.
+        ValueError: the driver isn't psycopg.
     """
     if connection.dialect.driver != "psycopg":
         raise ValueError(f"COPY goes through psycopg 3, not {connection.dialect.driver}: use postgresql+psycopg://")

@@ -58,7 +58,7 @@ def compare(
 
     Args:
         floor: the start of the window that contains a timestamp.
-        ignored: columns that differ at every computation.
+        ignored: whether a column differs after every computation.
     """
     connection, window = writer.connection, writer.window
     compared = {table: [column for column in table.columns if not ignored(column)] for table in load.tables}
@@ -71,7 +71,7 @@ def compare(
         diffs += found
         if any(each.differs for each in found):
             examples += joined.examples(connection)
-    for staged in (*load.staged, *before.values()):  # the next load of this transaction may use the names
+    for staged in (*load.staged, *before.values()):  # the transaction's next load may use the same names
         connection.execute(sa.text(f"DROP TABLE {connection.dialect.identifier_preparer.format_table(staged)}"))
     return diffs, examples
 

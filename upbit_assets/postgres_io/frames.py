@@ -1,4 +1,4 @@
-"""COPY of data frames into a table. A separate module, because pandas takes longer to import than most runs take."""
+"""COPY of data frames into a table. A separate module, as importing pandas takes longer than most runs."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -18,7 +18,7 @@ ROWS_A_BLOCK = 8_192  # small, so that the server starts early
 
 
 class BinaryFloatsError(ValueError):
-    """Binary floats for an exact column: they are not the decimals that were written."""
+    """Binary floats for an exact column: they may differ from the intended decimals."""
 
     def __init__(self, column: sa.Column[Any]) -> None:
         super().__init__(

@@ -165,7 +165,7 @@ def time_window(context: InputContext | OutputContext) -> TimeWindow | None:
     window = None
     try:
         window = context.asset_partitions_time_window
-    except Exception:  # a private type if there is no window; listing a year's keys first would take a second
+    except Exception:  # of a private type, if there is no window; checking the keys first takes a second for a year
         if context.asset_partition_keys:
             raise
     return forward(window)

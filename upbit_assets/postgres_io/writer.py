@@ -83,7 +83,7 @@ def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
 
 
 def create_stages(connection: sa.Connection, staged: Mapping[sa.TableClause, sa.Select[Any]]) -> None:
-    """Make temporary tables of the connection's transaction, whose plans must do without their statistics."""
+    """Create temporary tables in the connection's transaction, and adapt the planner to missing statistics."""
     connection.execute(PLANNER)
     for each, select in staged.items():
         connection.execute(CreateStage(each, select))
@@ -111,7 +111,7 @@ class Writer:
         self.write(load, "append")
 
     def write(self, load: Load, write: Write, notification: str | None = None) -> Metadata:
-        """One transaction, with a notification of listeners; returns the load's description.
+        """Write in one transaction, with a notification of listeners; returns the load's description.
 
         Raises:
             TypeError: the type of rows is not supported.
@@ -234,7 +234,7 @@ def insert(
 
 
 def is_frame(rows: object) -> TypeGuard["pd.DataFrame"]:
-    """Whether it is a pandas DataFrame; without importing pandas, as whoever created one has imported it."""
+    """Whether it is a pandas DataFrame, without importing pandas: if there is one, pandas has been imported."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(rows, pandas.DataFrame)
 
@@ -260,7 +260,7 @@ def insert_select(
 
 
 def checked_against_window(rows: Records, index: int, table: sa.Table, window: TimeWindow) -> Records:
-    """The records, raising an error at the first one outside the window; `index`: that of its time."""
+    """The records, which raise an error at the first row outside the window. `index`: the column of its time."""
     # comparing times of different zones would take longer than everything else
     start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
 

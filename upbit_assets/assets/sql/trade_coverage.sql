@@ -1,6 +1,6 @@
--- silver.trade_coverage: one row is a market's window: whether all its trades are there, and what may be missing.
--- The windows are those that begin in [start, end). A run makes pg_temp.snapshot and pg_temp.trade of bronze first, as silver
--- of what came last is not computed yet. To try it in psql, set both, make them of silver, then paste all of this:
+-- silver.trade_coverage: one row is a market's window: whether all its trades were collected, and where some may be missing.
+-- The windows are those that begin in [start, end). A run first creates pg_temp.snapshot and pg_temp.trade from bronze, because
+-- silver of the newest data is not computed yet. To try it in psql, set both, create the two from silver, then paste all of this:
 --   \set start '''2026-01-29 14:00+09'''
 --   \set end '''2026-01-29 14:10+09'''
 --   CREATE TEMP VIEW snapshot AS SELECT market, ingested_at, traded_at, day_volume, day_turnover FROM silver.ticker
@@ -9,7 +9,7 @@
 --     WHERE traded_at > timestamptz :start - interval '3 minutes' AND traded_at < timestamptz :end + interval '1 minute';
 
 WITH step AS (
-  -- from one snapshot of a market to its next; `day_begins` between the two, when the counters begin anew
+  -- from one snapshot of a market to the next; `day_begins` if a day begins between the two, when the counters start at 0
   SELECT *,
          CASE WHEN day > date_bin('1 day', after, '2000-01-01 09:00+09') THEN day
               WHEN day_volume < former_volume THEN date_bin('1 day', to_at, '2000-01-01 09:00+09') END AS day_begins
@@ -31,7 +31,7 @@ WITH step AS (
 ),
 
 gain AS (
-  -- what the counters say of the trades in (since, until]; before the day began they say nothing
+  -- the increase of the counters by the trades in (since, until]; they don't include trades from before the day began
   SELECT market,
          CASE WHEN after = until THEN from_at ELSE greatest(from_at, day_begins) END AS from_at,
          to_at,
@@ -67,7 +67,7 @@ running AS (
 ),
 
 counted AS (
-  -- nobody says which trades of a snapshot's own millisecond its counters have
+  -- it is unknown which trades of the millisecond of a snapshot's last trade its counters include
   SELECT gain.*,
          latter.volume_until - former.volume_until AS traded_volume,
          latter.turnover_until - former.turnover_until AS traded_turnover,
@@ -81,9 +81,9 @@ counted AS (
   JOIN running AS latter ON latter.market = gain.market AND latter.at = gain.until
 ),
 
-judged AS (
-  -- This is the one place that takes the exchange's counters for the truth. Should they prove wrong on the real exchange,
-  -- the candle of the same minutes decides instead: its volume and turnover take the place of what the counters gained.
+compared AS (
+  -- Only here are the exchange's counters trusted. Should they prove wrong on the real exchange, compare with the candles of
+  -- the same minutes instead: with their volume and turnover in place of the counters' increase.
   SELECT *,
          CASE
            WHEN silent THEN true
@@ -100,7 +100,7 @@ judged AS (
 ),
 
 in_window AS (
-  -- the exchange's clock may be ten seconds from ours
+  -- the exchange's clock and ours may differ by up to ten seconds
   SELECT each.start AS window_start,
          market,
          whole,
@@ -110,7 +110,7 @@ in_window AS (
                    < least(until + interval '1 millisecond', each.start + interval '10 minutes')
               THEN tstzrange(greatest(since, from_at - interval '10 seconds', each.start),
                              least(until + interval '1 millisecond', each.start + interval '10 minutes')) END AS traded
-  FROM judged
+  FROM compared
   CROSS JOIN LATERAL generate_series(
     greatest(date_bin('10 minutes', from_at - interval '10 seconds', '2000-01-01 00:00+09'), CAST(:start AS timestamptz)),
     least(to_at, CAST(:end AS timestamptz) - interval '1 microsecond'),
@@ -127,16 +127,16 @@ by_market AS (
   GROUP BY window_start, market
 ),
 
-told AS (
-  SELECT market, range_agg(covered) AS told
+requested AS (
+  SELECT market, range_agg(covered) AS requested
   FROM bronze.trade_stream_page
   WHERE window_start > CAST(:start AS timestamptz) - interval '1 day' AND window_start < :end
   GROUP BY market
 ),
 
-deaf AS (
-  -- of all the exchange's markets some are traded every second: where none was heard of, nobody listened
-  SELECT range_agg(tstzrange(at, following)) AS deaf
+silence AS (
+  -- some market trades every second, so the stream was not receiving while there is no trade of any
+  SELECT range_agg(tstzrange(at, following)) AS silence
   FROM (
     SELECT at, lead(at) OVER (ORDER BY at) AS following
     FROM (
@@ -145,14 +145,14 @@ deaf AS (
       SELECT CAST(:start AS timestamptz)
       UNION
       SELECT least(CAST(:end AS timestamptz), now() - interval '1 minute')
-    ) AS heard
+    ) AS received
   ) AS each
   WHERE following - at > interval '10 seconds'
 ),
 
-known AS (
-  -- in the snapshots from the last one before a window to the first one after it, or traded in it: a market that vanished
-  -- or came is not expected in the other windows of the span
+expected AS (
+  -- the markets in the snapshots from the last one before a window to the first one after it, or traded in it: one that was
+  -- listed or delisted is not expected in the other windows of the span
   SELECT each.start AS window_start, market
   FROM generate_series(
     CAST(:start AS timestamptz), CAST(:end AS timestamptz) - interval '10 minutes', interval '10 minutes'
@@ -168,21 +168,21 @@ known AS (
   WHERE traded_at >= :start AND traded_at < :end
 )
 
-SELECT known.window_start,
-       known.market,
+SELECT expected.window_start,
+       expected.market,
        CASE
          WHEN NOT isempty(missing) THEN 'missing'
          WHEN isempty(unproved) AND NOT isempty(span) THEN 'proved'
          ELSE 'collected'
        END AS state,
        nullif(missing, '{}') AS missing
-FROM known
-CROSS JOIN deaf
+FROM expected
+CROSS JOIN silence
 CROSS JOIN (SELECT least(max(ingested_at), now()) AS newest FROM pg_temp.snapshot) AS snapshots
 LEFT JOIN by_market USING (window_start, market)
-LEFT JOIN told USING (market)
+LEFT JOIN requested USING (market)
 CROSS JOIN LATERAL (
-  -- of the window now open, what is over by the newest snapshot
+  -- the window; if it is still open, the part before the newest snapshot
   SELECT tstzmultirange(tstzrange(
     window_start,
     CASE WHEN now() < window_start + interval '10 minutes' THEN greatest(window_start, newest)
@@ -191,7 +191,7 @@ CROSS JOIN LATERAL (
 ) AS whole_window
 CROSS JOIN LATERAL (SELECT span - coalesce(proved, '{}') AS unproved) AS remainder
 CROSS JOIN LATERAL (
-  SELECT coalesce(wrong, '{}') + (unproved - coalesce(told, '{}')) * coalesce(deaf, '{}') AS missing
-) AS lack
--- before the stream first ran, nothing is expected of it
+  SELECT coalesce(wrong, '{}') + (unproved - coalesce(requested, '{}')) * coalesce(silence, '{}') AS missing
+) AS rest
+-- windows before the first run of the stream have no rows
 WHERE window_start + interval '10 minutes' > (SELECT min(traded_at) FROM bronze.trade_stream_raw);
