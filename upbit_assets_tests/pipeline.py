@@ -103,8 +103,8 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def said(result: ExecuteInProcessResult) -> str:
-    """What the run's failures say to the person who reads them."""
+def run_errors(result: ExecuteInProcessResult) -> str:
+    """The error messages of the run's failed steps."""
     return "\n".join(
         str(event.step_failure_data.error_display_string) for event in result.all_events if event.is_step_failure
     )

@@ -25,7 +25,7 @@ from upbit_assets_tests.pipeline import (
     evaluate,
     materialize,
     put_bronze,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -248,7 +248,7 @@ def test_all_agree_on_what_the_offline_exchange_says(
     chain = ("bronze_candle_raw", "silver_candle", "bronze_trade_raw", "silver_trade", "gold_market_daily")
     result = materialize(*chain, first=yesterday, axis=days)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     passed = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
     assert all(passed.values()), passed
     assert ask(market_url, "SELECT market, vwap_source FROM gold.market_daily") == [(market, "trades")]

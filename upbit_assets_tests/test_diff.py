@@ -21,7 +21,17 @@ from upbit_assets.partitions import DAY, WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import WRITE_CHANNEL, lock_key
-from upbit_assets_tests.pipeline import PAST, ask, checks, compute, evaluate, materialize, put_bronze, said, ticker
+from upbit_assets_tests.pipeline import (
+    PAST,
+    ask,
+    checks,
+    compute,
+    evaluate,
+    materialize,
+    put_bronze,
+    run_errors,
+    ticker,
+)
 
 KEY = "2026-01-29-14:00"
 RANGE = f"{KEY}...2026-01-29-14:10"
@@ -180,7 +190,7 @@ def test_a_day_of_candles(market_url: str, exchange: Any, monkeypatch: pytest.Mo
     monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")
     day = days.at(datetime.now(UTC)).start - DAY
     result = materialize("bronze_candle_raw", "silver_candle", "gold_market_daily", first=day, axis=days)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     key = days.key_of(day)
     assert diff("--partition", key, "--check").output.endswith("Nothing would change.\n")
     ask(market_url, "UPDATE silver.candle_coverage SET minutes_silent = minutes_silent + 1")
@@ -226,13 +236,13 @@ def test_the_job_shows_the_same_in_the_ui(computed: str):
         return job.execute_in_process(run_config={"ops": {"compute_diff": {"config": config}}}, raise_on_error=False)
 
     result = run(partitions=RANGE, assets=["gold_market_stats"])
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     (output,) = (event.event_specific_data for event in result.all_node_events if event.is_successful_output)
     metadata = {name: entry.value for name, entry in output.metadata.items()}
     assert metadata["summary"] == "Something would change in 2026-01-29-14:00, 2026-01-29-14:10."
     assert "window_high: 4, volatility: 4" in metadata["silver and gold"]
     assert "| KRW-BTC" in metadata["largest differences"]
-    assert "today is no partition" in said(run(partitions="today"))
+    assert "today is no partition" in run_errors(run(partitions="today"))
 
 
 NAME = "every_figure_follows_from_the_raw_rows"

@@ -33,7 +33,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
-from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, rows, said, ticker
+from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, rows, run_errors, ticker
 
 MIDNIGHT = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -171,7 +171,7 @@ class TestDropping:
             result = drop_old_data()
         ask(market, "ALTER FUNCTION bronze.drop_partitions SET lock_timeout = '30s'")
         assert not result.success
-        assert "Some data was not dropped; the next night's run retries. bronze." in said(result)
+        assert "Some data was not dropped; the next night's run retries. bronze." in run_errors(result)
         assert moments(tables.bronze_ticker_raw) == [MIDNIGHT]
 
     def test_the_simulated_or_real_mark_stays(self, market: str, monkeypatch: pytest.MonkeyPatch):
@@ -210,7 +210,7 @@ class TestRefusals:
         monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", days)
         put(OLD)
         result = drop_old_data()
-        assert "UPBIT_KEEP_BRONZE_DAYS is" in said(result)
+        assert "UPBIT_KEEP_BRONZE_DAYS is" in run_errors(result)
         assert moments(tables.bronze_ticker_raw) == [OLD]
 
 
@@ -231,7 +231,7 @@ class TestAfterwards:
         before = rows(Database(), tables.silver_ticker)
         result = materialize("silver_ticker", first=OLD)
         assert not result.success
-        assert f"bronze.ticker_raw is kept from {EDGE:%Y-%m-%d %H:%M} on" in said(result)
+        assert f"bronze.ticker_raw is kept from {EDGE:%Y-%m-%d %H:%M} on" in run_errors(result)
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_nor_is_it_replaced_by_some_of_its_rows_that_came_back(self, dropped: str):
@@ -250,7 +250,7 @@ class TestAfterwards:
         assert drop_old_data().success
         before = rows(Database(), tables.silver_ticker)
         result = materialize("silver_ticker", "gold_market_stats", first=last_dropped, last=EDGE)
-        assert f"in {last_dropped:%Y-%m-%d-%H:%M}" in said(result)
+        assert f"in {last_dropped:%Y-%m-%d-%H:%M}" in run_errors(result)
         assert rows(Database(), tables.silver_ticker) == before
 
     def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):
@@ -278,7 +278,7 @@ class TestAfterwards:
         assert [each.start for each in asked] == [MIDNIGHT]
 
     def test_a_window_that_was_not_collected_was_not_dropped(self, market: str):
-        assert f"Nothing was collected in {windows.key_of(OLD)}" in said(materialize("silver_ticker", first=OLD))
+        assert f"Nothing was collected in {windows.key_of(OLD)}" in run_errors(materialize("silver_ticker", first=OLD))
 
 
 class TestSchedule:
@@ -376,8 +376,8 @@ class TestDagstersLog:
         monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
         monkeypatch.setattr(dagster_internals, "REVISIONS", frozenset({"an older one"}))
         result = drop_old_data(instance)
-        assert "Dagster's database has the schema" in said(result)
-        assert "Install the Dagster version in requirements.lock" in said(result)
+        assert "Dagster's database has the schema" in run_errors(result)
+        assert "Install the Dagster version in requirements.lock" in run_errors(result)
         assert instance.get_run_by_id(old) is not None
 
     def test_more_runs_than_go_at_once_all_go(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):

@@ -22,7 +22,7 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.archive.rows import PAST, put_rows, texts
 from upbit_assets_tests.conftest import copy_of_upbit, empty
-from upbit_assets_tests.pipeline import ask, said
+from upbit_assets_tests.pipeline import ask, run_errors
 
 pytestmark = pytest.mark.long
 
@@ -69,7 +69,7 @@ def drop(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_the_archive_has_is_dropped(market: str, store: Store, monkeypatch: pytest.MonkeyPatch):
     archive(PAST, FOLLOWING)
     result = drop(monkeypatch)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert (rows_of(market), rows_of(market, TRADES)) == (0, 0)
     for day in (PAST, FOLLOWING):
         with Database().connect("REPEATABLE READ") as connection, connection.begin():
@@ -79,8 +79,8 @@ def test_what_the_archive_has_is_dropped(market: str, store: Store, monkeypatch:
 def test_what_it_lacks_stays_and_is_named(market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     archive(PAST)
     result = drop(monkeypatch)
-    assert "table=ticker_raw/day=2026-01-30/rows.parquet is missing: archive the day." in said(result)
-    assert "table=trade_raw/day=2026-01-30/rows.parquet is missing: archive the day." in said(result)
+    assert "table=ticker_raw/day=2026-01-30/rows.parquet is missing: archive the day." in run_errors(result)
+    assert "table=trade_raw/day=2026-01-30/rows.parquet is missing: archive the day." in run_errors(result)
     assert (rows_of(market), rows_of(market, TRADES)) == (30, 30)
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_dropped_for_a_file_that_somebody_harmed(
 ):
     archive(PAST, FOLLOWING)
     harm(folder / path_of(TICKERS, PAST))
-    assert message in said(drop(monkeypatch))
+    assert message in run_errors(drop(monkeypatch))
     assert (rows_of(market), rows_of(market, TRADES)) == (60, 0)
     archive(PAST)
     assert drop(monkeypatch).success
@@ -120,7 +120,7 @@ def test_nothing_is_dropped_for_a_file_that_somebody_harmed(
 def test_late_rows_are_archived_before_they_are_dropped(market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     archive(PAST, FOLLOWING)
     put_rows(market, TICKERS, count=1, first=99)
-    assert "has 30 rows, the table 31" in said(drop(monkeypatch))
+    assert "has 30 rows, the table 31" in run_errors(drop(monkeypatch))
     assert rows_of(market) == 61
 
 
@@ -137,7 +137,7 @@ def test_rows_that_come_between_reading_and_dropping_keep_the_partition(
         return rows
 
     monkeypatch.setattr(archive_days, "agreed_rows", late)
-    assert "30 rows of bronze.ticker_raw were compared with their archive, and 31 are there now" in said(
+    assert "30 rows of bronze.ticker_raw were compared with their archive, and 31 are there now" in run_errors(
         drop(monkeypatch)
     )
     assert rows_of(market) == 62 - 1

@@ -24,7 +24,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.archive.rows import PAST, put_everywhere, put_rows, texts
 from upbit_assets_tests.archive.test_dropping import drop
 from upbit_assets_tests.conftest import copy_of_upbit, empty
-from upbit_assets_tests.pipeline import ask, checks, materialize, metadata_of, put_bronze, rows, said, ticker
+from upbit_assets_tests.pipeline import ask, checks, materialize, metadata_of, put_bronze, rows, run_errors, ticker
 
 pytestmark = pytest.mark.long
 
@@ -71,7 +71,7 @@ class TestMaterializing:
         assert texts(market, TICKERS) == []
 
         result = materialize("bronze_ticker_raw", "silver_ticker", "gold_market_stats", first=COLLECTED_AT)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert metadata_of(result, "bronze_ticker_raw")["rows from the archive"] == 7
         assert (texts(market, TICKERS), [rows(Database(), table) for table in computed]) == before
 
@@ -79,14 +79,16 @@ class TestMaterializing:
         assert "rows from the archive" not in metadata_of(again, "bronze_ticker_raw")
 
     def test_a_window_that_was_not_collected_still_says_so(self, market: str, folder: Path):
-        assert "Nothing was collected in 2026-01-29-14:00" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
+        assert "Nothing was collected in 2026-01-29-14:00" in run_errors(
+            materialize("bronze_ticker_raw", first=COLLECTED_AT)
+        )
 
     def test_a_damaged_archive_is_named(self, market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
         put_bronze(Database(), COLLECTED_AT, {"KRW-BTC": ticker("KRW-BTC")})
         archive_day(Database(), Store(), TICKERS, PAST)
         assert drop(monkeypatch).success
         (folder / path_of(TICKERS, PAST)).write_bytes(b"")
-        assert "is damaged or not a Parquet file" in said(materialize("bronze_ticker_raw", first=COLLECTED_AT))
+        assert "is damaged or not a Parquet file" in run_errors(materialize("bronze_ticker_raw", first=COLLECTED_AT))
 
     def test_a_dropped_day_of_candles_is_not_requested_again(
         self, market: str, folder: Path, exchange: Any, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +97,7 @@ class TestMaterializing:
         day = days.at(seoul_days.at(PAST.start).start - 40 * DAY).start + DAY
         chain = ("bronze_candle_raw", "silver_candle", "gold_market_daily")
         result = materialize(*chain, first=day, axis=days)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         computed = (tables.silver_candle, tables.silver_candle_coverage, tables.gold_market_daily)
         before = [rows(Database(), table) for table in computed]
         assert all(before)
@@ -103,12 +105,12 @@ class TestMaterializing:
             for back in (0, 1):
                 archive_day(Database(), Store(), table, seoul_days.at(day - back * DAY))
         result = drop(monkeypatch)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert texts(market, tables.bronze_candle_raw) == []
 
         monkeypatch.setenv("UPBIT_API_URL", "http://127.0.0.1:9")
         result = materialize(*chain, first=day, axis=days)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert metadata_of(result, "bronze_candle_raw")["pages"] == 0
         assert [rows(Database(), table) for table in computed] == before
         assert checks(result)["every_minute_was_collected"].passed

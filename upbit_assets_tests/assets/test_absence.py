@@ -12,7 +12,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.server import Handle
 from upbit_assets_tests.assets.test_history import A_PAGE, KEY, RAW, exchange_rows, make_small, stored
-from upbit_assets_tests.pipeline import Clock, ask, materialize, put, said
+from upbit_assets_tests.pipeline import Clock, ask, materialize, put, run_errors
 from upbit_assets_tests.test_gaps import MARKET, NOON, TODAY, GapCloser, daemon, exchange
 
 pytestmark = pytest.mark.long
@@ -115,7 +115,7 @@ def test_nothing_once_is_requested_again_at_once(
 ):
     exchange.faults.add(CALLS, "empty", skip=nth, times=1)
     result = materialize(*LAYERS[kind], first=YESTERDAY, axis=days)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert whole(kind, market_url, exchange, MARKET, YESTERDAY)
     assert claimed(market_url, kind) == {(MARKET, YESTERDAY)}
 
@@ -126,7 +126,7 @@ def test_nothing_twice_is_noticed_by_the_days_own_candle_and_requested_again(
     monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
     exchange.faults.add("minutes", "empty", skip=1, times=2)
     result = materialize(*LAYERS["candle"], first=YESTERDAY, axis=days)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     coverage = "SELECT minutes_silent, minutes_missing, proved FROM silver.candle_coverage"
     assert ask(market_url, coverage) == [(0, 1440 - A_PAGE, False)]
     assert close_gaps(daemon) == 2  # the candles again, and the trades

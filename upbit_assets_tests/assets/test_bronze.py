@@ -24,7 +24,7 @@ from upbit_assets_tests.pipeline import (
     now,
     put_bronze,
     rows,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -43,7 +43,7 @@ def stored(url: str, table: str) -> Any:
 def test_bronze_holds_what_the_exchange_sent_to_the_last_digit(market_url: str, still_exchange: Handle):
     result = materialize("bronze_ticker_raw", first=now())
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     reply = said_by(still_exchange, TICKERS)
     assert len(reply) == 30
     assert stored(market_url, "bronze.ticker_raw") == reply
@@ -112,8 +112,8 @@ def test_a_past_window_without_rows_fails_at_once_and_says_why(database: Databas
 
     assert not result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
-    assert "Nothing was collected in 2026-01-29-14:00" in said(result)
-    assert "no history" in said(result)
+    assert "Nothing was collected in 2026-01-29-14:00" in run_errors(result)
+    assert "no history" in run_errors(result)
     assert rows(database, tables.bronze_ticker_raw) == []
 
 
@@ -123,8 +123,8 @@ def test_a_range_with_empty_windows_fails_naming_them(database: Database, exchan
     result = materialize("bronze_ticker_raw", first=PAST, last=PAST + timedelta(minutes=30))
 
     assert not result.success
-    assert "Nothing was collected in 2026-01-29-14:10, 2026-01-29-14:30, and" in said(result)
-    assert "2 of the 4 requested windows have rows" in said(result)
+    assert "Nothing was collected in 2026-01-29-14:10, 2026-01-29-14:30, and" in run_errors(result)
+    assert "2 of the 4 requested windows have rows" in run_errors(result)
 
 
 def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Database, exchange: Handle):
@@ -132,7 +132,7 @@ def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Databa
     put_bronze(database, window.start - WINDOW, {"KRW-BTC": ticker("KRW-BTC")})
     result = materialize("bronze_ticker_raw", first=window.start - WINDOW, last=window.start)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     collected = rows(database, tables.bronze_ticker_raw)
     assert len([row for row in collected if window.start <= row[2] < window.end]) == 30
     assert len(collected) == 31
@@ -166,7 +166,7 @@ def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
     result = materialize("bronze_ticker_raw", first=window.start)
 
     assert not result.success
-    assert f"The window {windows.key_of(window.start)} ended before the response arrived" in said(result)
+    assert f"The window {windows.key_of(window.start)} ended before the response arrived" in run_errors(result)
     assert rows(database, tables.bronze_ticker_raw) == []
 
 
@@ -177,8 +177,8 @@ def test_real_and_simulated_data_never_share_a_database(market_url: str, databas
 
     assert result.success == (held == "simulated")
     if held == "real":
-        assert "This database has real data, but" in said(result)
-        assert "sends simulated data; they can't be mixed" in said(result)
+        assert "This database has real data, but" in run_errors(result)
+        assert "sends simulated data; they can't be mixed" in run_errors(result)
         assert rows(database, tables.bronze_ticker_raw) == []
 
 

@@ -11,7 +11,7 @@ from dagster import ExecuteInProcessResult
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.sandbox.clock import AdjustableClock
 from upbit_assets.sandbox.server import running
-from upbit_assets_tests.pipeline import ask, materialize, now, said
+from upbit_assets_tests.pipeline import ask, materialize, now, run_errors
 
 RAW = ("ticker_raw", "market_raw", "orderbook_raw", "candle_raw", "candle_page", "trade_raw", "trade_page")
 COLLECTED = " + ".join(f"(SELECT count(*) FROM bronze.{table})" for table in RAW)
@@ -50,9 +50,9 @@ def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
     with our_clock_ahead(monkeypatch, timedelta(minutes=minutes)):
         result = collect(asset)
     assert not result.success
-    assert f"(h:mm:ss) {direction} the exchange's" in said(result)
-    assert "This machine's clock is 0:" in said(result)
-    assert "timedatectl set-ntp true" in said(result)
+    assert f"(h:mm:ss) {direction} the exchange's" in run_errors(result)
+    assert "This machine's clock is 0:" in run_errors(result)
+    assert "timedatectl set-ntp true" in run_errors(result)
     assert ask(market_url, f"SELECT {COLLECTED}") == [(0,)]
 
 
@@ -63,7 +63,7 @@ def test_a_clock_that_goes_wrong_is_reported_while_it_is_tolerated(
 ):
     with our_clock_ahead(monkeypatch, timedelta(seconds=seconds)):
         result = collect(asset)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     direction = "ahead of" if seconds > 0 else "behind"
     log = capfd.readouterr().err
     assert re.search(rf"WARNING.* machine's clock is 0:00:0[2-4] \(h:mm:ss\) {direction} the exchange's", log)

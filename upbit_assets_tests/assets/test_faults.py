@@ -35,7 +35,7 @@ from upbit_assets_tests.pipeline import (
     now,
     put_bronze,
     rows,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -58,7 +58,7 @@ class TestBadInput:
         """
         self.exchange.faults.add("ticker/all", "rows", rows=list(changes))
         result = materialize(*CHAIN, first=now())
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert_whole(result)
         self.assert_bronze_is(http.get(self.exchange.url + TICKERS, timeout=5).text)
         rejected = ask(self.url, "SELECT market, reason FROM silver.ticker_rejected")
@@ -139,7 +139,7 @@ class TestBadInput:
         changes = [{"market": hit[name], "set": {"odd": value}} for name, value in odd.items()]
         self.exchange.faults.add("ticker/all", "rows", rows=changes)
         result = materialize(*CHAIN, first=now())
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert_whole(result)
         assert ask(self.url, "SELECT count(*) FROM bronze.ticker_raw") == [(30,)]
         kept_as_text = (
@@ -156,7 +156,7 @@ class TestBadInput:
         if row == "nonsense":  # which is no answer, and the next one is
             assert len(ask(self.url, "SELECT 1 FROM bronze.ticker_raw")) == 30
         else:
-            assert result.success, said(result)
+            assert result.success, run_errors(result)
             assert_whole(result)
             assert ask(self.url, "SELECT silver_rows, rejected_rows FROM silver.ticker_build") == [(30, 1)]
 
@@ -210,7 +210,7 @@ class TestBadNetwork:
         assert not [event for event in result.all_events if event.is_step_up_for_retry]
         stored = (tables.bronze_ticker_raw, tables.bronze_market_raw, *RESULTS)
         assert [rows(self.database, table) for table in stored] == [[]] * len(stored)
-        return said(result)
+        return run_errors(result)
 
     @pytest.mark.parametrize(
         ("kind", "options", "words"),
@@ -270,7 +270,7 @@ class TestBadNetwork:
 
 def assert_healed() -> None:
     result = materialize(*CHAIN, first=now())
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert all(check.passed for check in checks(result).values())
 
 
@@ -304,8 +304,9 @@ class TestBadDatabase:
             own.stop()
             gone = materialize("silver_ticker", first=PAST)
             assert len([event for event in gone.all_events if event.is_step_up_for_retry]) == 2
-            assert "PostgreSQL is not reachable, or the connection was lost. Start it, then run this again." in said(
-                gone
+            assert (
+                "PostgreSQL is not reachable, or the connection was lost. Start it, then run this again."
+                in run_errors(gone)
             )
 
             own.start()
@@ -324,7 +325,7 @@ class TestBadDatabase:
                 assert [rows(built, table) for table in RESULTS] == before
             result = run.result()
 
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert [event.step_key for event in result.all_events if event.is_step_up_for_retry] == ["silver_ticker"]
         assert_whole(result)
         assert len(rows(built, tables.silver_ticker)) == 100
@@ -340,7 +341,7 @@ class TestBadDatabase:
         assert [rows(built, table) for table in RESULTS] == before
 
         result = materialize("silver_ticker", "gold_market_stats", first=PAST)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert_whole(result)
         assert len(rows(built, tables.silver_ticker)) == 100
 
@@ -354,7 +355,7 @@ class TestBadDatabase:
             results = [run.result() for run in runs]
 
         for result in results:
-            assert result.success, said(result)
+            assert result.success, run_errors(result)
             assert_whole(result)
         assert len(rows(built, tables.silver_ticker)) == 100
         assert len(rows(built, tables.gold_market_stats)) == 50

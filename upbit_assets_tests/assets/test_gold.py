@@ -23,7 +23,7 @@ from upbit_assets_tests.pipeline import (
     metadata_of,
     put_bronze,
     put_silver,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -58,7 +58,7 @@ COLUMNS = [
 
 def build(last: datetime | None = None) -> None:
     result = materialize("gold_market_stats", first=PAST, last=last)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
 
 
 def gold(url: str, columns: str) -> list[tuple[Any, ...]]:

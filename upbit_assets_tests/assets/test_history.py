@@ -28,7 +28,7 @@ from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import UpbitClient, client
 from upbit_assets.upbit.replies import split
 from upbit_assets_tests import http
-from upbit_assets_tests.pipeline import Clock, ask, materialize, metadata_of, said
+from upbit_assets_tests.pipeline import Clock, ask, materialize, metadata_of, run_errors
 from upbit_assets_tests.postgres.lab import PATIENCE, spawn, until
 from upbit_assets_tests.sandbox.history import candles, trades
 
@@ -106,7 +106,7 @@ def collected(
 ) -> Any:
     """What a person sees on the materialization of a run that succeeds."""
     result = collect(kind, day, last, silver=silver, full_refresh=full_refresh)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     return metadata_of(result, f"bronze_{kind}_raw")
 
 
@@ -115,7 +115,7 @@ def failed(kind: str, day: datetime = YESTERDAY, last: datetime | None = None) -
     result = collect(kind, day, last)
     assert not result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
-    return said(result)
+    return run_errors(result)
 
 
 def stored(url: str, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:

@@ -18,7 +18,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.market import Market
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets_tests.assets.test_trade_stream import Trade, put_all, put_raw, put_snapshot, trades_of
-from upbit_assets_tests.pipeline import ask, checks, compute, materialize, metadata_of, put, said
+from upbit_assets_tests.pipeline import ask, checks, compute, materialize, metadata_of, put, run_errors
 from upbit_assets_tests.test_automation import Daemon
 
 CHAIN = ("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats")
@@ -91,7 +91,7 @@ class TestAsking:
         put_all(database, [each for each in trades if each not in lost])
         watch(exchange)
         result = materialize(*CHAIN, first=start)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert [match.split("=")[1][:7] for match in asked(exchange)] == ["KRW-BTC"]
         assert in_bronze(market_url, start, start + WINDOW) == keys(trades, start, start + WINDOW)
         told = "SELECT count(*), min(connection) FROM bronze.trade_stream_raw WHERE connection = 'rest'"
@@ -107,7 +107,7 @@ class TestAsking:
         put_all(database, [each for each in trades if not start <= each.at < start + WINDOW])
         watch(exchange)
         result = materialize(*CHAIN, first=start)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert in_bronze(market_url, start, start + WINDOW) == keys(trades, start, start + WINDOW)
         assert len(asked(exchange)) == len({each.market for each in trades if start - MINUTE <= each.at})
         assert ask(market_url, LOST) == [(0,)]
@@ -132,7 +132,7 @@ class TestAsking:
         put_all(database, trades[::2])
         exchange.faults.add("ticks", "status", status=418)
         result = materialize(*CHAIN, first=start)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert not checks(result)["every_trade_is_there"].passed
         assert "not asked further" in str(metadata_of(result, CHAIN[0])["not to be had"])
 
@@ -143,7 +143,7 @@ class TestAsking:
         body = '{"error":{"name":404,"message":"Code not found"}}'
         exchange.faults.add("ticks.*market=KRW-BTC", "status", status=404, body=body)
         result = materialize(*CHAIN, first=start)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert "KRW-BTC" in metadata_of(result, CHAIN[0])["not to be had"]
         assert ask(market_url, "SELECT DISTINCT market FROM silver.trade_coverage WHERE state = 'missing'") == [
             ("KRW-BTC",)
@@ -159,7 +159,7 @@ class TestAsking:
         compute(database, silver_ticker, now.start - 2 * WINDOW, now.start - WINDOW)
         put_all(database, trades_of(market, now.start - 12 * MINUTE, now.start - 11 * MINUTE))
         result = materialize(*CHAIN, first=now.start - WINDOW, last=now.start)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         until = ask(market_url, "SELECT max(ingested_at) FROM bronze.ticker_raw")[0][0]
         assert until > now.start
         wanted = keys(trades_of(market, now.start, until), now.start, until - timedelta(seconds=1))

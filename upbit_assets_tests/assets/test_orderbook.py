@@ -26,7 +26,7 @@ from upbit_assets_tests.pipeline import (
     metadata_of,
     put,
     rows,
-    said,
+    run_errors,
 )
 
 on_real_database = settings(
@@ -146,7 +146,7 @@ def test_of_a_market_twice_in_a_body_the_last_good_book_counts(market_url: str, 
 
     assert ask(market_url, "SELECT bid_prices FROM silver.orderbook") == [([Decimal(99)],)]
     assert rows(database, tables.silver_orderbook_build) == [(PAST, 3, 1, 1, 1)]
-    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations()), said(result)
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations()), run_errors(result)
 
 
 NO_FIGURES = ["null", '"1"', "{}", "[1]", "true", "-1.0", "0.0", "1e400", "1e-400", "NaN", '"\\u0000"']

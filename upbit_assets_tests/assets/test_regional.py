@@ -7,7 +7,7 @@ import pytest
 
 from upbit_assets.partitions import DAY, days
 from upbit_assets.sandbox.server import Handle, running
-from upbit_assets_tests.pipeline import CHAIN, ask, checks, materialize, now, said
+from upbit_assets_tests.pipeline import CHAIN, ask, checks, materialize, now, run_errors
 
 pytestmark = pytest.mark.long
 
@@ -27,7 +27,7 @@ def regional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 def test_tickers_and_books_become_gold(market_url: str, regional: Handle):
     for chain in (CHAIN, BOOKS):
         result = materialize(*chain, first=now())
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert [name for name, check in checks(result).items() if not check.passed] == []
     assert ask(market_url, "SELECT count(*) FROM gold.market_stats") == [(30,)]
     assert ask(market_url, "SELECT count(*) FROM gold.orderbook_stats") == [(1,)]
@@ -38,7 +38,7 @@ def test_tickers_and_books_become_gold(market_url: str, regional: Handle):
 
 def test_candles_and_trades_become_gold(market_url: str, regional: Handle):
     result = materialize(*DAILY, first=days.at(datetime.now(UTC)).start - DAY, axis=days)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert [name for name, check in checks(result).items() if not check.passed] == []
     assert ask(market_url, "SELECT market, vwap_source, minutes_missing FROM gold.market_daily") == [
         ("BTC-HBAR", "trades", 0)

@@ -18,7 +18,7 @@ from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.resource import Database
-from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, put_bronze, rows, said, ticker
+from upbit_assets_tests.pipeline import CHAIN, PAST, ask, evaluate, materialize, put_bronze, rows, run_errors, ticker
 
 pytestmark = pytest.mark.long
 
@@ -75,7 +75,7 @@ def test_a_range_deleted_by_hand_comes_back_identical(market_url: str, built: Da
     assert as_the_pipeline(market_url, AS_TYPED) == 15
 
     result = materialize(*assets, first=PAST, last=last)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert derived(built) == before
     assert neighbours(market_url) == around
 
@@ -121,7 +121,7 @@ def test_a_day_is_repaired_in_one_run_and_one_write_a_table(market_url: str, dat
         put_bronze(database, midnight + n * WINDOW, both)
     result = materialize(*REPAIR, first=midnight, last=midnight + 143 * WINDOW)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert len(result.get_asset_materialization_events()) == 2 * 144
     for name, rows_of_all in (("silver.ticker", 288), ("silver.ticker_build", 144), ("gold.market_stats", 288)):
         assert ask(market_url, f"SELECT count(DISTINCT xmin::text), count(*) FROM {name}") == [(1, rows_of_all)]

@@ -24,7 +24,7 @@ from upbit_assets_tests.pipeline import (
     put_bronze,
     put_records,
     rows,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -100,7 +100,7 @@ def collect(database: Database, url: str, raws: Iterable[Raw]) -> None:
 def build(*windows: int) -> None:
     first, last = PAST + windows[0] * WINDOW, PAST + windows[-1] * WINDOW
     result = materialize("silver_ticker", first=first, last=last if len(windows) > 1 else None)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
 
 
 def last_of_each(raws: Iterable[Raw]) -> dict[tuple[datetime, str], Raw]:

@@ -36,7 +36,7 @@ from upbit_assets_tests.pipeline import (
     metadata_of,
     put,
     put_bronze,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -403,7 +403,7 @@ class TestEveryTradeIsThere:
             put_bronze(database, PAST + minute * MINUTE, {"KRW-BTC": ticker("KRW-BTC", **COUNTERS)})
         compute(database, silver_ticker, PAST - WINDOW, PAST + WINDOW)
         result = materialize("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats", first=PAST)
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "proved")]
         assert checks(result)["every_trade_is_there"].passed
 
@@ -416,7 +416,7 @@ class TestEveryTradeIsThere:
             put_bronze(database, PAST + minute * MINUTE, {"KRW-BTC": ticker("KRW-BTC", **fields)})
         compute(database, silver_ticker, PAST - WINDOW, PAST + WINDOW)
         result = materialize("bronze_trade_stream_raw", "silver_trade_stream", first=PAST)
-        assert "Nothing was collected in" in said(result)
+        assert "Nothing was collected in" in run_errors(result)
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "missing")]
         assert metadata_of(result, "bronze_trade_stream_raw")["too old to ask for"].startswith("1 spans")
 

@@ -17,7 +17,7 @@ from upbit_assets_tests.pipeline import (
     put_bronze,
     put_silver,
     rows,
-    said,
+    run_errors,
     ticker,
 )
 
@@ -53,8 +53,8 @@ def test_what_was_not_collected_fails_and_is_not_materialized(
     for selection in [assets] if together else [(asset,) for asset in assets]:
         result = materialize(*selection, first=PAST, last=last, axis=axis)
         assert not result.success
-        assert "Nothing was collected in" in said(result)
-        assert axis.key_of(axis.at(PAST).start) in said(result)
+        assert "Nothing was collected in" in run_errors(result)
+        assert axis.key_of(axis.at(PAST).start) in run_errors(result)
         assert not [key for asset in selection for key in materialized(result, asset)]
 
 
@@ -64,7 +64,7 @@ def test_of_a_range_what_was_collected_is_materialized_and_the_rest_is_named(
     put_tickers(database, 10, 30, 31)
     result = materialize(*TICKER, first=PAST, last=PAST + 5 * WINDOW)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     there = keys(windows, [PAST + WINDOW, PAST + 3 * WINDOW])
     for asset in TICKER:
         assert materialized(result, asset) == there
@@ -80,7 +80,7 @@ def test_a_window_of_which_every_row_was_rejected_was_collected(database: Databa
     put_tickers(database, 0, trade_price="0")
     result = materialize(*TICKER, first=PAST)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert [materialized(result, asset) for asset in TICKER] == [keys(windows, [PAST])] * 2
     assert "not materialized" not in metadata_of(result, "silver_ticker")
 
@@ -89,13 +89,13 @@ def test_gold_without_silver_is_not_materialized_though_the_window_was_collected
     put_tickers(database, 0)
     result = materialize("gold_market_stats", first=PAST)
     assert not result.success
-    assert "no silver is computed of, 2026-01-29-14:00" in said(result)
+    assert "no silver is computed of, 2026-01-29-14:00" in run_errors(result)
 
 
 def test_a_window_that_a_run_has_emptied_is_materialized_by_it(database: Database):
     put_silver(database, [{"market": "KRW-BTC", "trade_price": 1, "ingested_at": PAST}])
     result = materialize("silver_ticker", first=PAST)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert materialized(result, "silver_ticker") == keys(windows, [PAST])
     assert rows(database, tables.silver_ticker) == []
 
@@ -105,12 +105,12 @@ def test_a_day_of_which_the_exchange_reports_no_trades_was_collected(database: D
     cover(database, kind, "KRW-BTC", TODAY, TODAY + DAY)
     result = materialize(*DAYS, first=TODAY - DAY, last=TODAY + DAY, axis=days)
 
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert [materialized(result, asset) for asset in DAYS] == [keys(days, [TODAY])] * 3
 
 
 def test_a_day_with_candles_and_no_trades_is_computed_as_a_whole(database: Database):
     put_candles(database, candle(HALF_PAST))
     result = materialize(*DAYS, first=TODAY, axis=days)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
     assert [materialized(result, asset) for asset in DAYS] == [keys(days, [TODAY])] * 3

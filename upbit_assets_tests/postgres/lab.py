@@ -32,7 +32,7 @@ from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, WINDOW, windo
 from upbit_assets.postgres.resource import PIPELINE_ROLE, Database
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.postgres_io import Load, PostgresIOManager, Write, stored_in
-from upbit_assets_tests.pipeline import said
+from upbit_assets_tests.pipeline import run_errors
 
 T0 = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 PATIENCE = 20
@@ -166,7 +166,7 @@ def write(
 ) -> None:
     """A write that must succeed."""
     result = materialize(returning(lambda _: rows, write=how, into=into), first=first, last=last)
-    assert result.success, said(result)
+    assert result.success, run_errors(result)
 
 
 def held(rows: Any, then: Callable[[], None]) -> Load:
@@ -199,11 +199,11 @@ def paused_write(
     with ThreadPoolExecutor() as pool:
         run = pool.submit(materialize, returning(lambda _: held(rows, pause)), first=first, last=last)
         try:
-            assert pause.reached.wait(PATIENCE), said(run.result(0))
+            assert pause.reached.wait(PATIENCE), run_errors(run.result(0))
             yield pause, run
         finally:
             pause.over.set()
-    assert run.result().success, said(run.result())
+    assert run.result().success, run_errors(run.result())
 
 
 def prices(database: Database, into: sa.Table = figures, at: datetime | None = None) -> list[Decimal]:

@@ -29,7 +29,7 @@ from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.postgres_io import Load, Records, asset_writer, lock_key, locks, stage, stored_in
 from upbit_assets.postgres_io.frames import ROWS_A_BLOCK
-from upbit_assets_tests.pipeline import said
+from upbit_assets_tests.pipeline import run_errors
 from upbit_assets_tests.postgres.lab import (
     HOSTILE,
     PATIENCE,
@@ -63,7 +63,7 @@ def metadata_of(result: ExecuteInProcessResult) -> dict[str, Any]:
 
 def refused(result: ExecuteInProcessResult) -> str:
     assert not result.success
-    return said(result)
+    return run_errors(result)
 
 
 class TestWriting:
@@ -114,7 +114,7 @@ class TestWriting:
 
         result = materialize(returning(collected), first=T0, last=last)
 
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert len(runs) == 1
         assert prices(lab_database) == [1, 7, 7, 7, 7, 7, 7, 1]
 
@@ -304,7 +304,7 @@ class TestSeveralTables:
         from_first = sa.select(figures.c.at, figures.c.market, (figures.c.price + 1).label("price"))
         result = materialize(returning(lambda _: Load({figures: frame(1, 2), further: from_first})))
 
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         assert prices(lab_database, further) == [2, 3]
         told = metadata_of(result)
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
@@ -394,7 +394,7 @@ class TestReading:
 
         source = returning(lambda _: None)
         result = materialize(source, reader, first=first, last=last, select="reader")
-        assert result.success, said(result)
+        assert result.success, run_errors(result)
         return got[0]
 
     @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.upbit import UpbitClient
 from upbit_assets_tests.assets.test_missing_trades import CHAIN, Sensor
 from upbit_assets_tests.assets.test_trade_stream import put_all, put_snapshot, trades_of
-from upbit_assets_tests.pipeline import ask, compute, materialize, put_bronze, said
+from upbit_assets_tests.pipeline import ask, compute, materialize, put_bronze, run_errors
 from upbit_assets_tests.stream.conftest import collecting, stored, truth, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -164,7 +164,7 @@ def test_of_a_day_with_two_hundred_faults_no_trade_is_lost_and_none_is_there_twi
         compute(database, silver_ticker, start - WINDOW, end)
         for _ in range(3):
             result = materialize(*CHAIN, first=start, last=end - WINDOW)
-            assert result.success, said(result)
+            assert result.success, run_errors(result)
         wanted = truth(exchange, start - timedelta(milliseconds=1), end - timedelta(milliseconds=1))
     rows = ask(market_url, "SELECT market, trade_id::text FROM silver.trade_stream WHERE traded_at >= %s", start)
     found = Counter(rows)
