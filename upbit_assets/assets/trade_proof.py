@@ -113,4 +113,4 @@ def trades(
     )
     row = trade.validated(raw.subquery("bronze")).subquery("row")
     good = trade.accepted_rows(row).subquery("good").c
-    return sa.select(good.market, good.traded_at, good.price, good.volume)
+    return sa.select(good.market, good.traded_at, good.trade_id, good.price, good.volume)

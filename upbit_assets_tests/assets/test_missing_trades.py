@@ -12,7 +12,7 @@ from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation import missing_trades
 from upbit_assets.automation.attempts import Attempt
 from upbit_assets.automation.missing_trades import close_trade_gaps
-from upbit_assets.partitions import DAY, MINUTE, WINDOW, windows
+from upbit_assets.partitions import DAY, MINUTE, WINDOW, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.market import Market
@@ -41,8 +41,9 @@ def exchange(served: Handle, monkeypatch: pytest.MonkeyPatch) -> Handle:
 
 @pytest.fixture(scope="module")
 def start() -> datetime:
-    """A window that was over an hour ago, and whose trades the exchange still tells."""
-    return windows.at(datetime.now(UTC) - timedelta(hours=1)).start
+    """A window that was over an hour ago, whose trades the exchange still tells; not a day's last one."""
+    found = windows.at(datetime.now(UTC) - timedelta(hours=1)).start
+    return found - WINDOW if days.at(found) != days.at(found + WINDOW) else found
 
 
 @pytest.fixture(scope="module")

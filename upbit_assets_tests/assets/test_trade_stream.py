@@ -420,6 +420,39 @@ class TestEveryTradeIsThere:
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "missing")]
         assert metadata_of(result, "bronze_trade_stream_raw")["too old to ask for"].startswith("1 spans")
 
+    @pytest.mark.parametrize("counted", [1, 2], ids=["in its middle", "at its end"])
+    @pytest.mark.parametrize("lost", [False, True], ids=["whole", "lost"])
+    def test_a_snapshot_in_a_millisecond_of_several_trades_hides_none_that_is_missing(
+        self, database: Database, market_url: str, counted: int, lost: bool
+    ):
+        twins = [Trade(key=n, at=PAST - 2 * MINUTE) for n in (1, 2)]
+        others = [Trade(key=3, at=PAST + MINUTE, volume="1"), Trade(key=4, at=PAST + 2 * MINUTE, volume="3")]
+        put_counters(database, PAST - MINUTE, twins[:counted])
+        put_counters(database, PAST + 11 * MINUTE, [*twins, *others])
+        put_all(database, [*twins, *others[lost:]])
+        compute(database, silver_trade_stream, PAST)
+        assert ask(market_url, STATES) == [("KRW-BTC", "missing" if lost else "proved")]
+
+    def test_what_was_traded_between_a_days_last_snapshot_and_its_end_is_asked_for_once(
+        self, database: Database, market_url: str
+    ):
+        day = days.at(PAST).start
+        start, second = day - WINDOW, timedelta(seconds=1)
+        old, quiet = Trade(key=1, at=start - 2 * MINUTE), Trade("KRW-ETH", key=1, at=start - 2 * MINUTE)
+        before, after = Trade(key=2, at=day - 40 * second), Trade(key=3, at=day + 10 * second)
+        days_trades = {start - MINUTE: [old], day - 30 * second: [old, before], day + 30 * second: [after]}
+        for at, trades in days_trades.items():
+            put_counters(database, at, trades, [quiet])
+        put_all(database, [old, quiet, before, after])
+        compute(database, silver_trade_stream, start)
+        ((missing,),) = ask(market_url, "SELECT missing FROM silver.trade_coverage WHERE state = 'missing'")
+        assert (missing[-1].lower, missing[-1].upper) == (day - 39 * second - 800 * MS, day)
+        page = ("KRW-BTC", start, missing[-1], 0, None, day + MINUTE)
+        names = "market window_start covered rows problem ingested_at"
+        put(database, tables.bronze_trade_stream_page, names, [page])
+        compute(database, silver_trade_stream, start)
+        assert ask(market_url, STATES) == [("KRW-BTC", "collected"), ("KRW-ETH", "proved")]
+
     def test_a_market_that_is_renamed_has_no_proof_in_that_window_and_nothing_missing(
         self, database: Database, market_url: str
     ):
@@ -448,6 +481,21 @@ class TestEveryTradeIsThere:
             found = every_trade_is_there.function(connection, TimeWindow(PAST, PAST + WINDOW))[PAST]
         assert found.passed
         assert found.note == "There are neither snapshots nor trades around this window."
+
+
+STATES = "SELECT market, state FROM silver.trade_coverage ORDER BY market"
+
+
+def put_counters(database: Database, at: datetime, *markets: list[Trade]) -> None:
+    """A snapshot received a little after a moment, whose counters have these trades of each market."""
+    rows = {}
+    for trades in markets:
+        volume = sum(Decimal(each.volume) for each in trades)
+        turnover = sum(Decimal(each.volume) * Decimal(each.price) for each in trades)
+        fields = {"acc_trade_volume": f"{volume}", "acc_trade_price": f"{turnover}"}
+        rows[trades[0].market] = ticker(trades[0].market, **fields, trade_timestamp=ms(trades[-1].at))
+    put_bronze(database, at + 200 * MS, rows)
+    compute(database, silver_ticker, at)
 
 
 def ms(at: datetime) -> str:

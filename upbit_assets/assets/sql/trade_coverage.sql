@@ -5,7 +5,7 @@
 --   \set end '''2026-01-29 14:10+09'''
 --   CREATE TEMP VIEW snapshot AS SELECT market, ingested_at, traded_at, day_volume, day_turnover FROM silver.ticker
 --     WHERE ingested_at > timestamptz :start - interval '1 minute' AND ingested_at < timestamptz :end + interval '1 minute';
---   CREATE TEMP VIEW trade AS SELECT market, traded_at, price, volume FROM silver.trade_stream
+--   CREATE TEMP VIEW trade AS SELECT market, traded_at, trade_id, price, volume FROM silver.trade_stream
 --     WHERE traded_at > timestamptz :start - interval '3 minutes' AND traded_at < timestamptz :end + interval '1 minute';
 
 WITH step AS (
@@ -35,6 +35,9 @@ gain AS (
   SELECT market,
          CASE WHEN after = until THEN from_at ELSE greatest(from_at, day_begins) END AS from_at,
          to_at,
+         from_at AS seen_at,
+         greatest(after, from_at - interval '10 seconds') AS after_last,
+         CASE WHEN after <> until AND to_at - from_at <= interval '2 hours' THEN day_begins END AS day_ends,
          CASE WHEN day_begins IS NULL THEN after ELSE day_begins - interval '1 microsecond' END AS since,
          until,
          day_volume - CASE WHEN day_begins IS NULL THEN former_volume ELSE 0 END AS volume,
@@ -47,13 +50,13 @@ gain AS (
 ),
 
 moment AS (
-  SELECT market, at, sum(volume) AS volume, sum(turnover) AS turnover, sum(trades) AS trades
+  SELECT market, at, sum(volume) AS volume, sum(turnover) AS turnover, sum(trades) AS trades, bool_or(is_edge) AS is_edge
   FROM (
-    SELECT market, traded_at AS at, volume, price * volume AS turnover, 1 AS trades FROM pg_temp.trade
+    SELECT market, traded_at AS at, volume, price * volume AS turnover, 1 AS trades, false AS is_edge FROM pg_temp.trade
     UNION ALL
-    SELECT market, since, 0, 0, 0 FROM gain
+    SELECT market, since, 0, 0, 0, true FROM gain
     UNION ALL
-    SELECT market, until, 0, 0, 0 FROM gain
+    SELECT market, until, 0, 0, 0, true FROM gain
   ) AS each
   GROUP BY market, at
 ),
@@ -66,19 +69,41 @@ running AS (
   WINDOW earlier AS (PARTITION BY market ORDER BY at)
 ),
 
-counted AS (
-  -- it is unknown which trades of the millisecond of a snapshot's last trade its counters include
-  SELECT gain.*,
-         latter.volume_until - former.volume_until AS traded_volume,
-         latter.turnover_until - former.turnover_until AS traded_turnover,
-         latter.volume AS last_volume,
-         latter.turnover AS last_turnover,
-         former.volume AS first_volume,
-         former.turnover AS first_turnover,
-         former.trades > 1 OR latter.trades > 1 AS ambiguous
+uncounted AS (
+  -- it is unknown how many trades of the millisecond of a snapshot's last trade its counters include: all of them, or some
+  -- from either end by their ids; these are the possible sums of those that it doesn't include
+  SELECT market, at, 0 AS volume, 0 AS turnover FROM moment WHERE is_edge
+  UNION ALL
+  SELECT each.market, each.at, part.volume, part.turnover
+  FROM (
+    SELECT market,
+           traded_at AS at,
+           sum(volume) OVER one_by_one AS volume,
+           sum(price * volume) OVER one_by_one AS turnover,
+           row_number() OVER one_by_one AS nth
+    FROM pg_temp.trade
+    WINDOW one_by_one AS (PARTITION BY market, traded_at ORDER BY trade_id)
+  ) AS each
+  JOIN moment ON moment.market = each.market AND moment.at = each.at AND is_edge AND nth < trades
+  CROSS JOIN LATERAL (VALUES
+    (each.volume, each.turnover), (moment.volume - each.volume, moment.turnover - each.turnover)
+  ) AS part (volume, turnover)
+),
+
+summed AS (
+  SELECT gain.market,
+         to_at,
+         bool_or(
+           abs(latter.volume_until - former.volume_until + earlier.volume - later.volume - gain.volume) <= volume_error
+           AND abs(latter.turnover_until - former.turnover_until + earlier.turnover - later.turnover - gain.turnover)
+               <= turnover_error
+         ) AS adds_up
   FROM gain
   JOIN running AS former ON former.market = gain.market AND former.at = gain.since
   JOIN running AS latter ON latter.market = gain.market AND latter.at = gain.until
+  JOIN uncounted AS earlier ON earlier.market = gain.market AND earlier.at = gain.since
+  JOIN uncounted AS later ON later.market = gain.market AND later.at = gain.until
+  GROUP BY gain.market, to_at
 ),
 
 compared AS (
@@ -88,15 +113,10 @@ compared AS (
          CASE
            WHEN silent THEN true
            WHEN NOT is_near THEN NULL
-           ELSE since >= until
-             OR abs(traded_volume - volume) <= volume_error AND abs(traded_turnover - turnover) <= turnover_error
-             OR ambiguous
-               AND volume BETWEEN traded_volume - last_volume - volume_error
-                              AND traded_volume + first_volume + volume_error
-               AND turnover BETWEEN traded_turnover - last_turnover - turnover_error
-                                AND traded_turnover + first_turnover + turnover_error
+           ELSE since > until OR adds_up
          END AS whole
-  FROM counted
+  FROM gain
+  JOIN summed USING (market, to_at)
 ),
 
 in_window AS (
@@ -109,10 +129,15 @@ in_window AS (
          CASE WHEN greatest(since, from_at - interval '10 seconds', each.start)
                    < least(until + interval '1 millisecond', each.start + interval '10 minutes')
               THEN tstzrange(greatest(since, from_at - interval '10 seconds', each.start),
-                             least(until + interval '1 millisecond', each.start + interval '10 minutes')) END AS traded
+                             least(until + interval '1 millisecond', each.start + interval '10 minutes')) END AS traded,
+         -- no snapshot's counters include what was traded between the day's last snapshot and the end of the day
+         CASE WHEN greatest(after_last, each.start) < least(day_ends, each.start + interval '10 minutes')
+               AND day_ends IS NOT NULL
+              THEN tstzrange(greatest(after_last, each.start),
+                             least(day_ends, each.start + interval '10 minutes')) END AS uncounted
   FROM compared
   CROSS JOIN LATERAL generate_series(
-    greatest(date_bin('10 minutes', from_at - interval '10 seconds', '2000-01-01 00:00+09'), CAST(:start AS timestamptz)),
+    greatest(date_bin('10 minutes', seen_at - interval '10 seconds', '2000-01-01 00:00+09'), CAST(:start AS timestamptz)),
     least(to_at, CAST(:end AS timestamptz) - interval '1 microsecond'),
     interval '10 minutes'
   ) AS each (start)
@@ -122,7 +147,8 @@ by_market AS (
   SELECT window_start,
          market,
          range_agg(seen) FILTER (WHERE whole) AS proved,
-         range_agg(traded) FILTER (WHERE NOT whole) AS wrong
+         range_agg(traded) FILTER (WHERE NOT whole) AS wrong,
+         range_agg(uncounted) AS uncounted
   FROM in_window
   GROUP BY window_start, market
 ),
@@ -191,7 +217,8 @@ CROSS JOIN LATERAL (
 ) AS whole_window
 CROSS JOIN LATERAL (SELECT span - coalesce(proved, '{}') AS unproved) AS remainder
 CROSS JOIN LATERAL (
-  SELECT coalesce(wrong, '{}') + (unproved - coalesce(requested, '{}')) * coalesce(silence, '{}') AS missing
+  SELECT coalesce(wrong, '{}')
+         + (unproved * coalesce(silence, '{}') + coalesce(uncounted, '{}') - coalesce(requested, '{}')) AS missing
 ) AS rest
 -- windows before the first run of the stream have no rows
 WHERE window_start + interval '10 minutes' > (SELECT min(traded_at) FROM bronze.trade_stream_raw);
