@@ -1,5 +1,6 @@
 """Minutes each, for `make test-long`: the stream's repair after a day of faults, and how fast it is whole again."""
 
+import asyncio
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from upbit_assets.partitions import DAY, MINUTE, RANGE_END, RANGE_START, WINDOW,
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.clock import AdjustableClock, real_time
 from upbit_assets.sandbox.server import Handle, running
+from upbit_assets.stream.snapshots import Snapshots
 from upbit_assets.upbit import UpbitClient
 from upbit_assets_tests.assets.test_missing_trades import CHAIN, Sensor
 from upbit_assets_tests.assets.test_trade_stream import put_all, put_snapshot, trades_of
@@ -154,6 +156,7 @@ def test_of_a_day_with_two_hundred_faults_no_trade_is_lost_and_none_is_there_twi
     clock = AdjustableClock((start - 4 * WINDOW).astimezone(UTC), SPEED)
     with running(MARKETS, clock, activity=ACTIVITY, date=real_time) as exchange:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
+        monkeypatch.setattr(Snapshots, "run", nothing)  # which it would take by this machine's clock
         with collecting(exchange, market_url, tmp_path / "stream") as run:
             until(run.hears, 60)
             a_day_of_faults(exchange, clock, end, draw, hit, market_url, database)
@@ -161,6 +164,7 @@ def test_of_a_day_with_two_hundred_faults_no_trade_is_lost_and_none_is_there_twi
             until(run.hears, 60)
             until(lambda: not run.collector.writer.spill.size(), 120)
         streamed = stored(market_url, start, end)
+        put_snapshot(database, exchange.market, end + MINUTE)
         compute(database, silver_ticker, start - WINDOW, end)
         for _ in range(3):
             result = materialize(*CHAIN, first=start, last=end - WINDOW)
@@ -179,6 +183,11 @@ def test_of_a_day_with_two_hundred_faults_no_trade_is_lost_and_none_is_there_twi
     assert (lost, twice) == (Counter(), Counter())
     assert total[0] == len(wanted)
     assert "missing" not in states
+
+
+async def nothing(_: Snapshots) -> None:
+    """A task that never ends."""
+    await asyncio.Event().wait()
 
 
 def a_day_of_faults(
