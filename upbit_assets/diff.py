@@ -1,6 +1,6 @@
 """What recomputing silver and gold from bronze with the present code would change.
 
-The windows are computed by the same write as always, in a transaction that is rolled back.
+The windows are written as in a run, in a transaction that is rolled back.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from upbit_assets.postgres_io.diff import EXAMPLES
 from upbit_assets.postgres_io.locks import locks
 from upbit_assets.retention import require_kept
 
-# one transaction's span: a write of the same windows waits for it, a second or two
+# per transaction: a write of the same windows waits for it, a second or two
 MAX_SPAN = timedelta(hours=1)
 RANGE = "..."
 
@@ -40,7 +40,7 @@ class Diff:
     """What would change.
 
     Args:
-        windows: of each table, those with rows before or after.
+        windows: each table's windows with rows before or after.
         examples: the largest differences of each column.
     """
 
@@ -117,7 +117,7 @@ def diff(database: Database, partitions: str, assets: Sequence[str] = ()) -> Dif
 
     Raises:
         DiffError: unknown partitions or assets, or their raw rows were dropped.
-        DatabaseError: the database is unreachable or refuses the query.
+        DatabaseError: the database is unreachable or rejected the query.
     """
     axis, span = span_of(partitions)
     return diff_of_span(database, axis, span, chosen(axis, assets))
@@ -143,8 +143,8 @@ def span_of(partitions: str) -> tuple[Axis, TimeWindow]:
     axis = next((axis for axis in (windows, days) if all(map(axis.has, keys))), None)
     if axis is None:
         raise DiffError(
-            f"{partitions} is no partition: name a window like 2026-01-29-14:00, a day like 2026-01-29, or the first "
-            f"and the last of several, with {RANGE} between them."
+            f"{partitions} is not a partition: name a window like 2026-01-29-14:00, a day like 2026-01-29, or a range "
+            f"like 2026-01-28{RANGE}2026-01-29."
         )
     start, end = map(axis.start_of, keys)
     if axis.at(start).start != start or axis.at(end).start != end:
@@ -195,7 +195,7 @@ def add(found: Diff, database: Database, names: frozenset[str], part: TimeWindow
 
 
 def earlier_silver(names: frozenset[str], part: TimeWindow, requested: TimeWindow) -> Iterator[tuple[str, TimeWindow]]:
-    """Silver of the earlier windows that gold compares with, as far as they are among the requested ones."""
+    """Silver of the earlier windows that gold compares with, if they are among the requested ones."""
     for of in GOLD_TABLES:
         for source in of.sources:
             start, end = max(part.start - source.older, requested.start), min(part.end - source.older, requested.end)
@@ -209,7 +209,7 @@ def asset_of(name: str) -> AssetsDefinition:
 
 
 def inputs(connection: sa.Connection, asset: AssetsDefinition, window: TimeWindow) -> dict[str, sa.Select[Any]]:
-    """As the IO manager loads them. Raises Failure where rows were dropped by retention."""
+    """The asset's inputs as loaded by the IO manager. Raises Failure if their rows were dropped by retention."""
     tables = {name: metadata.tables[name.replace("_", ".", 1)] for name in asset.keys_by_input_name}
     for table in tables.values():
         require_kept(connection, table, window)
@@ -250,7 +250,7 @@ def compute_diff(context: OpExecutionContext, config: DiffConfig, database: Data
 def summary(found: Diff) -> str:
     starts = sorted({each.start for each in found.differing})
     if not found.windows:
-        return "There are no rows, before or after."
+        return "There are no rows, neither before nor after."
     return f"Something would change in {found.axis.named(starts)}." if starts else "Nothing would change."
 
 

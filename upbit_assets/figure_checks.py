@@ -22,8 +22,8 @@ def figures_follow(gold: GoldTable) -> SampledCheck:
     def every_figure_follows_from_the_raw_rows(_connection: sa.Connection, span: TimeWindow) -> Results:
         """Silver and gold of sampled past windows equal what the present code computes from bronze.
 
-        The sample is new each night. `upbit-assets diff --partition …` shows what would change in a window that
-        fails; materializing it again mends it.
+        The sample differs each night. For a failing window, `upbit-assets diff --partition …` shows what would change;
+        materializing it again fixes it.
         """
         try:
             found = diff_of_span(Database(), gold.axis, span, names)
@@ -52,7 +52,7 @@ def result_of(found: Diff, start: datetime) -> Result:
 
 
 def sampled(connection: sa.Connection, gold: GoldTable, night: date) -> list[datetime]:
-    """Computed windows whose raw rows are all still there: the same sample throughout a night.
+    """A sample of computed windows whose raw rows were not dropped, the same all night.
 
     Windows whose bronze has changed since are left out, as the sensor rebuilds them anyway.
     """

@@ -213,7 +213,7 @@ class TestLeastPrivilege:
         assert not any(published.values())
 
     @pytest.mark.parametrize("login", ["postgres", "owner", "pipeline", "reader", "dagster", "metabase"])
-    def test_nobody_gets_in_without_the_password(self, stack: Stack, login: str):
+    def test_no_login_without_the_password(self, stack: Stack, login: str):
         """From a neighbour, over the network, and with another login's password."""
         wrong = "reader" if login != "reader" else "pipeline"
         connect = (
@@ -227,14 +227,14 @@ class TestLeastPrivilege:
 
 class TestKilled:
     @pytest.mark.parametrize("service", ["postgres", *OURS])
-    def test_a_killed_container_heals(self, stack: Stack, service: str):
+    def test_a_killed_container_recovers(self, stack: Stack, service: str):
         stack.wait_until_healthy(service)
         before = stack.state(service)
         stack.kill(service)
         until(lambda: stack.state(service)["RestartCount"] > before["RestartCount"], f"{service} started again", 60)
         stack.wait_until_healthy(service)
 
-    def test_collecting_goes_on(self, stack: Stack):
+    def test_collecting_continues(self, stack: Stack):
         stack.wait_until_healthy("postgres", *OURS)
         before = stack.count("bronze.ticker_raw")
         until(lambda: stack.count("bronze.ticker_raw") > before, "another snapshot")
@@ -244,7 +244,7 @@ class TestKilled:
         before = stack.succeeded("collect")
         until(lambda: stack.succeeded("collect") > before, "a run of collect")
 
-    def test_a_run_that_died_with_its_container_fails_and_its_window_is_computed_after_all(self, stack: Stack):
+    def test_a_run_lost_with_its_container_fails_and_its_window_is_recomputed(self, stack: Stack):
         lock = subprocess.Popen(
             [
                 *("docker", "compose", "exec", "-T", "postgres", "psql", "-U", "postgres", "-d", "upbit"),

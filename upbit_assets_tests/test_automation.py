@@ -150,25 +150,27 @@ def asked_for(instance: DagsterInstance) -> set[str]:
 
 
 class TestSchedule:
-    def test_a_tick_asks_for_the_window_now_open(self, market_url: str, instance: DagsterInstance):
+    def test_a_tick_requests_the_open_window(self, market_url: str, instance: DagsterInstance):
         moment = now()
         asked = tick_at(moment, instance)
         assert isinstance(asked, RunRequest)
         assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
-    def test_a_tick_asks_for_all_layers_in_one_run(self, database: Database, instance: DagsterInstance):
+    def test_a_tick_requests_all_layers_in_one_run(self, database: Database, instance: DagsterInstance):
         assert asked_for(instance) == TICKERS
         put_bronze(database, now(), {"KRW-BTC": ticker("KRW-BTC")})
         assert materialize("silver_ticker", "gold_market_stats", first=now()).success
         assert asked_for(instance) == TICKERS | ORDERBOOKS
 
-    def test_a_tick_only_collects_while_the_run_before_is_held_up(self, market_url: str, instance: DagsterInstance):
+    def test_a_tick_only_collects_while_the_previous_run_is_unfinished(
+        self, market_url: str, instance: DagsterInstance
+    ):
         run = instance.create_run_for_job(defs.resolve_job_def("collect"), status=DagsterRunStatus.STARTED)
         assert asked_for(instance) == {"bronze_ticker_raw"}
         instance.report_run_failed(run)
         assert asked_for(instance) == TICKERS
 
-    def test_a_tick_asks_for_nothing_while_the_stream_collects_and_figures_come(
+    def test_a_tick_requests_nothing_while_the_stream_collects_and_gold_is_fresh(
         self, database: Database, instance: DagsterInstance, market_url: str
     ):
         put_bronze(database, now() - timedelta(minutes=12), {"KRW-BTC": ticker("KRW-BTC")})
@@ -179,9 +181,7 @@ class TestSchedule:
         ask(market_url, "UPDATE live.snapshot SET taken_at = taken_at - interval '2 minutes'")  # it has died
         assert asked_for(instance) == TICKERS | ORDERBOOKS
 
-    def test_a_tick_asks_for_figures_that_the_streams_windows_did_not_bring(
-        self, instance: DagsterInstance, market_url: str
-    ):
+    def test_a_tick_requests_a_run_if_gold_is_late_despite_the_stream(self, instance: DagsterInstance, market_url: str):
         ask(market_url, NOTED, now())
         assert asked_for(instance) == TICKERS
 
@@ -212,7 +212,7 @@ class TestSchedule:
 
 
 class TestChanges:
-    def test_rows_that_come_late_are_found(self, daemon: Daemon, database: Database):
+    def test_late_rows_are_found(self, daemon: Daemon, database: Database):
         put(database, 0)
         daemon.settle()
         put(database, 1)
@@ -249,13 +249,13 @@ class TestChanges:
             ("2026-01-30-14:00", "2026-01-30-14:00", False),
         ]
 
-    def test_nothing_changed_asks_for_nothing(self, daemon: Daemon, database: Database):
+    def test_without_changes_nothing_is_requested(self, daemon: Daemon, database: Database):
         put(database, 0)
         daemon.settle()
         assert daemon.tick() == set()
         assert daemon.skipped == "Nothing changed"
 
-    def test_an_unchanged_window_is_never_built_again(self, daemon: Daemon, database: Database, market_url: str):
+    def test_an_unchanged_window_is_never_rebuilt(self, daemon: Daemon, database: Database, market_url: str):
         put(database, 0, 10)
         daemon.settle()
         built = ask(market_url, "SELECT * FROM silver.ticker_build WHERE window_start = %s", PAST)
@@ -264,7 +264,7 @@ class TestChanges:
         daemon.settle()
         assert ask(market_url, "SELECT * FROM silver.ticker_build WHERE window_start = %s", PAST) == built
 
-    def test_silver_built_by_somebody_else_asks_for_gold_alone(self, daemon: Daemon, database: Database):
+    def test_silver_built_elsewhere_requests_only_gold(self, daemon: Daemon, database: Database):
         put(database, 0)
         daemon.settle()
         assert materialize("silver_ticker", first=PAST).success
@@ -272,7 +272,7 @@ class TestChanges:
         daemon.work()
         assert daemon.tick() == set()
 
-    def test_new_silver_asks_for_the_gold_of_the_day_after(self, daemon: Daemon, database: Database, market_url: str):
+    def test_new_silver_requests_the_gold_24_hours_later(self, daemon: Daemon, database: Database, market_url: str):
         put(database, 1440)
         daemon.settle()
         assert ask(market_url, "SELECT change_rate_24h FROM gold.market_stats") == [(None,)]
@@ -352,7 +352,7 @@ class TestLooks:
     @given(STEPS)
     @example([("write", 0, AGES[0]), ("write", 1, AGES[4]), ("commit", 1), ("wait", 10), ("commit", 0)])
     @pytest.mark.long
-    def test_what_is_committed_whenever_into_whatever_window_is_found_in_time(
+    def test_any_commit_into_any_window_is_found_in_time(
         self, database: Database, market_url: str, steps: list[tuple[Any, ...]]
     ):
         self.examples += 1  # each has windows of its own
@@ -380,7 +380,7 @@ class TestLooks:
             committed |= {window: timedelta(0) for window in done - committed.keys()}
 
     @pytest.mark.long
-    def test_a_look_opens_as_many_partitions_however_many_there_are(self, another_url: str, monkeypatch):
+    def test_a_tick_opens_the_same_number_of_partitions_however_many_exist(self, another_url: str, monkeypatch):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         few = self.locks_of_a_look(now())
         ask(another_url, "SELECT bronze.make_partitions(now() - interval '60 days', now())")
@@ -398,7 +398,7 @@ class TestLooks:
             locks = sa.text("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'")
             return connection.scalar(locks) or 0
 
-    def test_a_transaction_that_stays_open_has_nothing_looked_at_twice(self, database: Database, market_url: str):
+    def test_a_long_transaction_causes_no_repeated_requests(self, database: Database, market_url: str):
         cursor: dict[str, Any] = {}
         with psycopg.connect(market_url) as idle:
             idle.execute("SELECT pg_current_xact_id()")
@@ -429,7 +429,7 @@ class TestStreamedWindows:
         )
         return windows.at(moment).start
 
-    def test_it_is_asked_for_once_it_is_over_with_what_nobody_materialized(
+    def test_a_streamed_window_is_requested_with_its_bronze_when_it_is_over(
         self, daemon: Daemon, database: Database, market_url: str
     ):
         start = self.put(database, market_url)
@@ -450,7 +450,7 @@ class TestStreamedWindows:
         Clock.passed = timedelta(minutes=2)
         assert (windows.key_of(start), windows.key_of(start), False) in daemon.tick()
 
-    def test_what_is_over_is_computed_from_bronze_that_dagster_then_knows(self, daemon: Daemon, database: Database):
+    def test_a_past_windows_run_materializes_its_bronze_too(self, daemon: Daemon, database: Database):
         put(database, 0)
         daemon.settle()
         known = daemon.instance.get_materialized_partitions(AssetKey("bronze_ticker_raw"))
@@ -505,7 +505,7 @@ class TestFailures:
 
 
 class TestFreshness:
-    def test_whether_data_come_in_is_reported_without_a_run(self, market_url: str, instance: DagsterInstance):
+    def test_freshness_is_reported_without_a_run(self, market_url: str, instance: DagsterInstance):
         with build_sensor_context(instance, resources={"database": Database()}) as context:
             result = schedules.check_freshness(context)
         assert isinstance(result, SensorResult)
@@ -520,7 +520,7 @@ class TestFreshness:
     @pytest.mark.parametrize(
         ("age", "streamed", "passed"), [(4, False, True), (6, False, False), (14, True, True), (16, True, False)]
     )
-    def test_figures_of_a_streamed_window_may_be_older_by_its_length(
+    def test_figures_may_be_a_window_older_while_the_stream_runs(
         self, database: Database, market_url: str, age: int, streamed: bool, passed: bool
     ):
         at = now() - timedelta(minutes=age)
@@ -553,7 +553,7 @@ class TestAnUnknownDatabase:
             daemon.work()
         return found
 
-    def test_no_cursor_looks_through_the_past(self, daemon: Daemon, database: Database):
+    def test_without_a_cursor_the_past_is_scanned(self, daemon: Daemon, database: Database):
         starts = self.past_of(database)
         daemon.cursor = None
         assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
@@ -565,7 +565,7 @@ class TestAnUnknownDatabase:
         daemon.cursor = json.dumps(old)
         assert self.found_by(daemon) == [windows.key_of(start) for start in starts]
 
-    def test_another_database_looks_through_its_own(
+    def test_another_database_is_scanned_from_the_start(
         self, daemon: Daemon, database: Database, another_url: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)

@@ -54,7 +54,7 @@ def test_every_window_of_a_run_has_its_result(three_windows: str):
     }
 
 
-def test_the_run_of_a_good_window_leaves_the_check_failing_for_the_bad_one(three_windows: str):
+def test_a_run_of_a_good_window_leaves_the_check_failing_for_a_bad_one(three_windows: str):
     damage(three_windows, 1)
     assert not evaluate(*SILVER, PAST + WINDOW).passed
     evaluation = evaluate(*SILVER, PAST)
@@ -75,7 +75,7 @@ def test_a_range_names_each_window_that_fails(three_windows: str):
     assert ask(three_windows, FAILING) == [(PAST,), (PAST + 2 * WINDOW,)]
 
 
-def test_what_is_mended_passes_and_what_is_not_keeps_the_time_of_its_first_failure(three_windows: str):
+def test_repaired_windows_pass_and_others_keep_their_first_failure_time(three_windows: str):
     damage(three_windows, 0, 1)
     evaluate(*SILVER, PAST, PAST + WINDOW)
     since = "SELECT failing_since, checked_at, run_id FROM silver.check_result WHERE check_name = %s AND NOT passed"
@@ -91,7 +91,7 @@ def test_what_is_mended_passes_and_what_is_not_keeps_the_time_of_its_first_failu
     assert evaluate(*SILVER, PAST).passed
 
 
-def test_a_check_that_is_run_alone_looks_at_what_fails_and_at_the_newest_window(three_windows: str):
+def test_a_check_run_alone_covers_failing_windows_and_the_newest(three_windows: str):
     damage(three_windows, 0)
     evaluate(*SILVER, PAST)
     damage(three_windows, 2)
@@ -105,7 +105,7 @@ def test_a_check_that_is_run_alone_on_an_empty_database_passes(market_url: str):
     assert evaluate(*SILVER).passed
 
 
-def test_of_many_failing_windows_the_newest_are_named_and_all_are_counted(three_windows: str):
+def test_the_newest_failing_windows_are_named_and_all_are_counted(three_windows: str):
     ask(
         three_windows,
         "INSERT INTO silver.check_result SELECT asset, check_name, window_start - n * interval '10 minutes', false, "
@@ -120,14 +120,14 @@ def test_of_many_failing_windows_the_newest_are_named_and_all_are_counted(three_
     assert "And 490 more" in failing_windows_table(evaluation)
 
 
-def test_windows_whose_data_were_dropped_are_not_counted_against_the_asset(three_windows: str):
+def test_windows_with_dropped_data_do_not_fail(three_windows: str):
     damage(three_windows, 0)
     assert not evaluate(*SILVER, PAST).passed
     ask(three_windows, "INSERT INTO bronze.retention VALUES ('silver.ticker', %s, now())", PAST + WINDOW)
     assert evaluate(*SILVER, PAST + WINDOW).passed
 
 
-def test_a_check_that_fails_leaves_what_was_written(three_windows: str, database: Database):
+def test_a_failing_check_does_not_undo_the_write(three_windows: str, database: Database):
     put_bronze(database, PAST + DAY, {"KRW-BTC": ticker("KRW-BTC")})
     ask(
         three_windows,

@@ -95,7 +95,7 @@ def test_good_data_passes_each_check_of_a_window(url: str):
         ),
     ],
 )
-def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, name: str, damage: str, culprits: Any):
+def test_bad_data_fails_only_its_window_and_names_the_markets(url: str, name: str, damage: str, culprits: Any):
     ask(url, damage.format(window=f"ingested_at = '{PAST.isoformat()}'"))
 
     evaluation = evaluate(OF_A_WINDOW[name], name, PAST)
@@ -107,7 +107,7 @@ def test_bad_data_fails_its_window_alone_and_the_culprits_are_named(url: str, na
     assert ask(url, passed, name) == [(PAST, False), (PAST + WINDOW, True)]
 
 
-def test_raw_rows_that_came_after_silver_are_reported_and_not_counted_against_it(url: str, database: Database):
+def test_raw_rows_newer_than_silver_are_reported_but_do_not_fail(url: str, database: Database):
     put_bronze(database, PAST + WINDOW / 2, {"KRW-03": ticker("KRW-03")})
     evaluation = evaluate("silver_ticker", ACCOUNTS, PAST)
     assert evaluation.passed
@@ -116,28 +116,28 @@ def test_raw_rows_that_came_after_silver_are_reported_and_not_counted_against_it
     assert not evaluate("silver_ticker", ACCOUNTS, PAST).passed
 
 
-def test_a_window_without_a_market_list_says_so(url: str):
+def test_a_window_without_a_market_list_is_reported(url: str):
     ask(url, "DELETE FROM bronze.market_raw")
     evaluation = evaluate("bronze_ticker_raw", "markets_match_the_market_list", PAST)
     assert not evaluation.passed
     assert "No market list was collected in this window." in (evaluation.description or "")
 
 
-def test_what_makes_figures_wrong_is_an_error_and_what_may_be_the_exchanges_fault_a_warning(url: str):
+def test_wrong_figures_are_errors_and_possible_faults_of_the_exchange_warnings(url: str):
     ask(url, "DELETE FROM silver.ticker; DELETE FROM gold.market_stats; DELETE FROM bronze.market_raw")
     severity = {name: evaluate(asset, name, PAST).severity for name, asset in OF_A_WINDOW.items()}
     severe = {name for name, each in severity.items() if each is AssetCheckSeverity.ERROR}
     assert severe == {"every_bronze_row_is_accounted_for", "ranks_are_complete"}
 
 
-def test_figures_of_now_are_fresh(database: Database, exchange: Handle):
+def test_current_figures_are_fresh(database: Database, exchange: Handle):
     assert materialize(*CHAIN, first=now()).success
     evaluation = evaluate(*FRESHNESS)
     assert evaluation.passed
     assert shown(evaluation)["age in seconds"] < 60
 
 
-def test_freshness_is_reported_of_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
+def test_freshness_targets_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
     result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
     assert FRESHNESS[1] not in evaluated(result), "which would say the same of every run"
     with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -147,7 +147,7 @@ def test_freshness_is_reported_of_the_newest_materialization(database: Database,
     assert target.run_id == result.run_id
 
 
-def test_figures_that_are_old_are_not_fresh_and_their_time_is_reported(url: str):
+def test_old_figures_are_not_fresh_and_their_time_is_reported(url: str):
     evaluation = evaluate(*FRESHNESS)
     assert not evaluation.passed
     assert evaluation.severity is AssetCheckSeverity.WARN
@@ -155,6 +155,6 @@ def test_figures_that_are_old_are_not_fresh_and_their_time_is_reported(url: str)
     assert shown(evaluation)["age in seconds"] > timedelta(days=1).total_seconds()
 
 
-def test_no_figures_at_all_are_not_fresh(market_url: str):
+def test_an_empty_table_is_not_fresh(market_url: str):
     evaluation = evaluate(*FRESHNESS)
     assert (evaluation.passed, evaluation.description) == (False, "There are no figures yet.")

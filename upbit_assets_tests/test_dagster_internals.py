@@ -74,12 +74,12 @@ def test_the_instances_undocumented_methods_take_what_they_are_given(name: str, 
 
 
 @pytest.mark.parametrize(("base", "name", "arguments"), OVERRIDDEN)
-def test_what_is_overridden_is_called_as_it_was(base: type, name: str, arguments: dict[str, Any]):
+def test_overridden_methods_have_the_same_signature(base: type, name: str, arguments: dict[str, Any]):
     inspect.signature(getattr(base, name)).bind(None, **arguments)
 
 
 @pytest.mark.parametrize(("owner", "name", "used_by"), PROPERTIES)
-def test_each_property_is_one_still(owner: type, name: str, used_by: str):
+def test_overridden_properties_are_still_properties(owner: type, name: str, used_by: str):
     assert isinstance(inspect.getattr_static(owner, name, None), property), f"{owner}.{name}: see {used_by}"
 
 
@@ -103,7 +103,7 @@ def test_the_instances_of_a_process_share_their_connections(storage: InstanceSto
     assert len(sessions) == 1, "a storage takes its connections from elsewhere than _engine"
 
 
-def test_what_tables_there_are_is_asked_once(storage: InstanceStorage):
+def test_existing_tables_are_queried_once(storage: InstanceStorage):
     asked = list[str]()
     sa.event.listen(shared_engine(storage.postgres_url), "before_cursor_execute", lambda *said: asked.append(said[2]))
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_the_installed_dagsters_tables_are_known():
     assert head in dagster_internals.REVISIONS, "read what changed in Dagster's tables, then add it"
 
 
-def test_nothing_else_uses_what_a_class_of_dagster_keeps_to_itself():
+def test_no_other_module_uses_private_attributes_of_dagster():
     """Which no linter sees, as it is reached through self."""
     own, used = set[str](), dict[str, str]()
     for file in PACKAGE.rglob("*.py"):

@@ -163,7 +163,7 @@ def test_a_wrong_day_fails_alone_and_the_markets_are_named(two_days: str, check:
     assert (evaluation.severity is AssetCheckSeverity.WARN) == (check == COVERAGE)
 
 
-def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_reported(two_days: str, database: Database):
+def test_trades_that_differ_from_the_candles_are_reported(two_days: str, database: Database):
     day = f"traded_at < '{TOMORROW.isoformat()}'"
     ask(two_days, f"UPDATE silver.trade SET volume = volume * 1.00000001 WHERE market = 'KRW-0' AND {day}")
     ask(two_days, f"DELETE FROM silver.trade WHERE market = 'KRW-1' AND {day}")
@@ -181,7 +181,7 @@ def test_trades_that_gold_left_out_since_they_differ_from_the_candles_are_report
     assert "trades and candles differ: KRW-0, KRW-1 |" in shown(evaluation)["failing windows"]
 
 
-def test_a_rejected_candle_of_no_known_market_may_be_missing_anywhere(two_days: str):
+def test_a_rejected_candle_without_a_market_may_be_missing_in_any(two_days: str):
     values = f"('', '{{}}', 'market: missing', '{TODAY.isoformat()}', 1)"
     ask(two_days, f"INSERT INTO silver.candle_rejected (market, raw_data, reason, day, bronze_id) VALUES {values}")
 
@@ -202,7 +202,7 @@ def test_what_was_not_collected_is_not_compared(two_days: str, database: Databas
     assert "incomplete: KRW-0 |" in shown(evaluated(COVERAGE, TODAY, days)[0])["failing windows"]
 
 
-def test_a_day_that_is_not_over_need_not_be_whole(market_url: str, database: Database):
+def test_an_unfinished_day_may_be_incomplete(market_url: str, database: Database):
     today = days.at(datetime.now(UTC)).start
     cover(database, "candle", "KRW-A", today, today)
     compute(database, silver_candle, today)
@@ -235,7 +235,7 @@ def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database
     assert "raw: 10; silver: 9; rejected: 0; duplicates: 0" in shown(evaluation)["failing windows"]
 
 
-def test_all_agree_on_what_the_offline_exchange_says(
+def test_all_checks_pass_on_the_offline_exchanges_data(
     market_url: str, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
 ):
     yesterday = days.at(datetime.now(UTC)).start - DAY

@@ -52,7 +52,7 @@ def test_the_assets_are_three_layers_and_follow_one_another():
 
 @pytest.mark.parametrize("name", ASSETS)
 class TestEachAsset:
-    def test_says_what_it_is_whose_it_is_and_where_it_lives(self, name: str):
+    def test_an_asset_has_description_owner_and_table(self, name: str):
         spec = spec_of(name)
         assert spec.description
         assert spec.owners == ["team:upbit_assets"]
@@ -77,7 +77,7 @@ class TestEachAsset:
     "name",
     ["collect", "refresh", "repair_trades", "collect_days", "refresh_days", "make_table_partitions", "drop_old_data"],
 )
-def test_a_job_says_what_it_does_and_runs_in_one_process(name: str):
+def test_a_job_has_a_description_and_runs_in_one_process(name: str):
     job = defs.resolve_job_def(name)
     assert job.description
     assert job.executor_def is in_process_executor
@@ -106,7 +106,7 @@ def test_a_sensor_runs_from_the_start(name: str):
     assert sensor.description
 
 
-def test_every_check_says_what_it_looks_for():
+def test_every_check_has_a_description():
     specs = [spec for checks in defs.asset_checks or () for spec in checks.check_specs]
     assert len(specs) == 21
     assert all(spec.description for spec in specs)

@@ -82,7 +82,7 @@ def other_formula(computed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
     monkeypatch.setattr(gold, "SQL", tmp_path)
 
 
-def test_of_what_the_same_code_computed_nothing_would_change(computed: str):
+def test_unchanged_code_has_no_differences(computed: str):
     result = diff("--partition", RANGE, "--check")
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "Nothing would change."), result.output
     assert lines(result.output)[2:7] == [
@@ -95,7 +95,7 @@ def test_of_what_the_same_code_computed_nothing_would_change(computed: str):
 
 
 @pytest.mark.usefixtures("other_formula")
-def test_another_formula_shows_by_column_with_the_largest_differences_and_writes_nothing(computed: str):
+def test_a_changed_formula_is_shown_by_column_and_nothing_is_written(computed: str):
     before = everything(computed)
     with psycopg.connect(computed, autocommit=True) as listening:
         listening.execute(f"LISTEN {WRITE_CHANNEL}".encode())
@@ -115,7 +115,7 @@ def test_another_formula_shows_by_column_with_the_largest_differences_and_writes
     assert diff("--partition", RANGE).exit_code == 0
 
 
-def test_rows_that_would_come_go_or_change_are_distinguished_and_named(computed: str):
+def test_added_removed_and_changed_rows_are_distinguished(computed: str):
     ask(computed, "DELETE FROM silver.ticker WHERE market = 'KRW-ETH' AND ingested_at = %s", PAST)
     ask(
         computed,
@@ -140,7 +140,7 @@ def test_rows_that_would_come_go_or_change_are_distinguished_and_named(computed:
     assert told[-1] == "Something would change in 2026-01-29-14:00, 2026-01-29-14:10."
 
 
-def test_gold_is_computed_from_the_silver_that_would_be_there(computed: str, database: Database):
+def test_gold_is_computed_from_the_new_silver(computed: str, database: Database):
     """That of the day before too, where it is asked for."""
     ask(computed, "UPDATE silver.ticker SET trade_price = 2 * trade_price WHERE ingested_at < %s", PAST)
     compute(database, gold_market_stats, PAST)
@@ -155,7 +155,7 @@ def test_gold_is_computed_from_the_silver_that_would_be_there(computed: str, dat
     assert any("trade_price" in line for line in told), "alone, from the silver that is there"
 
 
-def test_collecting_and_reading_go_on_meanwhile_and_a_write_of_the_window_waits(
+def test_collecting_and_reading_continue_but_a_write_of_the_window_waits(
     computed: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     waited = list[Any]()
@@ -177,7 +177,7 @@ def test_collecting_and_reading_go_on_meanwhile_and_a_write_of_the_window_waits(
     assert waited == [(False,)]
 
 
-def test_every_asset_that_is_computed_has_a_diff():
+def test_every_computed_asset_has_a_diff():
     groups = [
         key.to_user_string()
         for key in defs.resolve_asset_graph().get_all_asset_keys()
@@ -204,8 +204,8 @@ def test_a_day_of_candles(market_url: str, exchange: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--partition", "today"], "today is no partition: name a window like 2026-01-29-14:00, a day like"),
-        (["--partition", "2026-01-29-14:00...2026-01-29"], "is no partition"),
+        (["--partition", "today"], "today is not a partition: name a window like 2026-01-29-14:00, a day like"),
+        (["--partition", "2026-01-29-14:00...2026-01-29"], "is not a partition"),
         (["--partition", "2026-01-29-14:05"], "windows are ten minutes long"),
         (["--partition", "2026-01-29-14:10...2026-01-29-14:00"], "runs backwards"),
         (
@@ -214,7 +214,7 @@ def test_a_day_of_candles(market_url: str, exchange: Any, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_what_cannot_be_compared_says_why(market_url: str, arguments: list[str], message: str):
+def test_invalid_requests_are_rejected_with_the_reason(market_url: str, arguments: list[str], message: str):
     result = diff(*arguments)
     assert result.exit_code == 1
     assert message in result.output
@@ -242,13 +242,13 @@ def test_the_job_shows_the_same_in_the_ui(computed: str):
     assert metadata["summary"] == "Something would change in 2026-01-29-14:00, 2026-01-29-14:10."
     assert "window_high: 4, volatility: 4" in metadata["silver and gold"]
     assert "| KRW-BTC" in metadata["largest differences"]
-    assert "today is no partition" in run_errors(run(partitions="today"))
+    assert "today is not a partition" in run_errors(run(partitions="today"))
 
 
 NAME = "every_figure_follows_from_the_raw_rows"
 
 
-def test_each_night_past_windows_are_checked_and_those_that_differ_are_named(computed: str, database: Database):
+def test_sampled_windows_that_differ_fail_the_nightly_check(computed: str, database: Database):
     gold = "gold_market_stats"
     evaluation = evaluate(gold, NAME)
     drawn = [PAST - DAY, PAST, PAST + WINDOW]
@@ -297,7 +297,7 @@ def test_a_sample_is_the_same_all_night_and_another_the_next(market_url: str, da
             assert set(sampled(connection, MARKET_STATS, date(2026, 3, night))) <= set(starts[100:])
 
 
-def test_no_run_that_computes_checks_a_sample(computed: str):
+def test_runs_that_compute_do_not_check_samples(computed: str):
     result = materialize("gold_market_stats", first=PAST)
     assert NAME not in checks(result)
     jobs = {name: defs.resolve_job_def(name) for name in ("collect", "check_figures")}

@@ -90,7 +90,7 @@ class TestCloseGaps:
         assert whole == [(TODAY - DAY, 0), (TODAY - 2 * DAY, 0)]
         assert ask(market_url, "SELECT count(*) FROM gold.market_daily") == [(2,)]
 
-    def test_a_day_that_was_begun_is_filled_once_it_is_over_whatever_the_days_back(
+    def test_a_partly_collected_day_is_completed_whatever_the_days_back(
         self, daemon: GapCloser, database: Database, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
@@ -101,7 +101,7 @@ class TestCloseGaps:
         Clock.moment = NOON + DAY
         assert daemon.tick() == requests_for("candle", 0)
 
-    def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser):
+    def test_one_day_at_a_time(self, daemon: GapCloser):
         job = defs.resolve_job_def("collect_days")
         run = daemon.instance.create_run_for_job(job, tags={HISTORY: "true"}, status=DagsterRunStatus.STARTED)
         assert daemon.tick() == set()
@@ -109,7 +109,7 @@ class TestCloseGaps:
         daemon.instance.report_run_failed(run)
         assert daemon.tick() == requests_for("candle", 1)
 
-    def test_a_persons_run_keeps_nothing_waiting(self, daemon: GapCloser):
+    def test_a_manual_run_delays_nothing(self, daemon: GapCloser):
         daemon.instance.create_run_for_job(defs.resolve_job_def("collect_days"), status=DagsterRunStatus.STARTED)
         assert daemon.tick() == requests_for("candle", 1)
 
@@ -124,16 +124,16 @@ class TestCloseGaps:
         assert asked_after == [0, 30, 90, 210]
         assert daemon.skipped == "1 days wait for a retry"
 
-    def test_while_one_waits_the_next_is_filled(self, daemon: GapCloser):
+    def test_while_one_day_waits_the_next_is_collected(self, daemon: GapCloser):
         assert [daemon.tick() for _ in ORDER] == [requests_for(*each) for each in ORDER]
         assert daemon.tick() == set()
 
-    def test_progress_ends_the_wait(self, daemon: GapCloser, database: Database):
+    def test_progress_resets_the_back_off(self, daemon: GapCloser, database: Database):
         assert daemon.tick() == requests_for("candle", 1)
         cover(database, TODAY - DAY, "candle", 5)
         assert daemon.tick() == requests_for("candle", 1)
 
-    def test_a_day_begun_long_ago_and_left_unfinished_is_finished(self, daemon: GapCloser, database: Database):
+    def test_a_day_partly_collected_long_ago_is_completed(self, daemon: GapCloser, database: Database):
         for kind, back in ORDER:
             cover(database, TODAY - back * DAY, kind)
         assert daemon.tick() == set()
@@ -148,7 +148,7 @@ class TestCloseGaps:
         assert daemon.tick() == set()
         assert daemon.skipped == "Nothing is missing"
 
-    def test_what_the_exchange_does_not_have_is_not_requested_again(
+    def test_unavailable_markets_are_not_requested_again(
         self, daemon: GapCloser, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -220,9 +220,7 @@ class TestDropped:
         assert ask(market_url, "SELECT count(*) FROM bronze.candle_raw") == whole
         assert ask(market_url, "SELECT count(*) FROM silver.candle") == whole
 
-    def test_a_day_that_was_dropped_is_no_reason_to_ask_for_another(
-        self, daemon: GapCloser, market_url: str, exchange: Handle
-    ):
+    def test_a_dropped_day_does_not_cause_other_requests(self, daemon: GapCloser, market_url: str, exchange: Handle):
         first, last = TODAY - 2 * DAY, TODAY - DAY
         assert materialize("bronze_candle_raw", first=first, last=last, axis=days).success
         ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.candle_raw', %s, 'infinity')", last)
@@ -252,7 +250,7 @@ class TestCollectToday:
         for table in ("bronze.candle_raw", "bronze.trade_raw", "silver.candle_coverage", "gold.market_daily"):
             assert ask(market_url, f"SELECT DISTINCT day FROM {table}") == [(TODAY,)]
 
-    def test_a_day_that_was_begun_is_filled_once_it_is_over_whatever_the_days_back(
+    def test_a_partly_collected_day_is_completed_whatever_the_days_back(
         self, daemon: GapCloser, database: Database, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_DAYS_BACK", "0")
@@ -263,7 +261,7 @@ class TestCollectToday:
         Clock.moment = NOON + DAY
         assert daemon.tick() == requests_for("candle", 0)
 
-    def test_one_at_a_time_while_one_is_unfinished(self, daemon: GapCloser, instance: DagsterInstance):
+    def test_one_day_at_a_time(self, daemon: GapCloser, instance: DagsterInstance):
         job = defs.resolve_job_def("collect_days")
         status, tags = DagsterRunStatus.STARTED, {"dagster/partition": days.key_of(TODAY)}
         run = instance.create_run_for_job(job, tags=tags, status=status)
@@ -297,7 +295,7 @@ class TestStaleDays:
     """Rows that another process puts into bronze ask for silver and gold of their day."""
 
     @pytest.mark.parametrize("kind", ["candle", "trade"])
-    def test_a_late_row_asks_for_silver_and_gold_of_exactly_its_day(
+    def test_a_late_row_requests_silver_and_gold_of_exactly_its_day(
         self, daemon: GapCloser, market_url: str, exchange: Handle, kind: str
     ):
         for each in ("candle", "trade"):
@@ -320,7 +318,7 @@ class TestStaleDays:
         refresher.work()
         assert refresher.tick() == set()
 
-    def test_a_page_without_rows_of_a_run_that_died_asks_for_the_coverage_of_its_day(
+    def test_an_empty_page_of_a_killed_run_requests_its_days_coverage(
         self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
     ):
         day = TODAY - DAY

@@ -53,7 +53,7 @@ def test_what_is_on_this_machine_or_a_service_of_compose_is_local(url: str):
         "",
     ],
 )
-def test_nothing_else_is(url: str):
+def test_other_addresses_are_not_local(url: str):
     assert not is_local(url)
 
 
@@ -62,7 +62,7 @@ def test_the_offline_exchange_is_called_directly(exchange: Handle):
         assert len(client.markets().rows) == 30
 
 
-def test_the_real_one_by_way_of_the_proxy():
+def test_the_real_exchange_is_called_through_the_proxy():
     with (
         UpbitClient("http://api.upbit.example", attempts=1) as client,
         pytest.raises(TransportError, match="the proxy set in the environment failed"),
@@ -78,11 +78,11 @@ def test_a_stack_sees_that_its_parts_answer(exchange: Handle, tmp_path: Path):
         waiting.stop()
 
 
-def test_so_do_the_health_checks(exchange: Handle):
+def test_health_checks_bypass_the_proxy(exchange: Handle):
     assert health.page(exchange.url + "/_sandbox/health") is None
 
 
-def test_so_does_the_one_of_the_code_location():
+def test_the_code_locations_check_bypasses_the_proxy():
     answer = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b'{"ListRepositoriesResponse": 1}')
     location = grpc.server(ThreadPoolExecutor(1))
     location.add_generic_rpc_handlers(

@@ -21,7 +21,7 @@ moments = st.datetimes(datetime(2026, 1, 2), datetime(2040, 1, 1), timezones=zon
 
 @pytest.mark.parametrize("axis", [windows, days])
 @given(moment=moments)
-def test_a_moment_lies_in_exactly_one_window_that_dagster_knows(axis: Axis, moment: datetime):
+def test_every_time_is_in_exactly_one_of_dagsters_windows(axis: Axis, moment: datetime):
     window = axis.at(moment)
     assert window.start <= moment < window.end == window.start + axis.length
     assert axis.partitions.time_window_for_partition_key(axis.key_of(window.start)) == window

@@ -112,7 +112,7 @@ class TestDropping:
         assert moments(tables.bronze_ticker_raw) == [EDGE, MIDNIGHT]
         assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept for ever"
 
-    def test_a_first_drop_after_long_goes_a_few_partitions_at_a_time(self, market: str, monkeypatch):
+    def test_a_large_drop_goes_a_few_partitions_at_a_time(self, market: str, monkeypatch):
         first = EDGE - 75 * DAY
         with Database().connect() as connection:
             make_partitions(connection, first, EDGE, [tables.bronze_market_raw])
@@ -128,13 +128,13 @@ class TestDropping:
         assert before - partitions_of(market, "bronze.market_raw") == gone
         assert ask(market, noted) == [(EDGE,)]
 
-    def test_old_rows_without_a_partition_go_too(self, market: str, monkeypatch: pytest.MonkeyPatch):
+    def test_old_rows_in_the_default_partition_are_dropped_too(self, market: str, monkeypatch: pytest.MonkeyPatch):
         put(OLD - 300 * DAY, MIDNIGHT + 300 * DAY)
         monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
         assert drop_old_data().success
         assert moments(tables.bronze_ticker_raw) == [MIDNIGHT + 300 * DAY]
 
-    def test_gold_goes_by_whole_months(self, market: str, monkeypatch: pytest.MonkeyPatch):
+    def test_gold_is_dropped_by_whole_months(self, market: str, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_KEEP_GOLD_DAYS", "10")
         assert drop_old_data().success
         first_kept = f"gold.market_stats_{EDGE:%Y%m}"
@@ -143,7 +143,7 @@ class TestDropping:
         dropped = [(EDGE.replace(day=1),)] if OLD.month != EDGE.month else []
         assert noted == dropped, "what is still there is not noted as dropped"
 
-    def test_the_results_of_checks_go_with_their_windows(self, market: str, monkeypatch: pytest.MonkeyPatch):
+    def test_check_results_are_deleted_with_their_windows(self, market: str, monkeypatch: pytest.MonkeyPatch):
         put(OLD, EDGE)
         for moment in (OLD, EDGE):
             assert materialize("silver_ticker", first=moment).success
@@ -160,7 +160,7 @@ class TestDropping:
         assert partitions_of(market, "bronze.ticker_raw") == before
         assert moments(tables.bronze_ticker_raw) == [OLD - 300 * DAY]
 
-    def test_a_table_that_is_being_written_for_long_holds_up_no_other(self, market: str, monkeypatch):
+    def test_a_long_write_of_one_table_delays_no_other(self, market: str, monkeypatch):
         put(OLD, MIDNIGHT)
         ask(market, "ALTER FUNCTION bronze.drop_partitions SET lock_timeout = '100ms'")
         monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
@@ -201,7 +201,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "table", ["public.alembic_version", "bronze.origin", "pg_catalog.pg_class", "silver.ticker_build"]
     )
-    def test_nor_is_anything_but_a_partitioned_table_of_the_layers(self, market_url: str, table: str):
+    def test_only_partitioned_tables_of_the_layers_are_dropped(self, market_url: str, table: str):
         with pytest.raises(psycopg.errors.NoDataFound):
             as_pipeline(market_url, f"SELECT bronze.drop_partitions('{table}', '2020-01-01')")
 
@@ -227,14 +227,14 @@ class TestAfterwards:
         assert drop_old_data().success
         return market
 
-    def test_silver_of_a_dropped_window_is_left_as_it_is(self, dropped: str):
+    def test_silver_of_a_dropped_window_is_unchanged(self, dropped: str):
         before = rows(Database(), tables.silver_ticker)
         result = materialize("silver_ticker", first=OLD)
         assert not result.success
         assert f"bronze.ticker_raw is kept from {EDGE:%Y-%m-%d %H:%M} on" in run_errors(result)
         assert rows(Database(), tables.silver_ticker) == before
 
-    def test_nor_is_it_replaced_by_some_of_its_rows_that_came_back(self, dropped: str):
+    def test_silver_is_not_replaced_from_incomplete_raw_rows(self, dropped: str):
         put_bronze(Database(), OLD + DAY, {name: ticker(name) for name in ("KRW-BTC", "KRW-ETH")})
         assert materialize("silver_ticker", first=OLD + DAY).success  # never computed before, so nothing can be lost
         assert drop_old_data().success
@@ -243,7 +243,7 @@ class TestAfterwards:
         assert not materialize("silver_ticker", first=OLD + DAY).success
         assert rows(Database(), tables.silver_ticker) == before
 
-    def test_nor_by_a_range_that_reaches_into_what_is_kept(self, dropped: str):
+    def test_silver_is_not_replaced_by_a_range_that_is_partly_dropped(self, dropped: str):
         last_dropped = EDGE - WINDOW
         put(last_dropped)
         assert materialize("silver_ticker", first=last_dropped).success
@@ -253,7 +253,7 @@ class TestAfterwards:
         assert f"in {last_dropped:%Y-%m-%d-%H:%M}" in run_errors(result)
         assert rows(Database(), tables.silver_ticker) == before
 
-    def test_gold_of_it_is_computed_again_while_silver_is_there(self, dropped: str):
+    def test_gold_is_recomputed_while_silver_exists(self, dropped: str):
         assert materialize("gold_market_stats", first=OLD).success
         assert moments(tables.gold_market_stats) == [OLD, MIDNIGHT]
 
@@ -264,14 +264,14 @@ class TestAfterwards:
         assert not materialize("gold_market_stats", first=OLD).success
         assert moments(tables.gold_market_stats) == [OLD, MIDNIGHT]
 
-    def test_what_is_kept_is_computed_as_ever(self, dropped: str):
+    def test_kept_windows_are_computed_as_usual(self, dropped: str):
         assert materialize("silver_ticker", "gold_market_stats", first=MIDNIGHT).success
 
-    def test_rows_that_came_back_are_computed(self, dropped: str):
+    def test_restored_rows_are_computed(self, dropped: str):
         put(OLD)
         assert materialize("silver_ticker", "gold_market_stats", first=OLD).success
 
-    def test_the_sensor_does_not_request_a_window_of_which_a_stray_row_came_back(self, dropped: str):
+    def test_the_sensor_ignores_a_partly_restored_window(self, dropped: str):
         put(OLD, MIDNIGHT)
         with Database().connect() as connection:
             asked = stale(connection, MARKET_STATS, {OLD, MIDNIGHT})
@@ -313,7 +313,7 @@ class TestDagstersLog:
     def age(self, server: EmbeddedPostgres, *run_ids: str) -> None:
         ask(server.url("dagster"), "UPDATE runs SET update_timestamp = %s WHERE run_id = ANY(%s)", OLD, list(run_ids))
 
-    def test_old_runs_go_and_what_is_materialized_stays_known(
+    def test_old_runs_are_deleted_and_the_materialization_status_stays(
         self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
     ):
         old = [self.run(instance, window) for window in (*WINDOWS, *WINDOWS[:2])]
@@ -335,7 +335,7 @@ class TestDagstersLog:
         checks = ask(server.url("dagster"), "SELECT DISTINCT run_id FROM asset_check_executions")
         assert checks == [(new,)], "of the checks the last result stays"
 
-    def test_each_night_the_ui_learns_what_is_materialized(self, instance: DagsterInstance):
+    def test_the_uis_partition_cache_is_updated_nightly(self, instance: DagsterInstance):
         key = AssetKey("bronze_ticker_raw")
         instance.report_runless_asset_event(AssetMaterialization(key, partition=windows.key_of(PAST)))
         assert drop_old_data(instance).success
@@ -348,14 +348,14 @@ class TestDagstersLog:
         self.run(instance, WINDOWS[0])
         assert [file.name for file in Path(instance.root_directory).rglob("*") if file.is_file()] == ["dagster.yaml"]
 
-    def test_unfinished_runs_stay_however_old(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
+    def test_unfinished_runs_are_never_deleted(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
         run = instance.create_run_for_job(defs.resolve_job_def("collect"))
         self.age(server, run.run_id)
         monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
         assert drop_old_data(instance).success
         assert instance.get_run_by_id(run.run_id) is not None
 
-    def test_what_was_left_of_a_pruned_run_goes_when_it_is_replaced_and_that_is_old_too(
+    def test_kept_events_of_a_deleted_run_are_deleted_once_replaced(
         self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch
     ):
         monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")
@@ -380,7 +380,7 @@ class TestDagstersLog:
         assert "Install the Dagster version in requirements.lock" in run_errors(result)
         assert instance.get_run_by_id(old) is not None
 
-    def test_more_runs_than_go_at_once_all_go(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
+    def test_more_runs_than_a_batch_are_deleted(self, server: EmbeddedPostgres, instance: DagsterInstance, monkeypatch):
         old = [self.run(instance, WINDOWS[0]) for _ in range(3)]
         self.age(server, *old)
         monkeypatch.setenv("UPBIT_KEEP_DAGSTER_DAYS", "10")

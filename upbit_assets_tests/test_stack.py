@@ -39,39 +39,39 @@ def starting(tmp_path: Path) -> Iterator[Callable[[str], Process]]:
 
 
 @pytest.mark.parametrize("start", [BUSY, TALKING, IN_A_CHILD.format(code=BUSY)], ids=["busy", "talking", "in a child"])
-def test_a_process_that_does_something_is_waited_for(starting: Callable[[str], Process], start: str, capsys):
+def test_a_process_that_makes_progress_is_waited_for(starting: Callable[[str], Process], start: str, capsys):
     port = free_port(18700)
     process = starting(start + SERVE.format(port=port))
     wait_for(process, f"http://127.0.0.1:{port}")
     assert f"Something is still starting after 1 s; its log: {process.log}" in capsys.readouterr().out
 
 
-def test_one_that_does_nothing_any_more_is_given_up(starting: Callable[[str], Process]):
+def test_an_idle_process_is_given_up(starting: Callable[[str], Process]):
     process = starting("import time; print('I begin', flush=True); time.sleep(60)")
     said = "(?s)Something does not respond at http://127.0.0.1:1 and has been idle for 2 s.*I begin"
     with pytest.raises(StackError, match=said):
         wait_for(process, "http://127.0.0.1:1")
 
 
-def test_one_that_has_ended_is_too(starting: Callable[[str], Process]):
+def test_an_ended_process_is_given_up(starting: Callable[[str], Process]):
     with pytest.raises(StackError, match=r"(?s)ended unexpectedly.*no such luck"):
         wait_for(starting("raise SystemExit('no such luck')"), "http://127.0.0.1:1")
 
 
 class TestASecondOne:
-    def test_says_that_the_first_is_starting(self, tmp_path: Path):
+    def test_a_second_start_reports_that_the_first_is_starting(self, tmp_path: Path):
         said = f"already starting.*its logs are in {tmp_path}.*kill {os.getpid()}$"
         with lock_home(tmp_path), pytest.raises(StackError, match=said), lock_home(tmp_path):
             pass
 
-    def test_says_where_the_first_is(self, tmp_path: Path):
+    def test_a_second_start_reports_the_addresses_of_the_first(self, tmp_path: Path):
         said = f"already running: http://a:1, the board at http://b:2. .*kill {os.getpid()}$"
         with lock_home(tmp_path) as note:
             note({"ui": "http://a:1", "board": "http://b:2"})
             with pytest.raises(StackError, match=said), lock_home(tmp_path):
                 pass
 
-    def test_starts_where_the_first_is_gone_and_knows_nothing_of_it(self, tmp_path: Path):
+    def test_starts_if_the_first_has_ended(self, tmp_path: Path):
         with lock_home(tmp_path) as note:
             note({"ui": "http://a:1", "board": "http://b:2"})
         assert running(tmp_path) == {}
@@ -79,7 +79,7 @@ class TestASecondOne:
             assert running(tmp_path) == {"pid": str(os.getpid())}
 
 
-def test_another_port_than_the_one_that_people_know_is_reported(capsys):
+def test_a_port_other_than_the_default_is_reported(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wanted = taken.getsockname()[1]
         port = chosen_port("the board", wanted)
@@ -87,7 +87,7 @@ def test_another_port_than_the_one_that_people_know_is_reported(capsys):
     assert capsys.readouterr().out == f"Port {wanted} is in use: the board uses {port} instead.\n"
 
 
-def test_a_process_goes_on_at_the_end_of_its_log_when_that_is_rotated(tmp_path: Path, monkeypatch):
+def test_a_process_keeps_logging_after_rotation(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(stack, "MAX_LOG_BYTES", 5)
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
     says = f"import os, time; os.write(1, b'the first line'); exec({wait!r}); os.write(1, b'the second')"

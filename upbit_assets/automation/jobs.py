@@ -64,7 +64,7 @@ refresh = define_asset_job(
 repair_trades = define_asset_job(
     "repair_trades",
     AssetSelection.assets(*TRADE_STATS.computed_assets) - FIGURE_CHECKS,
-    description="Trades of some windows that the stream missed, asked for over REST, and what is computed from them",
+    description="Trades of some windows that the stream missed, requested over REST, and the windows' silver and gold",
 )
 
 

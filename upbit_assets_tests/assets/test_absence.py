@@ -110,7 +110,7 @@ def test_what_an_exchange_leaves_out_of_some_answers_is_collected_in_the_end_or_
 
 @pytest.mark.parametrize("kind", RAW)
 @pytest.mark.parametrize("nth", [0, 1])
-def test_nothing_once_is_requested_again_at_once(
+def test_one_empty_reply_is_requested_again_at_once(
     daemon: GapCloser, exchange: Handle, market_url: str, kind: str, nth: int
 ):
     exchange.faults.add(CALLS, "empty", skip=nth, times=1)
@@ -120,7 +120,7 @@ def test_nothing_once_is_requested_again_at_once(
     assert claimed(market_url, kind) == {(MARKET, YESTERDAY)}
 
 
-def test_nothing_twice_is_noticed_by_the_days_own_candle_and_requested_again(
+def test_two_empty_replies_are_detected_by_the_day_candle(
     daemon: GapCloser, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -135,7 +135,7 @@ def test_nothing_twice_is_noticed_by_the_days_own_candle_and_requested_again(
 
 
 @pytest.mark.parametrize("late", [3, pytest.param(9, marks=pytest.mark.long)])
-def test_candles_that_are_published_late_leave_no_minute_silent(
+def test_late_candles_leave_no_minute_silent(
     daemon: GapCloser, exchange: Handle, market_url: str, late: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")  # which trades in each minute
@@ -151,7 +151,7 @@ def test_candles_that_are_published_late_leave_no_minute_silent(
 
 
 @pytest.mark.long
-def test_a_day_that_never_adds_up_is_requested_three_times_and_says_so(
+def test_a_day_that_never_adds_up_is_requested_three_times_and_reported(
     daemon: GapCloser, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_DAYS_BACK", "1")
@@ -168,7 +168,7 @@ def test_a_day_that_never_adds_up_is_requested_three_times_and_says_so(
 
 
 @pytest.mark.parametrize("said", ['"NaN"', "1e400", "1e99999999999999999999", "-1", "null", "[]"])
-def test_a_days_candle_that_says_no_amount_proves_nothing(
+def test_a_day_candle_without_a_valid_volume_proves_nothing(
     daemon: GapCloser, exchange: Handle, market_url: str, said: str
 ):
     change = {"market": "*", "set": {"candle_acc_trade_volume": said}}
@@ -178,7 +178,7 @@ def test_a_days_candle_that_says_no_amount_proves_nothing(
     assert ask(market_url, "SELECT proved FROM silver.candle_coverage") == [(False,)]
 
 
-def test_a_day_is_not_proved_by_a_candle_that_says_less_than_the_days_tickers(
+def test_a_day_candle_below_the_last_ticker_proves_nothing(
     daemon: GapCloser, exchange: Handle, market_url: str, database: Database
 ):
     last = YESTERDAY + DAY - MINUTE
@@ -189,7 +189,7 @@ def test_a_day_is_not_proved_by_a_candle_that_says_less_than_the_days_tickers(
     assert ask(market_url, "SELECT proved FROM silver.candle_coverage") == [(False,)]
 
 
-def test_what_a_former_version_took_for_silent_is_requested_again(daemon: GapCloser, exchange: Handle, market_url: str):
+def test_silence_assumed_by_an_earlier_version_is_requested_again(daemon: GapCloser, exchange: Handle, market_url: str):
     """As the migration leaves it: a page without rows covers nothing."""
     ask(
         market_url,

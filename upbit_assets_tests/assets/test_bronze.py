@@ -77,7 +77,7 @@ def test_the_market_list_is_collected_once_a_window(market_url: str, still_excha
     assert all(checks(result)["markets_match_the_market_list"].passed for result in results)
 
 
-def test_a_market_list_that_fails_costs_no_ticker(market_url: str, still_exchange: Handle):
+def test_a_failing_market_list_does_not_lose_tickers(market_url: str, still_exchange: Handle):
     still_exchange.faults.add("market/all", "status", status=404)
     result = materialize("bronze_ticker_raw", first=now())
 
@@ -95,7 +95,7 @@ def test_a_market_list_that_comes_after_the_window_is_not_stored_in_it(exchange:
         assert snapshots.market_list(log, connection, client, windows.at(now())) != {}
 
 
-def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: Handle):
+def test_a_past_window_keeps_its_rows_and_reports_it(database: Database, exchange: Handle):
     put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC")})
     before = rows(database, tables.bronze_ticker_raw, leave_out=())
     result = materialize("bronze_ticker_raw", first=PAST)
@@ -107,7 +107,7 @@ def test_a_past_window_keeps_its_rows_and_says_so(database: Database, exchange: 
     )
 
 
-def test_a_past_window_without_rows_fails_at_once_and_says_why(database: Database, exchange: Handle):
+def test_a_past_window_without_rows_fails_at_once_with_the_reason(database: Database, exchange: Handle):
     result = materialize("bronze_ticker_raw", first=PAST)
 
     assert not result.success
@@ -140,7 +140,7 @@ def test_a_range_up_to_the_open_window_collects_into_that_alone(database: Databa
 
 @pytest.mark.parametrize("path", ["ticker/all", "market/all", "orderbook"])
 @pytest.mark.long
-def test_nothing_at_all_is_tried_again(
+def test_an_empty_reply_is_requested_again(
     database: Database, exchange: Handle, path: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "KRW-BTC,KRW-ETH")
@@ -151,7 +151,7 @@ def test_nothing_at_all_is_tried_again(
     assert [len(rows(database, table)) for table in stored] == [30, 30, 2]
 
 
-def test_a_window_that_closes_while_the_exchange_answers_gets_nothing(
+def test_a_reply_after_the_windows_end_is_not_stored(
     database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
 ):
     window = windows.at(now() - WINDOW)

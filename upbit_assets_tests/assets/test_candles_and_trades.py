@@ -134,7 +134,7 @@ WRONG_CANDLES: list[tuple[Fields, str]] = [
 ]
 
 
-def test_a_wrong_candle_is_rejected_with_what_is_wrong_and_the_others_are_taken(market_url: str, database: Database):
+def test_a_wrong_candle_is_rejected_with_its_reason_and_the_others_are_accepted(market_url: str, database: Database):
     put_candles(
         database, candle(TODAY), *(candle(HALF_PAST, **fields) for fields, _ in WRONG_CANDLES), candle(HALF_PAST)
     )
@@ -163,7 +163,7 @@ def test_a_candles_figures_are_exact_and_its_last_trade_may_be_stored_after_its_
     ) == [(last_minute, *map(Decimal, [*figures.values(), "110", *amounts.values()]), late, COLLECTED)]
 
 
-def test_a_candle_collected_again_counts_once_as_it_was_last(market_url: str, database: Database):
+def test_the_last_of_a_candles_duplicates_counts(market_url: str, database: Database):
     put_candles(database, candle(TODAY), candle(HALF_PAST), candle(TODAY, trade_price="111", timestamp="null"))
     put_candles(database, candle(TODAY, trade_price="112"))
     result = materialize("silver_candle", first=TODAY, axis=days)
@@ -173,7 +173,7 @@ def test_a_candle_collected_again_counts_once_as_it_was_last(market_url: str, da
     assert checks(result)["every_bronze_row_is_accounted_for"].passed
 
 
-def test_a_candle_under_another_ones_key_is_rejected_and_does_not_sink_the_day(market_url: str, database: Database):
+def test_a_candle_with_a_wrong_key_is_rejected_without_failing_the_day(market_url: str, database: Database):
     put_candles(database, candle(TODAY))
     put(
         database,
@@ -212,7 +212,7 @@ WRONG_TRADES: list[tuple[Fields, str]] = [
 ]
 
 
-def test_a_wrong_trade_is_rejected_with_what_is_wrong_and_the_others_are_taken(market_url: str, database: Database):
+def test_a_wrong_trade_is_rejected_with_its_reason_and_the_others_are_accepted(market_url: str, database: Database):
     put_trades(
         database, trade(1), *(trade(100 + nth, HALF_PAST, **fields) for nth, (fields, _) in enumerate(WRONG_TRADES))
     )
@@ -269,7 +269,7 @@ def test_a_minute_that_was_rejected_is_missing_once(
     assert minutes == [(1, 1439 - minutes_missing, minutes_missing)]
 
 
-def test_days_refined_together_are_as_each_is_alone(market_url: str, database: Database):
+def test_days_computed_together_equal_days_computed_separately(market_url: str, database: Database):
     for nth in range(3):
         day = TODAY + nth * DAY
         of_the_next = candle(day + DAY)  # where that minute is fine

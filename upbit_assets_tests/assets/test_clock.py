@@ -44,7 +44,7 @@ def collect(asset: str) -> ExecuteInProcessResult:
     ("minutes", "direction"), [(20, "ahead of"), pytest.param(-20, "behind", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("asset", ASSETS)
-def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
+def test_a_wrong_clock_collects_nothing_and_the_error_says_what_to_do(
     market_url: str, monkeypatch: pytest.MonkeyPatch, asset: str, minutes: int, direction: str
 ):
     with our_clock_ahead(monkeypatch, timedelta(minutes=minutes)):
@@ -58,7 +58,7 @@ def test_a_clock_that_is_off_collects_nothing_and_says_what_to_do(
 
 @pytest.mark.parametrize("seconds", [-4, 4])
 @pytest.mark.parametrize("asset", ["bronze_ticker_raw", "bronze_trade_raw"])
-def test_a_clock_that_goes_wrong_is_reported_while_it_is_tolerated(
+def test_a_tolerated_clock_offset_is_reported(
     market_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], asset: str, seconds: int
 ):
     with our_clock_ahead(monkeypatch, timedelta(seconds=seconds)):

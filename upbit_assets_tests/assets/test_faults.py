@@ -86,7 +86,7 @@ class TestBadInput:
         assert ask(self.url, "SELECT duplicate_rows FROM silver.ticker_build") == [(2,)]
 
     @pytest.mark.parametrize("field", ["trade_price", pytest.param("acc_trade_price_24h", marks=pytest.mark.long)])
-    def test_numbers_that_are_none_are_rejected_with_a_reason(self, field: str):
+    def test_malformed_numbers_are_rejected_with_a_reason(self, field: str):
         literals = ["null", '"100.0"', "-1.0", "NaN", "1" * 40, "1e400", "1e-400", "1e999999", "[1]", "true"]
         if field == "trade_price":
             literals.append("0.0")
@@ -103,7 +103,7 @@ class TestBadInput:
             assert reason.startswith("raw row: kept as text" if market in text_only else f"{field}: ")
         assert {market for market, *_ in self.found} == set(self.markets) - set(reasons)
 
-    def test_exponents_are_taken_exactly(self):
+    def test_exponents_are_read_exactly(self):
         literals = {self.markets[0]: "1.16539E8", self.markets[1]: "9.9E-7", self.markets[2]: "1.234567890123456789e-5"}
         fields = ("trade_price", "prev_closing_price", "acc_trade_volume_24h")
         changes = (
@@ -124,7 +124,7 @@ class TestBadInput:
         )
         assert kept == [(30,)]
 
-    def test_what_no_parser_takes_costs_its_own_row_alone(self):
+    def test_an_unparsable_row_does_not_lose_the_others(self):
         odd = {
             "1,200 deep": "[" * 1_200 + "]" * 1_200,
             "100,000 deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
@@ -149,7 +149,7 @@ class TestBadInput:
         assert {market for (market,) in ask(self.url, kept_as_text)} == {*hit.values()} - fine
 
     @pytest.mark.parametrize("row", ["null", "[[1], 2]", "nonsense"])
-    def test_a_row_that_is_none_costs_no_other(self, row: str):
+    def test_an_invalid_row_does_not_lose_the_others(self, row: str):
         good = http.get(self.exchange.url + TICKERS, timeout=5).text
         self.exchange.faults.add("ticker/all", "body", body=f"{good[:-1]},{row}]", times=1)
         result = materialize(*CHAIN, first=now())
@@ -232,14 +232,14 @@ class TestBadNetwork:
         ids=["html", "object", "502", "empty", "cut", "hangs up", "reset", "slow", "429"],
     )
     @pytest.mark.long
-    def test_no_whole_answer(self, exchange: Handle, kind: str, options: dict[str, Any], words: str):
+    def test_an_incomplete_response(self, exchange: Handle, kind: str, options: dict[str, Any], words: str):
         exchange.faults.add("ticker/all", kind, **options)
         assert words in self.failure()
 
         exchange.faults.clear()
         assert_healed()
 
-    def test_nobody_listens(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
+    def test_connection_refused(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_API_URL", "http://127.0.0.1:9")
         words = self.failure()
         assert "cannot be reached: connection refused" in words
@@ -275,7 +275,7 @@ def assert_healed() -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("status", {"status": 429}), ("cut", {})], ids=["429", "cut"])
-def test_what_passes_by_itself_costs_nothing(database: Database, exchange: Handle, kind: str, options: dict[str, Any]):
+def test_transient_failures_lose_nothing(database: Database, exchange: Handle, kind: str, options: dict[str, Any]):
     exchange.faults.add("ticker/all", kind, times=1, **options)
 
     assert_healed()
@@ -293,9 +293,7 @@ class TestBadDatabase:
         put_bronze(database, PAST + timedelta(minutes=1), {f"KRW-{n}": ticker(f"KRW-{n}") for n in range(50)})
         return database
 
-    def test_a_database_that_is_gone_is_reported_in_plain_words_and_comes_back_whole(
-        self, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_a_lost_database_is_reported_and_recovers(self, monkeypatch: pytest.MonkeyPatch):
         with a_server() as own:
             monkeypatch.setenv("UPBIT_POSTGRES_URL", own.url("upbit"))
             put_bronze(Database(), PAST, {"KRW-BTC": ticker("KRW-BTC")})
@@ -314,7 +312,7 @@ class TestBadDatabase:
             assert materialize("silver_ticker", "gold_market_stats", first=PAST).success
             engine_for(own.url("upbit")).dispose()
 
-    def test_a_connection_lost_within_the_write_leaves_the_old_result_and_the_step_tries_again(
+    def test_a_connection_lost_during_a_write_keeps_the_old_result_and_is_retried(
         self, market_url: str, built: Database
     ):
         before = [rows(built, table) for table in RESULTS]
@@ -330,7 +328,7 @@ class TestBadDatabase:
         assert_whole(result)
         assert len(rows(built, tables.silver_ticker)) == 100
 
-    def test_a_run_killed_within_the_write_leaves_the_old_result_and_the_next_one_heals(
+    def test_a_run_killed_during_a_write_keeps_the_old_result_and_the_next_succeeds(
         self, market_url: str, built: Database
     ):
         before = [rows(built, table) for table in RESULTS]
@@ -345,7 +343,7 @@ class TestBadDatabase:
         assert_whole(result)
         assert len(rows(built, tables.silver_ticker)) == 100
 
-    def test_runs_on_one_window_at_once_leave_one_whole_result(self, market_url: str, built: Database):
+    def test_concurrent_runs_of_a_window_leave_one_complete_result(self, market_url: str, built: Database):
         with ThreadPoolExecutor(4) as pool:
             spans = [(PAST, None), (PAST - WINDOW, PAST + WINDOW)] * 2
             runs = [

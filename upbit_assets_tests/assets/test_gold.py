@@ -67,7 +67,7 @@ def gold(url: str, columns: str) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(silver_rows)
-def test_gold_is_what_its_definition_says(market_url: str, database: Database, silver):
+def test_gold_equals_its_definition(market_url: str, database: Database, silver):
     ask(market_url, "DELETE FROM silver.ticker")
     put_silver(database, silver)
 
@@ -173,7 +173,7 @@ def test_turnover_is_converted_at_the_rate_of_the_same_snapshot(market_url: str,
     ]
 
 
-def test_a_quote_currency_without_a_rate_ranks_last_and_says_so(market_url: str, database: Database):
+def test_a_quote_currency_without_a_rate_ranks_last_with_a_note(market_url: str, database: Database):
     put_silver(database, [row(PAST, "JPY-BTC", turnover="1e15"), row(PAST, "KRW-BTC", turnover=0)])
     build()
 
@@ -232,7 +232,7 @@ def test_rates_are_exact_to_the_tenth_decimal_however_far_prices_lie_apart(marke
     assert gold(market_url, "volatility, change_rate_24h") == [(exact, exact)]
 
 
-def test_each_window_of_a_range_is_ranked_for_itself(market_url: str, database: Database):
+def test_windows_of_a_range_are_ranked_separately(market_url: str, database: Database):
     put_silver(database, [row(PAST, "KRW-A", turnover=1), row(PAST + WINDOW, "KRW-B", turnover=9)])
     build(last=PAST + WINDOW)
 
@@ -295,7 +295,7 @@ COUNTERS: list[tuple[list[tuple[str | None, str | None]], Decimal | None]] = [
 ]
 
 
-def test_a_windows_vwap_is_of_what_its_day_counters_gained(market_url: str, database: Database):
+def test_a_windows_vwap_is_computed_from_its_day_counters(market_url: str, database: Database):
     markets = [f"KRW-{nth:02}" for nth in range(len(COUNTERS))]
     for market, (counters, _) in zip(markets, COUNTERS, strict=True):
         put_silver(database, [counted(PAST + nth * MINUTE, *each, market) for nth, each in enumerate(counters)])
@@ -307,7 +307,7 @@ def test_a_windows_vwap_is_of_what_its_day_counters_gained(market_url: str, data
 @pytest.mark.parametrize(
     ("before", "after"), [(("500", "50000"), ("2", "210")), (("1", "100"), ("2", "210")), (("0", "0"), ("2", "210"))]
 )
-def test_after_nine_the_counters_began_at_nothing(market_url: str, database: Database, before, after):
+def test_day_counters_start_at_0_at_nine(market_url: str, database: Database, before, after):
     # the first reply after nine may still tell the day before
     put_silver(
         database,
@@ -332,7 +332,7 @@ def test_each_window_and_market_has_a_vwap_of_its_own(market_url: str, database:
     assert gold(market_url, "market, vwap") == [("KRW-A", 300), ("KRW-B", None), ("KRW-A", 1100), ("KRW-B", None)]
 
 
-def test_counters_that_are_no_amounts_are_none(market_url: str, database: Database):
+def test_invalid_counters_are_null(market_url: str, database: Database):
     said = [("-1.0", "1"), ("null", '"5"'), ("1e400", "{}"), ("2.0", "3.5")]
     for nth, (volume, turnover) in enumerate(said):
         fields = {"acc_trade_volume": volume, "acc_trade_price": turnover}

@@ -53,7 +53,7 @@ def filled(database: Database) -> None:
     trade_stream.build(database)
 
 
-def test_every_file_is_a_tables_and_every_gold_table_has_one():
+def test_every_gold_table_has_a_file_and_no_file_is_left_over():
     assert {file.stem for file in SQL.glob("*.sql")} == set(TABLES)
 
 

@@ -185,14 +185,14 @@ def answer(exchange: Handle, kind: str, rows: list[str], nth: int = 0) -> None:
 
 class TestADay:
     @BOTH
-    def test_a_day_is_collected_to_the_letter(self, market_url: str, exchange: Handle, kind: str):
+    def test_a_day_is_collected_exactly(self, market_url: str, exchange: Handle, kind: str):
         metadata = collected(kind)
         assert stored(market_url, kind) == exchange_rows(exchange, kind)
         assert missing(kind) == []
         assert metadata["pages"] == 1 + len(exchange_rows(exchange, kind)) // A_PAGE
 
     @BOTH
-    def test_a_second_run_asks_for_nothing(self, market_url: str, exchange: Handle, kind: str):
+    def test_a_second_run_requests_nothing(self, market_url: str, exchange: Handle, kind: str):
         collected(kind)
         with Counter(exchange) as counter:
             assert collected(kind)["pages"] == 0
@@ -241,7 +241,7 @@ class TestADay:
         for day in (first, YESTERDAY - DAY, YESTERDAY):
             assert_whole(market_url, exchange, kind, day=day)
 
-    def test_two_runs_of_a_day_at_once_do_the_work_once(self, market_url: str, exchange: Handle):
+    def test_concurrent_runs_of_a_day_collect_it_once(self, market_url: str, exchange: Handle):
         exchange.faults.add("candles", "slow", seconds=0.1)
         counts: list[int] = []
         runs = [threading.Thread(target=lambda: counts.append(collected("candle")["pages"])) for _ in range(2)]
@@ -286,9 +286,7 @@ class TestBadPages:
         assert_whole(market_url, exchange, kind)
 
     @BOTH
-    def test_a_page_that_goes_on_repeating_ends_the_run_which_keeps_the_rest(
-        self, market_url: str, exchange: Handle, kind: str
-    ):
+    def test_a_repeating_page_ends_the_run_and_stored_pages_stay(self, market_url: str, exchange: Handle, kind: str):
         same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
         exchange.faults.add(PATH[kind], "body", body=same, skip=1)
         failure = failed(kind)
@@ -299,7 +297,7 @@ class TestBadPages:
         assert_whole(market_url, exchange, kind)
 
     @BOTH
-    def test_a_market_whose_pages_lead_nowhere_costs_no_other_market(
+    def test_a_market_without_progress_does_not_lose_the_others(
         self, market_url: str, exchange: Handle, kind: str, monkeypatch: pytest.MonkeyPatch
     ):
         choose(monkeypatch, MARKET, OTHER)
@@ -326,7 +324,7 @@ class TestBadPages:
         collected("candle")
         assert_whole(market_url, exchange, "candle")
 
-    def test_one_that_stays_ends_the_run_which_keeps_the_rest(self, market_url: str, exchange: Handle):
+    def test_a_permanent_failure_ends_the_run_and_stored_pages_stay(self, market_url: str, exchange: Handle):
         exchange.faults.add("candles", "body", body=HTML, skip=2)
         failure = failed("candle")
         assert (
@@ -337,7 +335,7 @@ class TestBadPages:
         assert counter.calls == number_of_pages(market_url, "candle") - 2
         assert_whole(market_url, exchange, "candle")
 
-    def test_a_block_ends_the_run_which_says_until_when_and_the_next_goes_on(
+    def test_a_block_ends_the_run_with_its_end_and_the_next_run_continues(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ):
         body = '{"error": {"name": 418, "message": "Blocked until 2099-01-02T03:04:05Z."}}'
@@ -356,7 +354,7 @@ class TestBadPages:
         assert_whole(market_url, exchange, "candle")
 
     @BOTH
-    def test_a_market_that_disappears_costs_the_others_nothing(
+    def test_a_delisted_market_does_not_lose_the_others(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
     ):
         choose(monkeypatch, OTHER, MARKET)
@@ -373,7 +371,7 @@ class TestBadPages:
         collected(kind)  # as a person does
         assert_whole(market_url, exchange, kind, OTHER)
 
-    def test_simulated_data_stay_out_of_real_ones_even_after_a_404(
+    def test_simulated_data_is_rejected_even_after_a_404(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         choose(monkeypatch, OTHER, MARKET)
@@ -425,7 +423,7 @@ class TestBadRows:
         assert (sorted(each for each, _ in taken), rejected) == (ids, [])
 
     @pytest.mark.parametrize("text", ['"\\u0000"', "1e999999999999", "NaN", '"2026-06-30"'])
-    def test_a_row_that_says_nonsense_is_kept_once_and_sinks_no_other(
+    def test_a_malformed_row_is_stored_once_and_does_not_lose_the_others(
         self, market_url: str, exchange: Handle, text: str
     ):
         rows = rows_told(exchange, "candle")
@@ -448,7 +446,7 @@ class TestCoverage:
         traded = len(exchange_rows(exchange, "candle"))
         assert self.coverage_of(market_url) == {MARKET: (traded, 1440 - traded, 0, None)}
 
-    def test_a_day_half_collected_says_so(self, market_url: str, exchange: Handle):
+    def test_a_partly_collected_day_is_reported(self, market_url: str, exchange: Handle):
         collected("candle", TODAY, silver=True)
         *_, newest = of_today = exchange_rows(exchange, "candle", day=TODAY)
         known = (datetime.fromisoformat(newest["candle_date_time_utc"] + "Z") - TODAY) // MINUTE + 1
@@ -471,7 +469,7 @@ class TestCoverage:
         assert self.coverage_of(market_url) == {MARKET: (traded + 2, 1438 - traded, 0, None)}
         assert stored(market_url, "candle")[-1] == exchange_rows(exchange, "candle")[-1]
 
-    def test_a_market_that_disappeared_says_why_until_it_is_whole(
+    def test_a_delisted_market_has_its_problem_until_it_is_complete(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         exchange.faults.add("candles", "status", status=404, skip=1)
@@ -488,15 +486,13 @@ class TestCoverage:
 
 class TestWhatIsGone:
     @BOTH
-    def test_a_range_that_runs_backwards_is_refused_and_asks_for_nothing(
-        self, database: Database, exchange: Handle, kind: str
-    ):
+    def test_a_reversed_range_is_rejected_without_requests(self, database: Database, exchange: Handle, kind: str):
         with Counter(exchange) as counter:
             failure = failed(kind, YESTERDAY, YESTERDAY - DAY)
         assert "The range of partitions is reversed: the first one must not be later than the last." in failure
         assert counter.calls == 0
 
-    def test_trades_older_than_a_week_fail_at_once_and_say_why(self, database: Database, exchange: Handle):
+    def test_trades_older_than_a_week_fail_at_once_with_the_reason(self, database: Database, exchange: Handle):
         with Counter(exchange) as counter:
             failure = failed("trade", TODAY - 9 * DAY, YESTERDAY)
         assert counter.calls == 0
@@ -505,7 +501,7 @@ class TestWhatIsGone:
             "only the last 7 days, back to 2026-06-24." in failure
         )
 
-    def test_a_day_that_has_some_keeps_them(self, market_url: str, exchange: Handle):
+    def test_a_day_with_trades_keeps_them(self, market_url: str, exchange: Handle):
         exchange.faults.add("trades", "status", status=404, skip=1)
         collected("trade", TODAY - 7 * DAY)
         exchange.faults.clear()
@@ -527,7 +523,7 @@ class TestWhatIsGone:
         )
 
     @BOTH
-    def test_a_wrong_setting_says_what_is_wrong(
+    def test_an_invalid_setting_is_reported(
         self, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch, kind: str
     ):
         choose(monkeypatch, "top ten")
@@ -546,7 +542,7 @@ def collect_for_ever(url: str, exchange_url: str) -> None:
     collect("candle", datetime.now(UTC) - DAY)
 
 
-def test_what_a_killed_process_had_is_not_requested_again(market_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_pages_of_a_killed_process_are_not_requested_again(market_url: str, monkeypatch: pytest.MonkeyPatch):
     for module in (history, pages, client):
         monkeypatch.setattr(module, "datetime", datetime)
     day = days.at(datetime.now(UTC) - DAY).start
@@ -574,11 +570,11 @@ class TestSideBySide:
             advanced.append(nth)
             yield nth
 
-    def test_all_of_all_is_given(self):
+    def test_every_item_of_every_iterator_is_yielded(self):
         found = list(interleave_concurrently((self.counting([], each) for each in (3, 0, 5, 1, 4, 0)), 2))
         assert sorted(found) == sorted(nth for each in (3, 0, 5, 1, 4, 0) for nth in range(each))
 
-    def test_no_more_than_so_many_are_begun(self):
+    def test_concurrency_is_bounded(self):
         begun: list[int] = []
 
         def iterators() -> Iterator[Iterator[int]]:
@@ -592,7 +588,7 @@ class TestSideBySide:
         items.close()
 
     @pytest.mark.parametrize("end", ["stops", "raises", "an iterator raises"])
-    def test_nothing_goes_on_when_it_ends_early(self, end: str):
+    def test_closing_it_stops_all_iterators(self, end: str):
         advanced: list[int] = []
 
         def broken() -> Iterator[int]:
@@ -618,7 +614,7 @@ class TestSideBySide:
         assert len(advanced) == after
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
-    def test_what_was_under_way_when_one_raised_is_given_before(self):
+    def test_items_being_fetched_are_yielded_before_an_exception(self):
         raised = threading.Event()
 
         def broken() -> Iterator[int]:
@@ -637,7 +633,7 @@ class TestSideBySide:
             given.extend(interleave_concurrently([broken(), slow(), slow()], 3))
         assert sorted(given) == [0, 1, 1]
 
-    def test_no_more_pages_are_held_than_are_under_way(self):
+    def test_no_more_pages_are_held_than_are_being_fetched(self):
         class Thing:
             pass
 

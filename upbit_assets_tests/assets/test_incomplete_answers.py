@@ -48,7 +48,7 @@ def calls(exchange: Handle) -> int:
 
 
 class TestTickers:
-    def test_of_a_short_answer_and_a_whole_one_the_whole_one_is_kept(self, market_url: str, exchange: Handle):
+    def test_the_complete_one_of_two_replies_is_kept(self, market_url: str, exchange: Handle):
         tickers()
         exchange.faults.add("ticker/all", "short", times=1)
         result, shown = tickers()
@@ -66,7 +66,7 @@ class TestTickers:
         assert not check.passed
         assert "without a ticker in some snapshots: KRW-ETH" in str(check.metadata)
 
-    def test_two_short_answers_that_lack_different_markets_are_one_whole(self, market_url: str, exchange: Handle):
+    def test_two_incomplete_replies_complement_each_other(self, market_url: str, exchange: Handle):
         tickers()
         for skip, market in enumerate(NAMED[:2]):
             lacks = [{"market": market, "duplicate": -1}]
@@ -74,7 +74,7 @@ class TestTickers:
         assert MISSING not in tickers()[1]
         assert snapshots_of(market_url, "ticker") == [30, 29, 29]
 
-    def test_a_second_call_that_fails_does_not_cost_the_first(self, market_url: str, exchange: Handle):
+    def test_a_failing_second_call_does_not_lose_the_first(self, market_url: str, exchange: Handle):
         tickers()
         exchange.faults.add("ticker/all", "short", times=1)
         exchange.faults.add("ticker/all", "status", status=400, skip=1)
@@ -82,16 +82,14 @@ class TestTickers:
         assert snapshots_of(market_url, "ticker") == [30, 15]
 
     @pytest.mark.parametrize("times", [1, None])
-    def test_an_answer_of_an_earlier_moment_is_requested_again(
-        self, market_url: str, exchange: Handle, times: int | None
-    ):
+    def test_an_outdated_reply_is_requested_again(self, market_url: str, exchange: Handle, times: int | None):
         long_ago = {"market": "*", "set": {"timestamp": "1769662800000"}}
         exchange.faults.add("ticker/all", "rows", times=times, rows=[long_ago])
         shown = tickers()[1]
         assert shown.get(OLD) == (None if times else "2026-01-29 14:00:00 KST")
         assert snapshots_of(market_url, "ticker") == ([30] if times else [30, 30])
 
-    def test_a_market_that_has_left_the_list_is_not_missed(self, database: Database, exchange: Handle):
+    def test_a_delisted_market_is_not_missing(self, database: Database, exchange: Handle):
         put_bronze(database, datetime.now(UTC) - A_MOMENT_AGO, {"KRW-GONE": ticker("KRW-GONE")})
         assert tickers()[1][MISSING] == "KRW-GONE"  # there is no list yet
         assert MISSING not in tickers()[1]
@@ -103,7 +101,9 @@ class TestOrderbooks:
         monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", ",".join(NAMED))
 
     @pytest.mark.parametrize("known_to_the_list", [True, False, None], ids=["still listed", "not listed", "no list"])
-    def test_one_dead_code_costs_no_other(self, market_url: str, exchange: Handle, known_to_the_list: bool | None):
+    def test_one_unknown_code_does_not_lose_the_others(
+        self, market_url: str, exchange: Handle, known_to_the_list: bool | None
+    ):
         if known_to_the_list:
             tickers()
         exchange.market.close_market("KRW-ETH", datetime.now(UTC) - A_MOMENT_AGO)
@@ -125,7 +125,7 @@ class TestOrderbooks:
         assert not check.passed
         assert check.metadata["UPBIT_ORDERBOOK_MARKETS"].value == "KRW-ETH"
 
-    def test_the_ranking_of_before_a_delisting_costs_that_market_alone(
+    def test_a_ranking_from_before_a_delisting_loses_only_that_market(
         self, market_url: str, exchange: Handle, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "top30")
@@ -139,13 +139,13 @@ class TestOrderbooks:
             exchange.market.close_market(market, datetime.now(UTC) - A_MOMENT_AGO)
         assert not materialize("bronze_orderbook_raw", first=now()).success
 
-    def test_it_does_not_ask_without_end(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
+    def test_the_number_of_calls_is_bounded(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(snapshots, "MAX_CALLS", 4)
         exchange.faults.add("orderbook", "status", status=404)
         assert not materialize("bronze_orderbook_raw", first=now()).success
         assert calls(exchange) == 4
 
-    def test_a_gateways_404_is_not_taken_for_an_unknown_code(self, exchange: Handle):
+    def test_a_gateways_404_does_not_mean_an_unknown_code(self, exchange: Handle):
         body = '{"error": {"name": "not_found", "message": "no Route matched with those values"}}'
         exchange.faults.add("orderbook", "status", status=404, body=body)
         assert not materialize("bronze_orderbook_raw", first=now()).success

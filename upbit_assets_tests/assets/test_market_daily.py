@@ -114,9 +114,7 @@ market_days = st.tuples(st.sampled_from(MARKETS), st.sampled_from([TODAY, TOMORR
     st.sets(market_days),
     st.sets(market_days),
 )
-def test_gold_is_what_its_definition_says(
-    market_url: str, database: Database, all_candles, all_trades, whole, agreeing
-):
+def test_gold_equals_its_definition(market_url: str, database: Database, all_candles, all_trades, whole, agreeing):
     all_candles = [
         agree(each, all_candles, all_trades) if day_of_market(each) in agreeing else each for each in all_candles
     ]
@@ -320,7 +318,7 @@ def test_volume_turnover_and_vwap_are_of_one_source_and_the_vwap_within_the_days
     ]
 
 
-def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url: str, database: Database):
+def test_a_day_with_a_rejected_trade_uses_its_candles(market_url: str, database: Database):
     wide = Candle("KRW-A", TODAY, ("90", "130", "90", "130"), "3", "330")
     put_candles(database, [wide, flat("KRW-B", price="100", volume="2")])
     trades = [Trade(market, TODAY, price, "1") for market in ("KRW-A", "KRW-B") for price in ("90", "110")]
@@ -333,7 +331,7 @@ def test_a_day_of_which_a_trade_was_rejected_is_priced_by_its_candles(market_url
     assert gold(market_url, "market, vwap, vwap_source") == [("KRW-A", 110, "trades"), ("KRW-B", 100, "candles")]
 
 
-def test_a_day_in_which_nothing_but_empty_candles_is_has_no_vwap(market_url: str, database: Database):
+def test_a_day_with_only_empty_candles_has_no_vwap(market_url: str, database: Database):
     put_candles(database, [flat("KRW-A", volume="0")])
     cover(database, "candle", "KRW-A", TODAY, TOMORROW)
     build(database)
@@ -341,7 +339,7 @@ def test_a_day_in_which_nothing_but_empty_candles_is_has_no_vwap(market_url: str
     assert gold(market_url, "vwap, turnover, rank_turnover") == [(None, 0, 1)]
 
 
-def test_a_day_partly_collected_says_how_many_minutes_are_missing(market_url: str, database: Database):
+def test_a_partly_collected_day_counts_missing_minutes(market_url: str, database: Database):
     put_candles(database, [flat("KRW-A", minute) for minute in (100, 101, 500)])
     cover(database, "candle", "KRW-A", TODAY + 100 * MINUTE, TODAY + 200 * MINUTE)
     cover(database, "candle", "KRW-A", TODAY + 150 * MINUTE, TODAY + 501 * MINUTE)
@@ -368,7 +366,7 @@ def test_an_emptied_silver_empties_gold_and_an_empty_day_has_no_rows(market_url:
     assert gold(market_url, "market") == []
 
 
-def test_each_day_of_a_range_is_as_it_is_alone(market_url: str, database: Database):
+def test_days_of_a_range_equal_days_computed_separately(market_url: str, database: Database):
     for day, price in ((TODAY, "1"), (TOMORROW, "2"), (TOMORROW + DAY, "3")):
         put_candles(database, [flat(market, nth, price, day=day) for nth, market in enumerate(MARKETS[:4])])
         put_trades(database, [Trade(market, day, price, "1") for market in MARKETS[:2]])

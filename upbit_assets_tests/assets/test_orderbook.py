@@ -94,7 +94,7 @@ UNSOUND = "orderbook_units: not levels with a price and a size each, the best fi
         ([("12345678901234567.123456789", "1")], [("12345678901234567.12345678900000001", "1e20")]),
     ],
 )
-def test_levels_are_exact_and_best_first_and_padding_is_none(market_url: str, database: Database, bids, asks):
+def test_levels_are_exact_and_best_first_without_padding(market_url: str, database: Database, bids, asks):
     assert one(database, market_url, bids, asks) == (decimals(*bids), decimals(*asks))
 
 
@@ -128,7 +128,7 @@ WRONG: list[tuple[list[Level], list[Level], dict[str, str | None], str]] = [
 ]
 
 
-def test_a_rejection_says_what_is_wrong_and_the_neighbours_are_taken(market_url: str, database: Database):
+def test_a_rejection_has_its_reason_and_the_others_are_accepted(market_url: str, database: Database):
     markets = [f"KRW-{nth:02}" for nth in range(len(WRONG))]
     bad = {market: book(market, *sides, **fields) for market, (*sides, fields, _) in zip(markets, WRONG, strict=True)}
     collect(database, *bad.items(), ("KRW-BTC", book("KRW-BTC", [BID], [ASK])))
@@ -139,7 +139,7 @@ def test_a_rejection_says_what_is_wrong_and_the_neighbours_are_taken(market_url:
     assert ask(market_url, "SELECT market FROM silver.orderbook") == [("KRW-BTC",)]
 
 
-def test_of_a_market_twice_in_a_body_the_last_good_book_counts(market_url: str, database: Database):
+def test_the_last_valid_duplicate_of_a_book_counts(market_url: str, database: Database):
     sides = [([BID], [ASK]), ([("99", "1")], [ASK]), ([ASK], [BID])]
     collect(database, *(("KRW-BTC", book("KRW-BTC", *each)) for each in sides))
     result = materialize("silver_orderbook", first=PAST)
@@ -213,7 +213,7 @@ def is_amount(figure: Any) -> bool:
 
 @on_real_database
 @given(st.lists(books(), min_size=1, max_size=40))
-def test_any_book_is_taken_exactly_or_rejected_and_sinks_no_neighbour(market_url: str, database: Database, raws):
+def test_any_book_is_accepted_exactly_or_rejected_alone(market_url: str, database: Database, raws):
     ask(market_url, "DELETE FROM bronze.orderbook_raw")
     collect(database, *raws)
     compute(database, silver_orderbook, PAST)
@@ -300,7 +300,7 @@ def sound_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
 
 @on_real_database
 @given(st.lists(st.tuples(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-ETH"]), sound_books()), min_size=1, max_size=9))
-def test_gold_is_what_its_definition_says(market_url: str, database: Database, books):
+def test_gold_equals_its_definition(market_url: str, database: Database, books):
     ask(market_url, "DELETE FROM bronze.orderbook_raw")
     build(database, *((market, *sides) for market, sides in books))
 
@@ -327,7 +327,7 @@ def test_a_spread_wider_than_2_percent_has_no_imbalance(market_url: str, databas
     assert shown.count("| – |") == 1
 
 
-def test_a_one_sided_book_is_shown_as_it_is_without_what_needs_two_sides(market_url: str, database: Database):
+def test_a_one_sided_book_has_no_figures_that_need_both_sides(market_url: str, database: Database):
     build(database, ("KRW-A", [("99", "1")], []), ("KRW-B", [("99", "1")], [("101", "1")]), ("KRW-C", [PADDING], []))
     build(database, ("KRW-D", [("9", "1")], [("11", "1")]))
     collect(database, ("KRW-B", book("KRW-B", [], [("101", "1")])), at=PAST + 5 * MINUTE)
@@ -375,7 +375,7 @@ def test_a_spread_is_exact_where_the_ask_is_many_times_the_bid(market_url: str, 
     )
 
 
-def test_each_window_of_a_range_is_as_it_is_alone(market_url: str, database: Database):
+def test_windows_of_a_range_equal_windows_computed_separately(market_url: str, database: Database):
     books = [("KRW-A", [(str(90 + nth), "1")], [ASK]) for nth in (0, 3, 5, 7, 6, 1, 2, 3, 8, 2, 7, 5)]
     build(database, *books, last=1)
     together = rows(database, tables.gold_orderbook_stats)

@@ -212,7 +212,7 @@ def test_a_days_candles_are_collected_once_each_and_never_while_they_form(told, 
 @pytest.mark.parametrize("grain", [CANDLES, TRADES])
 @given(st.datetimes(datetime(2018, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 @some
-def test_what_is_settled_ended_ten_seconds_ago_and_not_much_longer(grain, now):
+def test_rows_are_final_ten_seconds_after_their_end_and_soon_after(grain, now):
     settled = grain.settled(now)
     assert SETTLED <= now - settled < SETTLED + grain.grain
     assert (settled - EPOCH) % grain.grain == timedelta()
@@ -228,7 +228,7 @@ def test_what_is_settled_ended_ten_seconds_ago_and_not_much_longer(grain, now):
         ("00:00:10.000", "00:00"),
     ],
 )
-def test_a_minute_is_settled_ten_seconds_after_its_end(now, settled):
+def test_a_minute_is_final_ten_seconds_after_its_end(now, settled):
     assert f"{CANDLES.settled(datetime.fromisoformat(f'2026-07-02T{now}Z')):%H:%M}" == settled
 
 
@@ -268,7 +268,7 @@ class TestLies:
         with pytest.raises(NoProgressError):
             list(trade_pages(self.responding_with(*newer), self.GAP))
 
-    def test_the_day_before_after_a_trade_means_that_there_are_no_more_but_not_alone(self):
+    def test_rows_of_the_previous_day_mean_the_end_only_after_a_trade_of_the_day(self):
         at, before = MIDNIGHT + 5 * MINUTE, [trade(MIDNIGHT - each * MINUTE, each) for each in (1, 2)]
         first, last = trade_pages(self.responding_with([trade(at, 8), trade(at, 7)], before), self.GAP)
         assert [len(first.rows), len(last.rows)] == [2, 0]
@@ -281,7 +281,7 @@ class TestLies:
         with pytest.raises(NoProgressError):
             list(walk(self.responding_with([text_of(), Row("17")]), self.GAP))
 
-    def test_a_row_whose_times_differ_covers_nothing_and_is_kept(self):
+    def test_a_row_with_contradicting_times_is_stored_but_covers_nothing(self):
         noon = MIDNIGHT + 12 * timedelta(hours=1)
         false = candle(noon).replace("2026-07-01T12", "2020-01-01T00")
         first = next(candle_pages(self.responding_with([candle(noon), Row(false)]), self.GAP))
@@ -301,7 +301,7 @@ class TestLies:
         with pytest.raises(StatusError, match="no Route matched"):
             list(candle_pages(exchange, self.GAP))
 
-    def test_what_is_answered_around_midnight_is_asked_again_when_the_day_is_certain(self):
+    def test_a_reply_around_midnight_is_requested_again(self):
         at = MIDNIGHT + timedelta(hours=3)
         exchange = FakeExchange([Trade(at, 5)])
         Clock.moment, asked = MIDNIGHT + DAY - timedelta(seconds=1), []

@@ -80,7 +80,7 @@ def test_a_range_deleted_by_hand_comes_back_identical(market_url: str, built: Da
     assert neighbours(market_url) == around
 
 
-def test_a_repair_leaves_bronze_as_it_is(market_url: str, built: Database):
+def test_a_repair_does_not_change_bronze(market_url: str, built: Database):
     before = rows(built, tables.bronze_ticker_raw, leave_out=())
     as_the_pipeline(market_url, AS_TYPED)
     assert materialize(*CHAIN, first=PAST).success
@@ -99,11 +99,11 @@ class TestTheRowAtTheLastMoment:
         self.whole = derived(built)
         assert as_the_pipeline(market_url, AS_TYPED) == 16
 
-    def test_the_repaired_range_with_its_end_brings_it_back(self):
+    def test_a_range_including_the_next_window_restores_its_row(self):
         assert materialize(*REPAIR, first=PAST, last=NEXT).success
         assert derived(self.database) == self.whole
 
-    def test_without_the_next_window_it_is_missing_and_the_check_of_that_window_reports_it(self):
+    def test_without_the_next_window_its_row_is_missing_and_its_check_fails(self):
         assert materialize(*REPAIR, first=PAST).success
         silver, whole = derived(self.database)[0], self.whole[0]
         assert len(whole) - len(silver) == 1

@@ -109,7 +109,7 @@ def last_of_each(raws: Iterable[Raw]) -> dict[tuple[datetime, str], Raw]:
 
 @on_real_database
 @given(snapshots)
-def test_every_raw_row_is_taken_exactly_or_rejected_or_a_duplicate(market_url: str, database: Database, raws):
+def test_every_raw_row_is_accepted_exactly_or_rejected_or_a_duplicate(market_url: str, database: Database, raws):
     collect(database, market_url, raws)
     build(0, 1, 2)
 
@@ -154,7 +154,7 @@ def expected_books(raws: Sequence[Raw]) -> list[tuple[Any, ...]]:
 
 @settings(on_real_database, max_examples=3)
 @given(snapshots, st.permutations(range(3)))
-def test_windows_rebuild_alone_and_in_any_order_with_the_same_result(market_url: str, database: Database, raws, order):
+def test_windows_rebuilt_separately_in_any_order_are_the_same(market_url: str, database: Database, raws, order):
     collect(database, market_url, raws)
     build(0, 1, 2)
     together = result_of_silver(database)
@@ -184,7 +184,7 @@ def test_the_last_good_one_of_duplicates_wins(market_url: str, database: Databas
     ) == [(3, 1, 1, 1)]
 
 
-def test_every_figure_is_the_one_of_its_field(market_url: str, database: Database):
+def test_every_figure_equals_its_field(market_url: str, database: Database):
     put_bronze(database, PAST, {"KRW-BTC": ticker("KRW-BTC", trade_timestamp="1769662799123")})
     build(0)
 
@@ -234,7 +234,7 @@ REJECTED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_rejection_says_what_is_wrong(market_url: str, database: Database):
+def test_a_rejection_has_its_reason(market_url: str, database: Database):
     put_bronze(database, PAST, [(f"KRW-{n}", ticker(f"KRW-{n}", **fields)) for n, (fields, _) in enumerate(REJECTED)])
     build(0)
 
@@ -285,7 +285,7 @@ def test_a_row_that_is_no_ticker_is_rejected(market_url: str, database: Database
     assert rejected_ids(market_url) == bronze_ids(market_url, [True, False])
 
 
-def test_the_run_shows_its_books_and_the_commonest_reasons(database: Database):
+def test_the_run_shows_row_counts_and_the_most_frequent_reasons(database: Database):
     put_bronze(database, PAST, [(m, ticker(m, trade_price=p)) for m, p in [("A-B", "0"), ("A-C", "0"), ("A-D", "1")]])
     shown = metadata_of(materialize("silver_ticker", first=PAST), "silver_ticker")
 

@@ -116,7 +116,7 @@ def test_a_trade_is_typed_exactly(database: Database, market_url: str):
     assert silver(market_url) == [("KRW-BTC", trade.key, trade.at, price, volume, "BID", "stream")]
 
 
-def test_what_was_received_twice_counts_once_and_ids_are_a_markets_own(database: Database, market_url: str):
+def test_duplicates_count_once_and_ids_are_unique_within_a_market(database: Database, market_url: str):
     for trade, times in ((Trade(), 3), (Trade("KRW-ETH"), 1), (Trade(key=Trade().key + 1), 1)):
         for _ in range(times):
             put_raw(database, trade)
@@ -140,7 +140,7 @@ def test_ids_that_are_the_same_as_floats_are_two_trades_of_the_stream_and_of_res
     assert [row[1] for row in silver(market_url)] == ids
 
 
-def test_what_was_backfilled_is_read_with_rests_fields(database: Database, market_url: str):
+def test_backfilled_trades_are_read_by_their_rest_fields(database: Database, market_url: str):
     put_raw(database, Trade(), Trade().row(), "rest")
     build(database)
     assert [row[-1] for row in silver(market_url)] == ["rest"]
@@ -159,7 +159,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_trade_is_rejected_with_its_reason(database: Database, market_url: str, wrong: str):
+def test_invalid_trades_are_rejected_with_a_reason(database: Database, market_url: str, wrong: str):
     fields, reason = WRONG[wrong]
     put_raw(database, Trade(), Trade().frame(**fields))
     build(database)
@@ -168,7 +168,7 @@ def test_what_is_no_trade_is_rejected_with_its_reason(database: Database, market
     assert told.startswith(reason)
 
 
-def test_frames_that_say_nothing_are_rejected(database: Database, market_url: str):
+def test_malformed_frames_are_rejected(database: Database, market_url: str):
     put_raw(database, Trade(market=""), '"no JSON"')
     build(database)
     assert ask(market_url, "SELECT reason FROM silver.trade_stream_rejected") == [
@@ -176,7 +176,7 @@ def test_frames_that_say_nothing_are_rejected(database: Database, market_url: st
     ]
 
 
-def test_all_trades_have_each_once_and_say_where_it_is_from(database: Database, market_url: str):
+def test_all_trades_has_each_trade_once_with_its_source(database: Database, market_url: str):
     both, streamed, asked = (Trade(key=Trade().key + n) for n in range(3))
     put_all(database, [both, streamed])
     day = days.at(PAST).start
@@ -250,7 +250,7 @@ def expected(trades: Iterable[Trade]) -> dict[tuple[datetime, str], dict[str, An
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trades=TRADES)
-def test_gold_is_what_its_columns_say(database: Database, market_url: str, trades: list[Trade]):
+def test_gold_equals_its_definition(database: Database, market_url: str, trades: list[Trade]):
     for table in ("bronze.trade_stream_raw", "silver.trade_stream", "gold.trade_stats"):
         ask(market_url, f"DELETE FROM {table}")
     put_all(database, trades)
@@ -263,7 +263,7 @@ def test_gold_is_what_its_columns_say(database: Database, market_url: str, trade
     assert {row[:2]: dict(zip(names, row[2:], strict=True)) for row in rows} == wanted
 
 
-def test_windows_rebuild_alone_and_come_out_the_same(database: Database, market_url: str):
+def test_windows_rebuilt_separately_are_the_same(database: Database, market_url: str):
     put_all(database, [Trade(key=n + 1, at=PAST + n * timedelta(minutes=1)) for n in range(30)])
     build(database, PAST, PAST + 2 * WINDOW)
     whole = silver(market_url)
@@ -340,7 +340,7 @@ class TestEveryTradeIsThere:
             return every_trade_is_there.function(connection, TimeWindow(start, start + WINDOW))[start]
 
     @pytest.mark.parametrize("start", [PAST, days.at(PAST).start], ids=["in a day", "where a day begins"])
-    def test_it_is_proved_where_all_are_and_names_the_market_and_the_minute_of_one_that_is_not(
+    def test_complete_windows_are_proved_and_a_missing_trades_market_and_minute_are_named(
         self, database: Database, market_url: str, start: datetime
     ):
         self.fill(database, start)
@@ -369,24 +369,20 @@ class TestEveryTradeIsThere:
         assert self.result(database, PAST).details["markets missing"] == 1
 
     @pytest.mark.parametrize("edge", [timedelta(), WINDOW - MS], ids=["first", "last"])
-    def test_a_trade_at_a_windows_edge_is_missed_like_any_other(self, database: Database, edge: timedelta):
+    def test_a_missing_trade_at_a_windows_edge_is_detected(self, database: Database, edge: timedelta):
         self.fill(database, PAST)
         inside = [each.at for each in self.trades(PAST) if PAST <= each.at < PAST + WINDOW]
         at = min(inside, key=lambda at: abs(at - (PAST + edge)))
         put_all(database, [each for each in self.trades(PAST) if each.at != at])
         assert not self.result(database, PAST).passed
 
-    def test_the_last_minute_is_judged_by_a_snapshot_that_silver_has_not_taken_yet(
-        self, database: Database, market_url: str
-    ):
+    def test_the_last_minute_is_proved_by_a_snapshot_not_yet_in_silver(self, database: Database, market_url: str):
         self.fill(database, PAST)
         ask(market_url, "DELETE FROM silver.ticker WHERE ingested_at >= %s", PAST + WINDOW)
         put_all(database, self.trades(PAST))
         assert self.result(database, PAST).details["markets proved"] == len(self.MARKET.markets(PAST))
 
-    def test_before_there_is_one_after_it_a_window_is_collected_and_not_proved(
-        self, database: Database, market_url: str
-    ):
+    def test_without_a_later_snapshot_a_window_is_collected_not_proved(self, database: Database, market_url: str):
         self.fill(database, PAST)
         ask(market_url, "DELETE FROM silver.ticker WHERE ingested_at >= %s", PAST + WINDOW)
         ask(market_url, "DELETE FROM bronze.ticker_raw WHERE ingested_at >= %s", PAST + WINDOW)
@@ -395,9 +391,7 @@ class TestEveryTradeIsThere:
         assert found.passed
         assert found.details["markets collected"] > 0
 
-    def test_a_window_without_trades_is_proved_where_the_counters_stood_still(
-        self, database: Database, market_url: str
-    ):
+    def test_a_window_without_trades_is_proved_by_unchanged_counters(self, database: Database, market_url: str):
         put_all(database, [Trade(at=PAST - days.length)])
         for minute in (-1, 5, 11):
             put_bronze(database, PAST + minute * MINUTE, {"KRW-BTC": ticker("KRW-BTC", **COUNTERS)})
@@ -407,7 +401,7 @@ class TestEveryTradeIsThere:
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "proved")]
         assert checks(result)["every_trade_is_there"].passed
 
-    def test_where_nobody_was_and_the_counters_moved_it_is_missing_and_not_materialized(
+    def test_a_window_not_received_whose_counters_moved_is_missing_and_not_materialized(
         self, database: Database, market_url: str
     ):
         put_all(database, [Trade(at=PAST - days.length)])
@@ -476,7 +470,7 @@ class TestEveryTradeIsThere:
         assert {then["KRW-BTC"], then["KRW-NEW"]} == {"collected"}
         assert next_one == dict.fromkeys(then.keys() - {"KRW-BTC"}, "proved")
 
-    def test_it_says_where_there_is_nothing_to_prove_it_by(self, database: Database):
+    def test_a_window_without_snapshots_is_reported_as_unproved(self, database: Database):
         with database.connect() as connection:
             found = every_trade_is_there.function(connection, TimeWindow(PAST, PAST + WINDOW))[PAST]
         assert found.passed

@@ -58,7 +58,7 @@ def test_what_was_not_collected_fails_and_is_not_materialized(
         assert not [key for asset in selection for key in materialized(result, asset)]
 
 
-def test_of_a_range_what_was_collected_is_materialized_and_the_rest_is_named(
+def test_a_range_materializes_collected_windows_and_names_the_others(
     database: Database, capfd: pytest.CaptureFixture[str]
 ):
     put_tickers(database, 10, 30, 31)
@@ -76,7 +76,7 @@ def test_of_a_range_what_was_collected_is_materialized_and_the_rest_is_named(
     assert len(rows(database, tables.gold_market_stats)) == 2
 
 
-def test_a_window_of_which_every_row_was_rejected_was_collected(database: Database):
+def test_a_window_with_only_rejected_rows_counts_as_collected(database: Database):
     put_tickers(database, 0, trade_price="0")
     result = materialize(*TICKER, first=PAST)
 
@@ -92,7 +92,7 @@ def test_gold_without_silver_is_not_materialized_though_the_window_was_collected
     assert "no silver is computed of, 2026-01-29-14:00" in run_errors(result)
 
 
-def test_a_window_that_a_run_has_emptied_is_materialized_by_it(database: Database):
+def test_a_window_emptied_by_a_run_is_materialized(database: Database):
     put_silver(database, [{"market": "KRW-BTC", "trade_price": 1, "ingested_at": PAST}])
     result = materialize("silver_ticker", first=PAST)
     assert result.success, run_errors(result)
@@ -101,7 +101,7 @@ def test_a_window_that_a_run_has_emptied_is_materialized_by_it(database: Databas
 
 
 @pytest.mark.parametrize("kind", ["candle", "trade"])
-def test_a_day_of_which_the_exchange_reports_no_trades_was_collected(database: Database, kind: str):
+def test_a_day_without_trades_counts_as_collected(database: Database, kind: str):
     cover(database, kind, "KRW-BTC", TODAY, TODAY + DAY)
     result = materialize(*DAYS, first=TODAY - DAY, last=TODAY + DAY, axis=days)
 

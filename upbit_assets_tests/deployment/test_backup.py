@@ -71,16 +71,16 @@ def test_an_empty_server_gets_every_row_back(deployed: EmbeddedPostgres, restore
     assert contents(restored.url("upbit")).items() >= there.items()
 
 
-def test_dagster_knows_again_what_is_materialized(restored: EmbeddedPostgres):
+def test_the_materialization_status_is_restored(restored: EmbeddedPostgres):
     with an_instance(restored) as instance:
         assert instance.get_materialized_partitions(ASSET) == {WINDOW}
 
 
-def test_everything_is_whose_it_was(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
+def test_owners_are_restored(deployed: EmbeddedPostgres, restored: EmbeddedPostgres):
     assert rights(restored) == rights(deployed)
 
 
-def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPostgres):
+def test_rows_with_higher_transaction_ids_do_not_look_new(restored: EmbeddedPostgres):
     url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
     with engine_for(url).connect() as connection:
         _, snapshot = committed(connection)
@@ -91,7 +91,7 @@ def test_rows_from_a_server_that_was_ahead_do_not_look_new(restored: EmbeddedPos
     engine_for(url).dispose()
 
 
-def test_a_backup_that_breaks_off_leaves_nothing_behind(deployed: EmbeddedPostgres, tmp_path: Path):
+def test_an_interrupted_backup_leaves_nothing_behind(deployed: EmbeddedPostgres, tmp_path: Path):
     with pytest.raises(AssertionError, match="/nowhere"):
         run_script(deployed, "backup.sh", tmp_path / "backup", VIA="env PGHOST=/nowhere")
     assert list(tmp_path.iterdir()) == []

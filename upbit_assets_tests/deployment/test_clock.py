@@ -107,7 +107,7 @@ def tick(instance: DagsterInstance, state: InstigatorState, at: float, *runs: st
     return int(instance.create_tick(data).tick_id)
 
 
-def test_what_is_dated_later_than_now_is_dated_back_and_the_rest_stays(
+def test_timestamps_in_the_future_are_shifted_back_and_others_stay(
     instance: DagsterInstance, caplog: pytest.LogCaptureFixture
 ):
     @job
@@ -193,7 +193,7 @@ def a_daemon(server: EmbeddedPostgres, instance: DagsterInstance, folder: Path) 
 @pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs a C compiler, to set the clock")
 @pytest.mark.timeout(420)
 @pytest.mark.long
-def test_schedules_sensors_and_queue_go_on_after_a_clock_that_was_ahead(
+def test_schedules_sensors_and_queue_continue_after_a_clock_that_was_ahead(
     deployed: EmbeddedPostgres, instance: DagsterInstance, tmp_path: Path
 ):
     def finished() -> int:

@@ -23,7 +23,7 @@ def settings_of(service: str) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("name", SERVICES)
 class TestEveryService:
-    def test_has_no_right_that_it_does_not_need(self, name: str):
+    def test_has_least_privilege(self, name: str):
         service = SERVICES[name]
         assert service["cap_drop"] == ["ALL"]
         assert set(service.get("cap_add", [])) == ALLOWED.get(name, set())

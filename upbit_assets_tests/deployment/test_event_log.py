@@ -29,7 +29,7 @@ def log(deployed: EmbeddedPostgres, database: Database) -> list[tuple[DagsterEve
         return [(each.dagster_event_type, each.to_json()) for each in instance.all_logs(result.run_id)]
 
 
-def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventType | None, str]]):
+def test_a_runs_relevant_events_are_stored(log: list[tuple[DagsterEventType | None, str]]):
     stored = Counter(kind for kind, _ in log)
     assert not NOT_STORED & set(stored)
     for kind, count in {
@@ -43,11 +43,11 @@ def test_of_a_run_what_people_look_for_is_stored(log: list[tuple[DagsterEventTyp
     assert stored[None] == 0, "what is in the materialization, or in the checks' history, is not logged once more"
 
 
-def test_what_the_definition_says_is_not_repeated_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
+def test_definition_metadata_is_not_repeated_by_every_run(log: list[tuple[DagsterEventType | None, str]]):
     assert [text for _, text in log if REPEATED in text] == []
 
 
-def test_a_check_that_passed_is_in_its_history_and_one_that_failed_in_the_runs_log_too(
+def test_a_passed_check_is_only_in_its_history_and_a_failed_one_also_in_the_runs_log(
     deployed: EmbeddedPostgres, database: Database
 ):
     unpriced = ticker("KRW-ETH", trade_price="0")

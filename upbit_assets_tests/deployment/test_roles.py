@@ -44,7 +44,7 @@ def proves(password: str, verifier: str) -> bool:
 
 @pytest.mark.parametrize("login", OWN)
 class TestEveryLogin:
-    def test_is_an_ordinary_one(self, deployed: EmbeddedPostgres, login: str):
+    def test_is_not_a_superuser(self, deployed: EmbeddedPostgres, login: str):
         rights = "rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls"
         found = attempt(deployed, login, f"SELECT {rights} FROM pg_roles WHERE rolname = current_user")
         assert found == [(True, False, False, False, False, False)]
@@ -93,7 +93,7 @@ class TestPipeline:
         attempt(deployed, "pipeline", "CREATE TEMPORARY TABLE staged (a int)")
 
     @pytest.mark.parametrize("statement", ["CREATE TABLE public.more (a int)", "CREATE SCHEMA more"])
-    def test_makes_nothing_that_stays(self, deployed: EmbeddedPostgres, statement: str):
+    def test_creates_no_permanent_objects(self, deployed: EmbeddedPostgres, statement: str):
         with pytest.raises(REFUSED):
             attempt(deployed, "pipeline", statement)
 
@@ -118,7 +118,7 @@ class TestReader:
     @pytest.mark.parametrize(
         "function", ["make_partitions(now(), now())", "drop_partitions('bronze.ticker_raw', '2020-01-01')"]
     )
-    def test_calls_nothing_that_works_with_the_owners_rights(self, deployed: EmbeddedPostgres, function: str):
+    def test_calls_no_security_definer_functions(self, deployed: EmbeddedPostgres, function: str):
         with pytest.raises(REFUSED):
             attempt(deployed, "reader", f"SELECT bronze.{function}")
 

@@ -58,14 +58,14 @@ def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 class TestHealth:
-    def test_a_location_whose_code_did_not_load_is_not_well(self, broken_location: int):
+    def test_a_location_with_a_load_error_is_unhealthy(self, broken_location: int):
         assert "ZeroDivisionError" in (health.location(f"127.0.0.1:{broken_location}") or "")
 
-    def test_nor_is_one_that_is_not_there(self):
+    def test_an_unreachable_location_is_unhealthy(self):
         with pytest.raises(grpc.RpcError):
             health.location("127.0.0.1:1")
 
-    def test_a_daemon_is_well_while_each_of_its_parts_is(self, deployed: EmbeddedPostgres, monkeypatch):
+    def test_a_daemon_is_healthy_while_all_its_threads_are(self, deployed: EmbeddedPostgres, monkeypatch):
         url = url_as(deployed, "dagster", "dagster")
         monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
         with an_instance(deployed):
@@ -104,7 +104,7 @@ class TestRuns:
     def health(instance: DagsterInstance, run: DagsterRun) -> WorkerStatus:
         return instance.run_launcher.check_run_worker_health(run).status
 
-    def test_one_of_the_command_line_that_is_killed_is_failed_in_a_while(
+    def test_a_killed_command_line_run_is_failed(
         self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
@@ -127,7 +127,7 @@ class TestRuns:
             assert self.health(instance, run) is WorkerStatus.FAILED
 
     @pytest.mark.parametrize("launched", [False, True])
-    def test_one_that_is_killed_before_it_has_started_is_failed_in_two_minutes(
+    def test_a_run_killed_before_its_start_is_failed_in_two_minutes(
         self, instance: DagsterInstance, launched: bool, monkeypatch: pytest.MonkeyPatch
     ):
         @job
@@ -149,12 +149,12 @@ class TestRuns:
         assert status_after(60) is (DagsterRunStatus.STARTING if launched else DagsterRunStatus.NOT_STARTED)
         assert status_after(120 - instance.run_monitoring_poll_interval_seconds) is DagsterRunStatus.FAILURE
 
-    def test_one_that_is_killed_while_it_runs_is_failed_in_two_minutes_too(self, instance: DagsterInstance):
+    def test_a_run_killed_while_running_is_failed_in_two_minutes(self, instance: DagsterInstance):
         # looked at first, and again, up to an interval late
         assert launcher.GRACE_SECONDS + 2 * instance.run_monitoring_poll_interval_seconds <= 120
         assert instance.run_monitoring_cancel_timeout_seconds + instance.run_monitoring_poll_interval_seconds <= 120
 
-    def test_one_shows_life_until_it_ends_though_its_session_is_lost(
+    def test_a_run_has_a_heartbeat_until_its_end_even_if_its_session_is_lost(
         self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr("upbit_assets.postgres.instance.HEARTBEAT_SECONDS", 0.1)

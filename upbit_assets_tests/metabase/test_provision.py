@@ -50,7 +50,7 @@ def the_dashboard(metabase: FakeMetabase) -> dict[str, Any]:
     return metabase.shown_dashboard(id)
 
 
-def test_the_first_run_sets_up_connects_and_makes_everything_that_is_declared(metabase: FakeMetabase):
+def test_the_first_run_sets_up_connects_and_creates_everything_declared(metabase: FakeMetabase):
     run(metabase)
     assert metabase.admin == (EMAIL, PASSWORD)
     ((_, database),) = metabase.databases.items()
@@ -138,7 +138,7 @@ def test_a_renamed_card_stays_the_same_card(made: FakeMetabase, folder: Path):
     assert card_named(made, "변동성") == id
 
 
-def test_a_name_that_someone_changed_is_put_back(made: FakeMetabase):
+def test_a_renamed_card_gets_its_name_back(made: FakeMetabase):
     id = card_named(made, "변동성 순위")
     made.cards[id]["name"] = "mine now"
     run(made)
@@ -146,7 +146,7 @@ def test_a_name_that_someone_changed_is_put_back(made: FakeMetabase):
     assert card_named(made, "변동성 순위") == id
 
 
-def test_a_card_whose_mark_was_deleted_is_found_by_its_name(made: FakeMetabase):
+def test_a_card_without_its_mark_is_found_by_its_name(made: FakeMetabase):
     id = card_named(made, "변동성 순위")
     made.cards[id]["description"] = None
     run(made)
@@ -160,7 +160,7 @@ def test_a_copy_of_a_card_is_left_alone(made: FakeMetabase):
     assert not copy["archived"]
 
 
-def test_a_card_that_someone_deleted_is_made_again_in_its_place(made: FakeMetabase):
+def test_a_deleted_card_is_recreated_in_its_place(made: FakeMetabase):
     old = card_named(made, "변동성 순위")
     made.cards[old]["archived"] = True
     made.dashboards[the_dashboard(made)["id"]]["dashcards"] = {
@@ -213,7 +213,7 @@ def test_a_card_and_a_filter_added_by_hand_stay_as_they_are(made: FakeMetabase, 
     assert run(made, declared(folder)) == []
 
 
-def test_a_card_added_by_hand_in_the_midst_moves_below_when_ours_go_back_to_their_places(made: FakeMetabase):
+def test_a_user_card_among_ours_is_moved_below(made: FakeMetabase):
     theirs = put_by_hand(made, row=0)
     there = made.dashboards[the_dashboard(made)["id"]]
     for each in there["dashcards"].values():
@@ -239,7 +239,7 @@ def test_cards_that_people_sorted_into_tabs_stay_on_their_tabs(made: FakeMetabas
 
 
 @pytest.mark.parametrize("writes", range(15))
-def test_a_run_that_ended_half_way_is_completed_by_the_next(metabase: FakeMetabase, writes: int):
+def test_an_interrupted_run_is_completed_by_the_next(metabase: FakeMetabase, writes: int):
     metabase.fail_at = writes
     with pytest.raises(MetabaseError, match="An outage"):
         run(metabase)
@@ -251,24 +251,24 @@ def test_a_run_that_ended_half_way_is_completed_by_the_next(metabase: FakeMetaba
     assert run(metabase) == []
 
 
-def test_it_waits_for_a_metabase_that_is_starting_and_says_how_far_it_is(metabase: FakeMetabase):
+def test_it_waits_for_a_starting_metabase_and_reports_progress(metabase: FakeMetabase):
     metabase.starting = [0.1, 0.1, 0.65]
     said = run(metabase)
     assert said[:2] == [f"Waiting for Metabase at {metabase.url}: starting, {part}" for part in ("10%", "65%")]
 
 
-def test_a_metabase_that_does_not_come_up_is_given_up_on(metabase: FakeMetabase):
+def test_a_metabase_that_never_starts_is_given_up(metabase: FakeMetabase):
     metabase.starting = [0.5] * 1000
     with pytest.raises(MetabaseError, match=r"did not start within 0 s: starting, 50%\. Is METABASE_URL right"):
         provision(metabase.url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append, deadline=0.05, pause=0.01)
 
 
-def test_where_nothing_listens_there_is_no_connection():
+def test_an_unreachable_metabase_is_reported():
     with pytest.raises(MetabaseError, match="no connection"):
         provision("http://127.0.0.1:9", EMAIL, PASSWORD, DATABASE_URL, list[str]().append, deadline=0, pause=0)
 
 
-def test_another_server_is_not_taken_for_metabase():
+def test_another_server_is_not_mistaken_for_metabase():
     with (
         serving(Starlette()) as url,
         pytest.raises(MetabaseError, match=r"it responds with 404\. Is METABASE_URL right"),
@@ -318,20 +318,20 @@ def test_a_database_that_metabase_cannot_reach_is_reported_as_such(metabase: Fak
         "://",
     ],
 )
-def test_an_address_that_is_no_postgresql_database_is_refused_without_a_word_of_it(metabase: FakeMetabase, url: str):
+def test_an_invalid_database_url_is_rejected_without_quoting_it(metabase: FakeMetabase, url: str):
     with pytest.raises(MetabaseError, match="must be postgresql://") as refused:
         run(metabase, url=url)
     assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["localhost:3001", "http://admin:hush@metabase:3000", "ftp://metabase", ""])
-def test_an_address_of_metabase_that_is_none_or_has_a_login_is_refused_at_once(url: str):
+def test_an_invalid_metabase_url_or_one_with_a_login_is_rejected(url: str):
     with pytest.raises(MetabaseError, match="METABASE_URL must be") as refused:
         provision(url, EMAIL, PASSWORD, DATABASE_URL, list[str]().append)
     assert "hush" not in str(refused.value)
 
 
-def test_the_encryption_that_the_address_asks_for_is_metabases_too():
+def test_metabase_uses_the_urls_encryption():
     details = connection_details("postgresql+psycopg://r%40:p%2Fw@db/upbit?sslmode=verify-full", "gold")
     assert (details["user"], details["password"]) == ("r@", "p/w")
     assert (details["ssl"], details["ssl-mode"]) == (True, "verify-full")

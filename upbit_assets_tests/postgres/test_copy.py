@@ -73,7 +73,7 @@ class TestFrames:
     @real_database
     @given(st.lists(st.none() | awkward | texts, min_size=1, max_size=8))
     @example([None, ""])
-    def test_texts_arrive_as_they_are_and_empty_is_not_null(self, connection: sa.Connection, values: list[Any]):
+    def test_texts_arrive_unchanged_and_empty_is_not_null(self, connection: sa.Connection, values: list[Any]):
         for dtype in (object, "str"):
             copy_frame(connection, figures, frame_of("note", values, dtype))
 
@@ -124,7 +124,7 @@ class TestFrames:
         assert copy_frame(connection, figures, frame_of("price", values)) == 10
         assert arrived(connection, "price") == values
 
-    def test_whatever_means_missing_is_null_in_an_exact_column(self, connection: sa.Connection):
+    def test_every_missing_value_is_null_in_an_exact_column(self, connection: sa.Connection):
         for missing in (float("nan"), Decimal("NaN"), pd.NA):
             copy_frame(connection, figures, frame_of("price", [Decimal("0.1"), missing]))
 
@@ -141,7 +141,7 @@ class TestFrames:
 class TestRecords:
     @real_database
     @given(st.lists(st.tuples(decimals, st.none() | awkward | texts, moments), min_size=1, max_size=8))
-    def test_values_arrive_as_they_are(self, connection: sa.Connection, values: list[tuple[Any, ...]]):
+    def test_values_arrive_unchanged(self, connection: sa.Connection, values: list[tuple[Any, ...]]):
         records = Records(
             ("at", "market", "price", "note", "seen"), [(T0, str(n), *row) for n, row in enumerate(values)]
         )
@@ -159,7 +159,7 @@ class TestRecords:
         ("column", "values"),
         [("weight", [0.1, None]), ("whole", [2**63 - 1, None]), ("sure", [True, None]), ("document", ["{}", None])],
     )
-    def test_every_type_of_column_is_taken_and_none_is_null(
+    def test_every_column_type_is_accepted_and_none_is_null(
         self, connection: sa.Connection, column: str, values: list[Any]
     ):
         rows = [(T0, str(number), value) for number, value in enumerate(values)]
@@ -167,7 +167,7 @@ class TestRecords:
 
         assert arrived(connection, column) == [{} if value == "{}" else value for value in values]
 
-    def test_a_column_that_the_table_has_not_is_refused(self, connection: sa.Connection):
+    def test_an_unknown_column_is_rejected(self, connection: sa.Connection):
         with pytest.raises(ValueError, match=r"lab\.figures has no column nope"):
             copy_records(connection, figures, Records(("at", "nope"), [(T0, 1)]))
 
@@ -262,13 +262,13 @@ class TestDocuments:
         ],
         ids=["NaN", "U+0000", "lone surrogate", "boundless", "raw line break", "no JSON", "empty", "too deep"],
     )
-    def test_what_jsonb_refuses_is_kept_as_a_string_of_its_text(self, connection: sa.Connection, refused: str):
+    def test_a_document_that_jsonb_rejects_is_stored_as_a_string(self, connection: sa.Connection, refused: str):
         before, kept, after = documents(connection, ['{"a": 1.50}', refused, "[2]"])
 
         assert json.loads(kept) == refused
         assert (before, after) == ('{"a": 1.50}', "[2]")
 
-    def test_a_raw_nul_which_no_text_of_postgresql_holds_is_kept_as_json_spells_it(self, connection: sa.Connection):
+    def test_a_nul_character_is_stored_as_a_json_escape(self, connection: sa.Connection):
         kept, after = documents(connection, ['{"a": "\0"}', "[2]"])
 
         assert json.loads(kept) == '{"a": "\\u0000"}'
@@ -283,13 +283,13 @@ class TestDocuments:
             alone = as_jsonb(connection, text)
             assert held == alone if alone is not None else json.loads(held) == text
 
-    def test_a_bad_value_of_another_column_is_no_reason_to_change_a_document(self, connection: sa.Connection):
+    def test_a_bad_value_in_another_column_does_not_change_documents(self, connection: sa.Connection):
         records = Records(("at", "market", "document"), [(T0, "a" * 31, "[1]")])
 
         with pytest.raises(psycopg.errors.StringDataRightTruncation):
             copy_records(connection, figures, records)
 
-    def test_a_statement_that_ran_out_of_time_is_no_refusal(self, connection: sa.Connection):
+    def test_a_statement_timeout_is_not_a_rejected_document(self, connection: sa.Connection):
         connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
         slow = "[" + "1," * 2_000_000 + "NaN]"
 

@@ -130,7 +130,7 @@ def test_it_has_its_databases(up: EmbeddedPostgres):
             assert connection.execute("SELECT current_database()").fetchone() == (name,)
 
 
-def test_who_comes_later_attaches_and_prepares_nothing(up: EmbeddedPostgres):
+def test_a_later_process_attaches_without_preparing(up: EmbeddedPostgres):
     prepared: list[str] = []
 
     assert up.start(prepare=lambda: prepared.append("full_refresh")) is False
@@ -155,7 +155,7 @@ def test_as_root_it_runs_as_an_ordinary_user_with_files_of_that_user(up: Embedde
     assert up.data.stat().st_uid == ordinary_user().pw_uid
 
 
-def test_a_killed_server_is_healed_by_the_next_start_with_its_data(up: EmbeddedPostgres):
+def test_the_next_start_recovers_a_killed_server_with_its_data(up: EmbeddedPostgres):
     with psycopg.connect(up.url("upbit"), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
         # its session lives on for a moment, as do those of other processes
@@ -172,7 +172,7 @@ def test_a_server_outlives_the_process_that_started_it_and_was_killed(down: Embe
     assert down.answers()
 
 
-def test_what_a_killed_starter_had_not_prepared_is_prepared_by_the_next(down: EmbeddedPostgres):
+def test_the_next_start_prepares_what_a_killed_one_had_not(down: EmbeddedPostgres):
     killed_while_it_prepares(down.folder)
     prepared: list[str] = []
 
@@ -202,7 +202,7 @@ def test_half_made_data_of_a_killed_initdb_is_recreated(fresh: EmbeddedPostgres)
     assert not list(fresh.folder.glob("data.new*"))
 
 
-def test_an_initdb_still_at_work_for_a_killed_starter_does_no_harm(fresh: EmbeddedPostgres):
+def test_a_still_running_initdb_of_a_killed_start_does_no_harm(fresh: EmbeddedPostgres):
     with starter(fresh.folder) as process:
         until(lambda: list(fresh.folder.glob("data.new*/PG_VERSION")), "initdb is at work")
         process.kill()
@@ -220,7 +220,7 @@ def test_stop_stops_it_and_returns_whether_it_ran(up: EmbeddedPostgres):
     assert up.stop() is False
 
 
-def test_nothing_to_stop_where_none_was_ever_started(tmp_path: Path):
+def test_stop_without_a_server_does_nothing(tmp_path: Path):
     assert embedded(tmp_path / "none").stop() is False
     assert not (tmp_path / "none").exists()
 
@@ -230,7 +230,7 @@ def test_nothing_to_stop_where_none_was_ever_started(tmp_path: Path):
     ['한글 it\'s "quoted", $HOME `id` ' + "x" * 150, 'o\'b "c" 한 $(exit 1)'],
     ids=["too long for a socket", "short"],
 )
-def test_a_projects_path_may_be_any(short_folder: Path, name: str):
+def test_any_project_path_works(short_folder: Path, name: str):
     server = embedded(short_folder / name)
     server.start()
     try:
@@ -241,7 +241,7 @@ def test_a_projects_path_may_be_any(short_folder: Path, name: str):
 
 
 @pytest.mark.parametrize("folder", ["/a,b", "/" + "x" * 100], ids=["a comma", "too long"])
-def test_where_the_path_can_not_hold_the_socket_another_does(folder: str):
+def test_a_path_too_long_for_the_socket_uses_another(folder: str):
     socket = embedded(Path(folder)).socket
 
     assert socket.parent == Path(tempfile.gettempdir())
@@ -309,9 +309,7 @@ def alter(server: EmbeddedPostgres, database: str, statement: str, *parameters: 
         connection.execute(statement, parameters)
 
 
-def test_what_libpqs_variables_say_of_other_servers_counts_for_nothing(
-    fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-):
+def test_libpqs_variables_for_other_servers_are_ignored(fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch):
     others = {
         "PGPORT": "5999",
         "PGHOST": "elsewhere.example",
@@ -340,7 +338,7 @@ def test_what_libpqs_variables_say_of_other_servers_counts_for_nothing(
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o000], ids=oct)
-def test_its_data_and_log_are_its_users_alone_whatever_the_umask(fresh: EmbeddedPostgres, mask: int):
+def test_data_and_log_are_private_whatever_the_umask(fresh: EmbeddedPostgres, mask: int):
     old = os.umask(mask)
     try:
         fresh.start()
@@ -350,7 +348,7 @@ def test_its_data_and_log_are_its_users_alone_whatever_the_umask(fresh: Embedded
     assert stat.S_IMODE(fresh.log.stat().st_mode) == 0o600
 
 
-def test_a_pid_that_another_program_has_now_is_no_server(down: EmbeddedPostgres):
+def test_a_reused_pid_is_not_mistaken_for_a_server(down: EmbeddedPostgres):
     with subprocess.Popen([*as_ordinary_user(), "sleep", "60"], cwd="/") as other:
         for note in (down.data / "postmaster.pid", down.socket / ".s.PGSQL.5432.lock"):
             note.write_text(f"{other.pid}\n{down.data}\n1700000000\n5432\n{down.socket}\n\n  123456    654321\nready\n")

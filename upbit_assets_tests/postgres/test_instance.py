@@ -35,7 +35,7 @@ def test_another_zone_is_an_error_whose_statement_fixes_it(owner: "psycopg.Conne
     InstanceStorage.from_config_value(*OPEN)
 
 
-def test_so_is_one_that_the_login_brings(owner: "psycopg.Connection[tuple[str]]", server: EmbeddedPostgres):
+def test_a_logins_zone_is_an_error_too(owner: "psycopg.Connection[tuple[str]]", server: EmbeddedPostgres):
     owner.execute("""ALTER DATABASE "For Dagster" SET timezone = 'UTC'""")
     owner.execute("ALTER ROLE postgres SET timezone = 'America/New_York'")
     try:
@@ -48,7 +48,9 @@ def test_so_is_one_that_the_login_brings(owner: "psycopg.Connection[tuple[str]]"
         owner.execute("ALTER ROLE postgres RESET timezone")
 
 
-def test_or_the_environment(owner: "psycopg.Connection[tuple[str]]", monkeypatch: pytest.MonkeyPatch):
+def test_a_zone_of_the_environment_is_an_error_too(
+    owner: "psycopg.Connection[tuple[str]]", monkeypatch: pytest.MonkeyPatch
+):
     owner.execute("""ALTER DATABASE "For Dagster" SET timezone = 'UTC'""")
     monkeypatch.setenv("PGTZ", "Asia/Seoul")
     with pytest.raises(SettingError, match=r"time zone Asia/Seoul \(set by: client.* unset PGTZ"):
@@ -56,7 +58,7 @@ def test_or_the_environment(owner: "psycopg.Connection[tuple[str]]", monkeypatch
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Etc/UTC", "GMT"])
-def test_whatever_utc_is_called(owner: "psycopg.Connection[tuple[str]]", zone: str):
+def test_every_name_of_utc_is_accepted(owner: "psycopg.Connection[tuple[str]]", zone: str):
     owner.execute(f"""ALTER DATABASE "For Dagster" SET timezone = '{zone}'""".encode())
     InstanceStorage.from_config_value(*OPEN)
 

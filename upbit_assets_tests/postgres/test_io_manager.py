@@ -74,7 +74,7 @@ class TestWriting:
 
         assert prices(lab_database) == [Decimal("0.1"), Decimal("0.2"), Decimal("1e-40"), Decimal("2e-40")]
 
-    def test_a_selects_columns_land_by_name_whatever_their_order(self, lab_database: Database):
+    def test_a_selects_columns_are_matched_by_name(self, lab_database: Database):
         write(sa.select(sa.literal(5).label("price"), sa.literal("KRW-A").label("market"), sa.literal(T0).label("at")))
 
         assert prices(lab_database) == [5]
@@ -135,13 +135,13 @@ class TestWriting:
         assert prices(lab_database) == []
         assert metadata_of(result)["dagster/partition_row_count"] == 0
 
-    def test_none_writes_nothing_and_keeps_the_window(self, lab_database: Database):
+    def test_none_leaves_the_window_unchanged(self, lab_database: Database):
         write(frame(1))
         write(None)
 
         assert prices(lab_database) == [1]
 
-    def test_records_land_like_frames(self, lab_database: Database):
+    def test_records_are_written_like_frames(self, lab_database: Database):
         write(Records(("at", "market", "price", "document"), [(T0, "KRW-BTC", Decimal("1e-30"), '{"a": 1.10}')]))
 
         with lab_database.connect() as connection:
@@ -176,7 +176,7 @@ class TestRefusing:
     def refusal(self, rows: Any) -> str:
         return refused(materialize(returning(lambda _: rows)))
 
-    def test_a_return_type_that_it_does_not_know(self):
+    def test_an_unsupported_return_type(self):
         reason = self.refusal([{"at": T0}])
 
         assert "can be written from sqlalchemy.Select, pandas.DataFrame or Records, not from list" in reason
@@ -193,10 +193,10 @@ class TestRefusing:
 
         assert "lab.figures.price is exact" in self.refusal(mixed)
 
-    def test_a_column_that_the_table_has_not(self):
+    def test_an_unknown_column(self):
         assert "lab.figures has no column vloume; it has at, market" in self.refusal(frame(1).assign(vloume=1))
 
-    def test_a_column_of_a_select_that_the_table_has_not(self):
+    def test_an_unknown_column_of_a_select(self):
         assert "lab.figures has no column vloume" in self.refusal(
             sa.select(sa.literal(T0).label("at"), sa.literal("m").label("market"), sa.literal(1).label("vloume"))
         )
@@ -230,19 +230,19 @@ class TestRefusing:
         assert "DatabaseError: PostgreSQL rejected the statement. The transaction was rolled back." in reason
         assert 'null value in column "market"' in reason
 
-    def test_an_asset_that_does_not_say_how_it_is_written(self):
+    def test_an_asset_without_a_write_mode(self):
         silent = {"dagster/table_name": "lab.figures"}
 
         assert "doesn't declare its write mode: write='append' or 'replace'" in refused(
             materialize(returning(lambda _: frame(2), metadata=silent))
         )
 
-    def test_an_asset_that_does_not_say_where_it_is_stored(self):
+    def test_an_asset_without_a_table(self):
         assert "figures is not stored in a known table" in refused(
             materialize(returning(lambda _: frame(2), metadata={"write": "replace"}))
         )
 
-    def test_to_replace_an_asset_that_has_no_windows(self, lab_url: str):
+    def test_replace_of_an_unpartitioned_asset(self, lab_url: str):
         @asset(io_manager_key="postgres", metadata=stored_in(figures, write="replace"))
         def whole() -> pd.DataFrame:
             return frame(2)
@@ -310,7 +310,7 @@ class TestSeveralTables:
         assert (told["dagster/partition_row_count"], told["rows in lab.further"]) == (2, 2)
 
     @pytest.mark.parametrize(("several", "times"), [(False, 1), (True, 0)])
-    def test_a_write_is_notified_once_and_the_appends_of_an_asset_that_writes_as_it_goes_are_not(
+    def test_a_write_sends_one_notification_and_single_appends_send_none(
         self, lab_database: Database, lab_url: str, several: bool, times: int
     ):
         def rows(context: AssetExecutionContext) -> MaterializeResult | Load:
@@ -333,7 +333,7 @@ class TestSeveralTables:
         window = {"start": T0.isoformat(), "end": (T0 + WINDOW).isoformat()}
         assert heard == [{"table": "lab.figures", **window}] * times
 
-    def test_what_several_tables_are_made_from_is_computed_once_and_gone_after_the_write(self, lab_database: Database):
+    def test_a_staged_relation_is_computed_once_and_dropped_after_the_write(self, lab_database: Database):
         rolled = sa.select(
             sa.literal(T0).label("at"),
             sa.literal("KRW-BTC").label("market"),
@@ -348,7 +348,7 @@ class TestSeveralTables:
         with lab_database.connect() as connection, pytest.raises(sa.exc.ProgrammingError, match="does not exist"):
             connection.execute(sa.select(dice))
 
-    def test_a_document_that_jsonb_refuses_sinks_nothing_and_nothing_lands_twice(self, lab_database: Database):
+    def test_a_document_that_jsonb_rejects_fails_nothing_and_duplicates_nothing(self, lab_database: Database):
         texts = Records(("at", "market", "document"), [(T0, "good", '{"a": 1}'), (T0, "odd", '{"a": NaN}')])
         load = Load({further: frame(1, 2), figures: texts})
 
@@ -369,7 +369,7 @@ class TestSeveralTables:
         ],
         ids=["frame", "select", "records", "another type"],
     )
-    def test_a_load_lands_wholly_or_not_at_all(self, lab_database: Database, broken: Any):
+    def test_a_load_is_atomic(self, lab_database: Database, broken: Any):
         assert materialize(returning(lambda _: Load({figures: frame(1), further: frame(2)}))).success
 
         refused(materialize(returning(lambda _: Load({figures: frame(3, 4), further: broken}))))
@@ -409,7 +409,7 @@ class TestReading:
         with lab_database.connect() as connection:
             assert [row.price for row in connection.execute(select.order_by("price"))] == [10, 20]
 
-    def test_a_frame_holds_the_partitions_rows(self):
+    def test_a_frame_has_the_partitions_rows(self):
         assert sorted(self.read(pd.DataFrame)["price"]) == [10, 20]
 
     def test_a_range_is_read_as_one(self):
@@ -434,7 +434,7 @@ class TestReading:
         assert {type(price) for price in read} == {Decimal}
 
     @pytest.mark.parametrize("annotation", [list, dict[str, int], Any])
-    def test_an_annotation_that_it_does_not_know_is_refused(self, annotation: Any):
+    def test_an_unsupported_annotation_is_rejected(self, annotation: Any):
         with pytest.raises(AssertionError, match=r"can be read as sqlalchemy\.Select or pandas\.DataFrame, not as"):
             self.read(annotation)
 
@@ -447,7 +447,7 @@ class TestReadersMeanwhile:
 
         assert prices(lab_database) == [3, 4, 5]
 
-    def test_a_reader_never_sees_none_nor_a_mix(self, lab_database: Database):
+    def test_a_reader_never_sees_an_empty_or_mixed_window(self, lab_database: Database):
         old, new = tuple(range(200)), tuple(range(1000, 1200))
         write(frame(*old))
         seen, over = set(), threading.Event()
@@ -467,7 +467,7 @@ class TestReadersMeanwhile:
 
 
 class TestWritersMeanwhile:
-    def test_two_runs_on_a_window_queue_up_and_one_lands_whole(self, lab_database: Database, lab_url: str):
+    def test_two_runs_of_a_window_are_serialized(self, lab_database: Database, lab_url: str):
         with paused_write(frame(1, 2, 3)) as (pause, _):
             second = threading.Thread(target=write, args=[frame(4, 5)])
             second.start()
@@ -477,7 +477,7 @@ class TestWritersMeanwhile:
 
         assert prices(lab_database) == [4, 5]
 
-    def test_runs_at_once_from_many_threads_leave_one_runs_output(self, lab_database: Database):
+    def test_concurrent_runs_leave_one_runs_output(self, lab_database: Database):
         outputs = [[Decimal(run)] * 50 for run in range(6)]
         threads = [threading.Thread(target=write, args=[frame(*output)]) for output in outputs]
         for thread in threads:
@@ -487,7 +487,7 @@ class TestWritersMeanwhile:
 
         assert prices(lab_database) in outputs
 
-    def test_a_run_that_waited_sees_what_it_waited_for(self, lab_database: Database, lab_url: str):
+    def test_a_run_that_waited_sees_the_others_commit(self, lab_database: Database, lab_url: str):
         """Its snapshot is younger than its lock: nothing of the first run's output is missed."""
         copied = sa.select(figures.c.at, sa.literal("copy").label("market"), figures.c.price)
         with paused_write(frame(1, 2)) as (pause, _):
@@ -509,14 +509,14 @@ class TestWritersMeanwhile:
 
         assert prices(lab_database) == [2]
 
-    def test_neighbours_do_not_wait_for_each_other(self, lab_database: Database):
+    def test_adjacent_windows_do_not_wait_for_each_other(self, lab_database: Database):
         with paused_write(frame(1), first=T0):
             write(frame(2, at=NEXT), first=NEXT)
             assert prices(lab_database) == [2]
 
         assert prices(lab_database) == [1, 2]
 
-    def test_ranges_that_overlap_never_wait_for_each_other_in_a_ring(self, lab_database: Database):
+    def test_overlapping_ranges_never_deadlock(self, lab_database: Database):
         spans = [(T0 + step * WINDOW, T0 + (step + 7) * WINDOW) for step in (0, 5, 2, 3, 1, 4)]
         threads = [
             threading.Thread(target=write, args=[frame(1, at=first)], kwargs={"first": first, "last": last})
@@ -529,7 +529,7 @@ class TestWritersMeanwhile:
 
         assert not any(thread.is_alive() for thread in threads)
 
-    def test_a_range_too_wide_to_lock_each_window_holds_the_whole_table(
+    def test_a_very_wide_range_locks_the_whole_table(
         self, lab_database: Database, lab_url: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(locks, "MAX_WINDOW_LOCKS", 3)  # Dagster takes seconds for a thousand
@@ -660,7 +660,7 @@ class TestAccidents:
         assert "DatabaseError: PostgreSQL is not reachable, or the connection was lost" in reason
         heals()
 
-    def test_an_asset_that_is_interrupted_lets_go_of_its_lock(self, lab_url: str, heals: Callable[[], None]):
+    def test_an_interrupted_asset_releases_its_lock(self, lab_url: str, heals: Callable[[], None]):
         def interrupt() -> None:
             raise KeyboardInterrupt
 
@@ -669,7 +669,7 @@ class TestAccidents:
         heals()
 
     @pytest.mark.parametrize("how", [KeyboardInterrupt, DagsterExecutionInterruptedError])
-    def test_a_run_that_is_stopped_is_not_tried_again(self, heals: Callable[[], None], how: type[BaseException]):
+    def test_a_stopped_run_is_not_retried(self, heals: Callable[[], None], how: type[BaseException]):
         def stop() -> None:
             raise how
 
@@ -680,7 +680,7 @@ class TestAccidents:
         heals()
 
     @pytest.mark.parametrize("how", [KeyboardInterrupt, DagsterExecutionInterruptedError])
-    def test_nor_is_one_that_writes_as_it_goes_which_keeps_what_it_has(
+    def test_a_stopped_run_of_appends_is_not_retried_and_keeps_its_rows(
         self, lab_database: Database, lab_url: str, how: type[BaseException]
     ):
         def rows(context: AssetExecutionContext) -> None:
@@ -717,7 +717,7 @@ class TestNoDatabase:
         with pytest.raises(DatabaseError, match="Run: upbit-assets migrate"), database.connect() as connection:
             connection.execute(sa.text("SELECT * FROM lab.not_there"))
 
-    def test_work_is_done_with_the_pipelines_rights_and_seouls_clock(self, database: Database):
+    def test_sessions_have_the_pipelines_role_and_seouls_time_zone(self, database: Database):
         with database.connect() as connection:
             assert connection.execute(sa.text("SELECT current_user, current_setting('timezone')")).one() == (
                 "upbit_pipeline",

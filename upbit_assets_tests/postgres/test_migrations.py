@@ -254,7 +254,7 @@ class TestPrivileges:
         with pytest.raises(REFUSED):
             pipeline.execute(sql.SQL(statement))
 
-    def test_the_pipeline_can_not_give_itself_more(self, pipeline: psycopg.Connection[Any]):
+    def test_the_pipeline_can_not_grant_itself_privileges(self, pipeline: psycopg.Connection[Any]):
         pipeline.execute("GRANT DELETE ON bronze.ticker_raw TO upbit_pipeline")  # PostgreSQL only warns
 
         with pytest.raises(REFUSED):
@@ -265,7 +265,7 @@ class TestPrivileges:
 
         assert make_partitions(another_owner, AHEAD, AHEAD) == PARTITIONED_BY_DAY + PARTITIONED_BY_MONTH
 
-    def test_the_reader_makes_none(self, reader: psycopg.Connection[Any]):
+    def test_the_reader_creates_no_partitions(self, reader: psycopg.Connection[Any]):
         with pytest.raises(REFUSED):
             make_partitions(reader, AHEAD, AHEAD)
 
@@ -341,23 +341,25 @@ class TestPartitions:
         )
         assert column(another_owner, "SELECT to_regclass('silver.ticker_20310314')::text") == [None]
 
-    def test_making_them_again_makes_none(self, another_owner: psycopg.Connection[Any]):
+    def test_creating_partitions_again_creates_none(self, another_owner: psycopg.Connection[Any]):
         assert make_partitions(another_owner, AHEAD, AHEAD + 2 * DAY) == 3 * PARTITIONED_BY_DAY + PARTITIONED_BY_MONTH
         assert make_partitions(another_owner, AHEAD, AHEAD + 2 * DAY) == 0
 
-    def test_those_of_long_are_made_in_calls_that_hold_few_locks(self, another_owner: psycopg.Connection[Any]):
+    def test_partitions_of_years_are_created_in_calls_with_few_locks(self, another_owner: psycopg.Connection[Any]):
         one = "SELECT bronze.make_partitions('bronze.market_raw', %s, %s)"
         made = [column(another_owner, one, AHEAD, AHEAD + 249 * DAY) for _ in range(4)]
         assert made == [[100], [100], [50], [0]]
 
-    def test_a_migrated_database_has_them_for_two_weeks(self, another_owner: psycopg.Connection[Any]):
+    def test_a_migrated_database_has_partitions_for_two_weeks(self, another_owner: psycopg.Connection[Any]):
         now = datetime.now(UTC)
         for at in (now - DAY, now, now + DAYS_AHEAD):
             put_raw(another_owner, at)
 
         assert "bronze.ticker_raw_default" not in where(another_owner)
 
-    def test_two_at_once_make_each_once(self, another_owner: psycopg.Connection[Any], another_url: str):
+    def test_concurrent_calls_create_each_partition_once(
+        self, another_owner: psycopg.Connection[Any], another_url: str
+    ):
         made: list[int] = []
 
         def run() -> None:
@@ -458,7 +460,7 @@ def of_version(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
         connection.execute("DROP DATABASE former WITH (FORCE)")
 
 
-def test_what_rested_on_an_empty_answer_alone_is_covered_no_longer_after_an_upgrade(of_version: Callable[[str], str]):
+def test_coverage_by_an_empty_reply_alone_is_void_after_an_upgrade(of_version: Callable[[str], str]):
     url, day = of_version("0010"), datetime(2026, 7, 1, tzinfo=UTC)
     with psycopg.connect(url, autocommit=True) as owner:
         for kind in ("candle", "trade"):

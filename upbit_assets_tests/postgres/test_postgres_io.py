@@ -47,7 +47,7 @@ def plain_database(server: EmbeddedPostgres) -> str:
 
 
 @pytest.mark.long
-def test_it_works_in_another_project_as_its_page_says(plain_database: str, tmp_path: Path):
+def test_its_readmes_example_works_in_another_project(plain_database: str, tmp_path: Path):
     project = tmp_path / "other_project"
     shutil.copytree(FOLDER, project / "postgres_io", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "definitions.py").write_text(EXAMPLE)

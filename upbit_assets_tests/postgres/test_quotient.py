@@ -51,11 +51,11 @@ def rounded(figure: Fraction, decimals: int) -> Decimal:
         return Decimal(-nearest if figure < 0 else nearest).scaleb(-decimals)
 
 
-def test_nothing_is_divided_by_nothing(reader):
+def test_division_by_0_is_null(reader):
     assert reader.execute("SELECT gold.quotient(1, 0, 10), gold.quotient(NULL, 1, 10)").fetchall() == [(None, None)]
 
 
-def test_it_is_part_of_the_statement_and_not_called_row_by_row(reader):
+def test_the_function_is_inlined(reader):
     plan = reader.execute(
         "EXPLAIN (VERBOSE) SELECT gold.quotient(spread_bps, mid_price, 10) FROM gold.orderbook_stats"
     ).fetchall()

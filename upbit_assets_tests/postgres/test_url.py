@@ -32,7 +32,7 @@ def arguments(url: str) -> dict[str, str]:
 
 
 @given(password=TEXTS, folder=FOLDERS, database=NAMES)
-def test_of_whatever_text_passwords_folders_and_names_are(password: str, folder: str, database: str):
+def test_any_text_in_passwords_folders_and_names(password: str, folder: str, database: str):
     socket, quoted = quote(f"/{folder}", safe=""), quote(password, safe="")
     url = f"postgresql://me:{quoted}@/{quote(database, safe='')}?host={socket}&port=5432"
     meant = {"user": "me", "password": password, "dbname": database, "host": f"/{folder}", "port": "5432"}
@@ -44,5 +44,5 @@ def test_of_whatever_text_passwords_folders_and_names_are(password: str, folder:
 
 
 @pytest.mark.parametrize("url", sorted(URLS))
-def test_of_servers_near_and_far(url: str):
+def test_urls_of_local_and_remote_servers(url: str):
     assert arguments(url) == {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}

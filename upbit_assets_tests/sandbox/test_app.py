@@ -117,7 +117,7 @@ UNROUTED = failure(404, "no Route matched with those values", "not_found")
         ("/v1/ticker/", UNROUTED),
     ],
 )
-def test_what_the_exchange_refuses_it_refuses_in_the_same_words(client, target, expected):
+def test_errors_have_the_exchanges_wording(client, target, expected):
     reply = client.get(target)
     assert (reply.status_code, reply.json()) == expected
 
@@ -127,7 +127,7 @@ def test_other_methods_are_not_routed(client):
     assert (reply.status_code, reply.json()) == UNROUTED
 
 
-def test_a_ticker_has_the_fields_of_the_real_one_in_their_order(client):
+def test_a_ticker_has_the_real_fields_in_order(client):
     (row,) = client.get("/v1/ticker?markets=KRW-BTC").json()
     assert list(row) == FIELDS.split()
     assert (row["market"], row["trade_date"], row["trade_time_kst"][:2]) == ("KRW-BTC", "20260730", "16")
@@ -199,7 +199,7 @@ def test_a_path_answers_with_the_markets_rows(client, target, rows):
         "2026-07-01%2012:56:53%2B08:00",
     ],
 )
-def test_a_moment_can_be_spelled_in_many_ways(client, to):
+def test_times_are_accepted_in_several_formats(client, to):
     (row,) = client.get(f"/v1/candles/minutes/1?market=KRW-BTC&to={to}").json()
     assert (row["candle_date_time_utc"], row["unit"]) == ("2026-07-01T04:56:00", 1)
 
@@ -212,7 +212,7 @@ NAMES = ["market", "markets", "count", "to", "cursor", "days_ago", "level", "quo
 
 @given(st.sampled_from(ENDPOINTS.paths()), st.dictionaries(st.sampled_from(NAMES), texts))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_is_asked_is_answered_or_refused(path, query):
+def test_any_query_gets_a_reply_or_a_client_error(path, query):
     endpoint = ENDPOINTS.find(path)
     assert endpoint
     with suppress(RequestError):
@@ -248,11 +248,11 @@ def test_a_reply_is_compressed_only_on_request(client):
 @pytest.mark.parametrize(
     "target", ["/", "/_sandbox/health", "/_sandbox/faults", "/v1/market/all", "/v1/ticker", "/v1/nope", "/x"]
 )
-def test_every_reply_says_that_it_is_simulated(client, target):
+def test_every_reply_is_marked_as_simulated(client, target):
     assert client.get(target).headers["x-upbit-simulated"] == "true"
 
 
-def test_even_a_failure_of_its_own_says_that_it_is_simulated():
+def test_an_internal_error_is_marked_as_simulated_too():
     def broken():
         raise RuntimeError
 
@@ -261,7 +261,7 @@ def test_even_a_failure_of_its_own_says_that_it_is_simulated():
     assert (reply.status_code, reply.headers["x-upbit-simulated"]) == (500, "true")
 
 
-def test_the_front_page_says_what_this_is(client):
+def test_the_front_page_describes_the_service(client):
     assert "simulation" in client.get("/").json()["about"]
     assert client.get("/_sandbox/health").json() == {"simulated": True, "status": "up", "markets": 30}
 
@@ -303,7 +303,7 @@ def test_the_eleventh_call_of_a_second_is_too_many(client, watch):
     assert statuses(calls(client, 1)) == [200]
 
 
-def test_who_goes_on_after_429_is_blocked_everywhere_and_longer_each_time(client, watch):
+def test_calls_after_a_429_are_blocked_in_all_groups_and_longer_each_time(client, watch):
     blocks = []
     for _ in range(3):
         replies = calls(client, 16)
@@ -327,7 +327,7 @@ def test_with_an_origin_there_is_one_call_in_ten_seconds(client, watch):
     assert statuses(calls(client, 1, **origin)) == [200]
 
 
-def test_a_regional_host_has_nothing_of_korea():
+def test_a_regional_host_has_no_korean_fields():
     with running(market_count=30, regional=True) as regional, running(market_count=30) as korean:
 
         def only_korean(path):

@@ -72,7 +72,7 @@ def test_prices_are_on_the_tick_grid_of_their_range(market, at):
 
 @given(st.sampled_from([code for code in CODES if code.startswith("KRW")]), times, st.data())
 @few
-def test_groups_hold_what_is_in_them(market, at, data):
+def test_grouped_levels_sum_up_their_orders(market, at, data):
     level = data.draw(st.sampled_from(levels(market, at)[1:]))
     fine, coarse = book_of(market, at), book_of(market, at, level=level)
     assert coarse["level"] == level
@@ -89,7 +89,7 @@ def test_groups_hold_what_is_in_them(market, at, data):
 
 @given(markets, times)
 @few
-def test_asking_twice_gives_the_same_book(market, at):
+def test_repeated_requests_give_the_same_book(market, at):
     assert book_of(market, at, Market(count=60)) == book_of(market, at)
 
 
@@ -102,7 +102,7 @@ def test_there_are_as_many_units_as_requested_and_the_totals_are_the_same(count)
         assert {name: book[name] for name in ("total_ask_size", "total_bid_size")}.items() <= whole.items()
 
 
-def test_thin_sides_are_filled_up_with_zeros():
+def test_thin_sides_are_padded_with_zeros():
     books = [book_of(market, AT) for market in CODES if market.startswith("BTC")]
     thin = [book for book in books if min(len(orders(book, side)) for side in ("ask", "bid")) < 30]
     assert len(books) * 0.4 < len(thin) < len(books)
@@ -119,7 +119,7 @@ def test_a_busy_book_changes_every_100_ms_and_a_quiet_one_stays():
     assert len({str(book) for book in quiet}) == 1
 
 
-def test_fields_are_those_of_the_real_one_in_their_order():
+def test_fields_have_the_real_names_and_order():
     book = book_of("KRW-BTC", AT)
     assert " ".join(book) == "market timestamp total_ask_size total_bid_size orderbook_units level"
     assert list(book["orderbook_units"][0]) == ["bid_price", "bid_size", "ask_price", "ask_size"]

@@ -70,7 +70,7 @@ def test_a_candle_is_the_sum_of_its_trades(market, at, unit):
 
 @given(markets, times)
 @few
-def test_the_day_that_is_forming_is_the_tickers(market, at):
+def test_todays_candle_equals_the_ticker(market, at):
     ticker, day = MARKET.ticker(market, at), last(market, at, "days")
     if ticker["acc_trade_volume"]:
         names = ("opening_price", "high_price", "low_price", "trade_price", "acc_trade_price", "acc_trade_volume")
@@ -99,7 +99,7 @@ def test_paging_by_the_oldest_start_loses_and_repeats_nothing(market, at, unit, 
 
 @given(markets, times, times, st.sampled_from(SHORT[1:]), st.integers(1, 20))
 @few
-def test_the_past_is_the_same_whenever_and_whomever_one_asks(market, one, other, unit, count):
+def test_past_candles_never_change(market, one, other, unit, count):
     early, late = sorted((one, other))
     to = early - end_distance(unit)
     first = MARKET.candles(market, early, unit, to=to, count=count)
@@ -124,13 +124,13 @@ def test_to_is_exclusive(market, at, unit):
 
 @given(markets, times, st.sampled_from(SHORT), st.timedeltas(timedelta(0), timedelta(days=1000)))
 @few
-def test_a_time_to_come_is_no_later_than_now(market, at, unit, ahead):
+def test_a_future_to_means_now(market, at, unit, ahead):
     assert MARKET.candles(market, at, unit, to=at + DAY + ahead, count=3) == MARKET.candles(market, at, unit, count=3)
 
 
 @given(markets, times, st.sampled_from(SHORT))
 @fewer
-def test_candles_are_there_only_where_something_was_traded(market, at, unit):
+def test_periods_without_trades_have_no_candle(market, at, unit):
     rows = MARKET.candles(market, at, unit, count=200)
     starts = [start_of(row) for row in rows]
     assert starts == sorted(set(starts), reverse=True)
@@ -141,7 +141,7 @@ def test_candles_are_there_only_where_something_was_traded(market, at, unit):
         assert start_of(row).timestamp() * 1000 <= row["timestamp"] < end_of(unit, row).timestamp() * 1000 + 60
 
 
-def test_a_quiet_market_has_few_minutes_and_200_of_them_go_far_back():
+def test_200_candles_of_a_quiet_market_go_far_back():
     rows = MARKET.candles(CODES[-1], AT, "minutes/1", count=200)
     assert len(rows) == 200
     assert AT - start_of(rows[-1]) > timedelta(hours=24)
@@ -191,7 +191,7 @@ candle_acc_trade_price candle_acc_trade_volume
         ("years", ["first_day_of_period"]),
     ],
 )
-def test_fields_are_those_of_the_real_one_in_their_order(unit, more):
+def test_fields_have_the_real_names_and_order(unit, more):
     assert list(last("KRW-BTC", AT, unit)) == COMMON.split() + more
 
 
@@ -212,7 +212,7 @@ def test_prices_are_converted_at_the_days_rate():
     assert {row["converted_trade_price"] for row in rates} == {None}
 
 
-def test_all_history_is_served_but_of_seconds_three_months():
+def test_all_history_is_served_but_only_three_months_of_seconds():
     years = MARKET.candles(CODES[-1], AT, "years", count=200)
     assert [start_of(year).year for year in years] == list(range(2026, 2016, -1))
     opening = datetime(2017, 9, 25, tzinfo=UTC)
@@ -223,7 +223,7 @@ def test_all_history_is_served_but_of_seconds_three_months():
     assert MARKET.candles("KRW-BTC", AT, "seconds", to=AT - 95 * DAY) == []
 
 
-def test_before_its_first_day_a_market_has_nothing():
+def test_a_market_has_no_candles_before_its_first_day():
     days = MARKET.candles(LATE, AT, "days", count=200)
     first = days[-1]
     assert len(days) < 200
@@ -234,7 +234,7 @@ def test_before_its_first_day_a_market_has_nothing():
     assert MARKET.candles("KRW-ADA", AT, "days", to=start_of(first))
 
 
-def test_a_year_of_the_busiest_market_is_not_too_much_to_add_up():
+def test_a_year_of_the_busiest_market_does_not_overflow():
     busy = Market()
     year = busy.candles("KRW-PEPE", AT, "years")[0]
     days = busy.candles("KRW-PEPE", AT, "days", count=200)

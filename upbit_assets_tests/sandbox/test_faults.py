@@ -44,7 +44,7 @@ def test_a_fault_hits_only_what_it_matches(exchange):
     assert fetch(exchange, "/v1/ticker?markets=KRW-ETH").status_code == 200
 
 
-def test_a_fault_matches_what_the_client_meant_not_how_it_was_escaped(exchange):
+def test_a_fault_matches_the_unescaped_query(exchange):
     exchange.faults.add("KRW-BTC,KRW-ETH", "status", status=500)
     assert fetch(exchange, "/v1/ticker?markets=KRW-BTC%2CKRW-ETH").status_code == 500
 
@@ -99,13 +99,13 @@ def test_a_slow_reply_is_late_but_right(exchange):
     assert time.monotonic() - start >= 0.3
 
 
-def test_a_slow_reply_is_too_late_for_the_impatient(exchange):
+def test_a_slow_reply_exceeds_a_short_timeout(exchange):
     exchange.faults.add("ticker", "slow", seconds=1)
     with pytest.raises(requests.exceptions.ReadTimeout):
         http.get(exchange.url + TICKER, timeout=0.1)
 
 
-def test_slow_goes_with_another_fault(exchange):
+def test_slow_can_be_combined_with_another_fault(exchange):
     exchange.faults.add("", "slow", seconds=0.1)
     exchange.faults.add("", "status", status=504)
     reply = fetch(exchange)
@@ -117,7 +117,7 @@ RAW = ["NaN", "null", '"91200000"', "-1", "1" * 40, "1E400", "9.9E-7", r'"\u0000
 
 
 @pytest.mark.parametrize("text", RAW)
-def test_any_text_can_stand_for_a_field(exchange, text):
+def test_a_field_can_be_replaced_by_any_text(exchange, text):
     exchange.faults.add("ticker", "rows", rows=[{"market": "KRW-BTC", "set": {"trade_price": text}}])
     first, second = fetch(exchange).text.split("},{")
     assert f'"trade_price":{text},' in first
@@ -146,7 +146,7 @@ def test_a_market_can_have_any_code(exchange, code):
 CANDLES = "/v1/candles/minutes/1?market=KRW-BTC&count=4"
 
 
-def test_rows_of_one_market_are_distinguished_by_their_place(exchange):
+def test_rows_of_one_market_are_distinguished_by_index(exchange):
     whole = fetch(exchange, CANDLES).json()
     changes = [{"index": 0, "set": {"unit": "7"}}, {"index": -1, "duplicate": 1}, {"market": "KRW-ETH", "index": 1}]
     exchange.faults.add("candles/minutes/1[?].*count=4", "rows", rows=changes)
@@ -181,7 +181,7 @@ def test_faults_are_switched_over_http(exchange):
     assert exchange.faults.show() == []
 
 
-def test_faults_never_hit_their_own_switch(exchange):
+def test_faults_do_not_apply_to_their_own_endpoint(exchange):
     exchange.faults.add("", "status", status=500)
     assert http.delete(exchange.url + "/_sandbox/faults", timeout=5).status_code == 200
 
@@ -200,14 +200,14 @@ def test_faults_never_hit_their_own_switch(exchange):
         None,
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused_and_changes_nothing(exchange, senseless):
+def test_an_invalid_fault_is_rejected_and_changes_nothing(exchange, senseless):
     exchange.faults.add("nothing", "empty")
     reply = http.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
     assert reply.status_code == 400
     assert [fault["match"] for fault in exchange.faults.show()] == ["nothing"]
 
 
-def test_a_fault_by_chance_hits_so_many_the_same_ones_each_time(exchange):
+def test_a_random_fault_is_reproducible(exchange):
     hit = []
     for _ in range(2):
         exchange.faults.replace([{"match": "market", "kind": "empty", "chance": 0.3}])
@@ -216,7 +216,7 @@ def test_a_fault_by_chance_hits_so_many_the_same_ones_each_time(exchange):
     assert hit[0] == hit[1]
 
 
-def test_a_short_page_looks_as_if_there_were_no_more(exchange):
+def test_a_short_page_looks_like_the_last_one(exchange):
     candles = "/v1/candles/minutes/1?market=KRW-BTC&count=100&to=2026-01-01T00:00:00"
     whole = fetch(exchange, candles).json()
     exchange.faults.add("candles", "short")
@@ -232,7 +232,7 @@ def test_the_newest_rows_come_late(exchange, target):
     assert all(row["timestamp"] < newest - 300_000 for row in fetch(exchange, target).json())
 
 
-def test_an_answer_is_repeated_whatever_is_asked(exchange):
+def test_a_reply_is_repeated_for_any_query(exchange):
     former = fetch(exchange, "/v1/ticker?markets=KRW-BTC").text
     exchange.faults.add("ticker", "repeat")
     assert fetch(exchange, "/v1/ticker?markets=KRW-ETH").text == former

@@ -59,7 +59,7 @@ def test_every_trade_that_rest_has_is_a_frame_and_no_other(world, start):
     assert len(told) == len({(frame["code"], frame["sequential_id"]) for frame in told}) > 150
 
 
-def test_a_day_s_counters_in_tickers_are_those_of_rest_and_add_up_to_the_trades(world):
+def test_day_counters_in_tickers_equal_rest_and_the_sum_of_trades(world):
     world.seconds.value += 1000
     types = (wanted("ticker", *CODES), wanted("trade", *CODES, is_only_realtime=True))
     with world.subscribed(*types) as client:
@@ -159,7 +159,7 @@ def test_candles_come_every_second_in_which_something_was_traded_and_the_last_is
                 assert {name: frame[name] for name in same} == {name: row[name] for name in same}
 
 
-def test_a_clock_that_is_set_back_repeats_its_time_and_one_set_forward_leaves_nothing_out(world):
+def test_a_clock_set_back_repeats_frames_and_one_set_forward_skips_none(world):
     world.seconds.value += 1000
     with world.subscribed(wanted("trade", "KRW-BTC", is_only_realtime=True)) as client:
         first, again, ahead = (client.due(step=step) for step in (5, 0, 5))
@@ -172,7 +172,7 @@ def test_a_clock_that_is_set_back_repeats_its_time_and_one_set_forward_leaves_no
     assert ids[2] == ids[3]
 
 
-def test_a_clock_that_leaps_leaves_nothing_out():
+def test_a_leaping_clock_skips_no_trades():
     clock, seconds = AdjustableClock(AT, speed=0), Seconds()
     with running(3, clock, seconds=seconds) as handle:
         world = World(handle, clock, seconds)
@@ -259,7 +259,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         assert row["acc_trade_volume_24h"] == row["acc_trade_volume"]
 
 
-def test_what_makes_no_sense_as_a_listing_is_refused():
+def test_an_invalid_listing_is_rejected():
     with still_world(3) as world:
         url = world.handle.url + "/_sandbox/listings"
         for call, body in (

@@ -32,11 +32,11 @@ def whole():
 
 @given(markets, times)
 @few
-def test_asking_twice_gives_the_same_ticker(market, at):
+def test_repeated_requests_give_the_same_ticker(market, at):
     assert Market(count=60).ticker(market, at) == MARKET.ticker(market, at)
 
 
-def test_the_order_of_questions_does_not_matter():
+def test_the_order_of_requests_does_not_matter():
     asked = [(market, AT + timedelta(hours=7 * n)) for n, market in enumerate(CODES)]
     forth = {each: Market(count=60).ticker(*each) for each in asked}
     late = Market(count=60)
@@ -53,7 +53,7 @@ def test_another_process_gives_the_same_ticker():
     assert out.strip() == wire.array([wire.raw(Market(7, 5).ticker("KRW-BTC", AT))])
 
 
-def test_a_market_is_the_same_however_many_others_there_are():
+def test_a_market_does_not_depend_on_the_number_of_markets():
     assert Market(count=3).ticker("KRW-BTC", AT) == MARKET.ticker("KRW-BTC", AT)
 
 
@@ -85,7 +85,7 @@ def test_codes_and_names_look_like_the_exchanges(whole):
 
 @given(markets, times)
 @few
-def test_a_ticker_obeys_the_identities_of_the_real_one(market, at):
+def test_a_ticker_satisfies_the_identities_of_real_ones(market, at):
     row = MARKET.ticker(market, at)
     change = row["trade_price"] - row["prev_closing_price"]
     rate = (change / row["prev_closing_price"]).quantize(Decimal("1e-10"), ROUND_HALF_UP)
@@ -162,7 +162,7 @@ LATE = [listing.market for listing in MARKET.markets() if listing.market not in 
 
 
 @pytest.mark.parametrize("market", LATE)
-def test_a_late_market_is_not_there_before_its_first_trade(market):
+def test_a_late_market_does_not_exist_before_its_first_trade(market):
     first = candles(MARKET, market, AT, "days", datetime(2017, 1, 1, tzinfo=UTC))[0]
     midnight = start_of(first)
     opened = start_of(candles(MARKET, market, midnight + timedelta(days=1), "seconds", midnight)[0])
@@ -177,7 +177,7 @@ def test_a_late_market_is_not_there_before_its_first_trade(market):
         MARKET.ticker(market, opened - MOMENT)
 
 
-def test_a_few_markets_are_late_and_the_currencies_rates_never(whole):
+def test_a_few_markets_are_late_but_never_the_currency_rates(whole):
     early = whole.markets(datetime(2018, 1, 1, tzinfo=UTC))
     assert 5 < len(whole.markets()) - len(early) < 40
     assert whole.markets(AT) == whole.markets()

@@ -61,14 +61,14 @@ def test_two_exchanges_run_side_by_side_with_faults_of_their_own():
         assert len(http.get(other.url + "/v1/market/all", timeout=5).json()) == 3
 
 
-def test_it_is_gone_with_its_context():
+def test_it_stops_with_its_context():
     with running(3) as exchange:
         http.get(exchange.url, timeout=5)
     with pytest.raises(requests.ConnectionError):
         http.get(exchange.url, timeout=5)
 
 
-def test_an_unfinished_slow_reply_does_not_hold_up_the_end():
+def test_a_pending_slow_reply_does_not_delay_shutdown():
     start = time.monotonic()
     with running(3) as exchange:
         exchange.faults.add("", "slow", seconds=60)

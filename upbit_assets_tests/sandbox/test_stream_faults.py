@@ -80,7 +80,7 @@ def test_a_frame_is_doubled(world):
     assert told == [whole[0], *whole]
 
 
-def test_one_market_is_mute(world):
+def test_one_market_gets_no_frames(world):
     with world.subscribed(BOTH) as client:
         world.handle.faults.add("code=KRW-BTC", "drop")
         assert {frame["code"] for frame in client.due(step=60)} == {"KRW-ETH"}
@@ -88,14 +88,14 @@ def test_one_market_is_mute(world):
         assert {frame["code"] for frame in client.due(step=60)} == {"KRW-BTC", "KRW-ETH"}
 
 
-def test_all_is_mute_but_pongs(world):
+def test_no_frames_but_pongs(world):
     with world.subscribed(BOTH) as client:
         client.socket.send("PING")
         world.handle.faults.add("type=(trade|status)", "drop")
         assert client.due(20, step=60) == []
 
 
-def test_all_is_mute_pongs_as_well(world):
+def test_no_frames_and_no_pongs(world):
     with world.subscribed(BOTH) as client:
         world.handle.faults.add("type=", "drop")
         world.step(60)
@@ -174,7 +174,7 @@ def test_a_slow_connection_is_late_but_whole_and_in_order(world):
 
 
 @pytest.mark.parametrize("text", ["NaN", r'"\u0000"', "1E400", "tru"])
-def test_any_text_can_stand_for_a_field(world, text):
+def test_a_field_can_be_replaced_by_any_text(world, text):
     change = {"market": "KRW-BTC", "set": {"trade_price": text}}
     with world.subscribed(BOTH) as client:
         world.handle.faults.add("type=trade", "rows", rows=[change], times=1)
@@ -193,14 +193,14 @@ def test_a_digit_is_wrong(world):
     assert second["trade_volume"] == volumes[second["sequential_id"]]
 
 
-def test_the_exchanges_clock_steps_in_what_frames_say_of_their_time(world):
+def test_the_times_in_frames_can_be_shifted(world):
     with world.subscribed(BTC) as client:
         world.handle.faults.add("type=trade", "rows", rows=[{"market": "*", "add": {"timestamp": -5000}}])
         assert {frame["timestamp"] for frame in client.due(step=5)} == {now(world) - 5000}
 
 
 @pytest.mark.parametrize("body", ["no JSON", "", '"' + "x" * 2**20 + '"', "[]"])
-def test_a_frame_says_something_else(world, body):
+def test_a_frame_is_replaced_by_any_text(world, body):
     with world.subscribed(BTC) as client:
         world.handle.faults.add("type=trade", "body", body=body, times=1)
         assert client.raw(step=5)[0].decode() == body

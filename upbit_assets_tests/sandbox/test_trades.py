@@ -37,7 +37,7 @@ def test_the_trades_of_today_add_up_to_the_ticker(market, at):
     assert newest["change_price"] == ticker["signed_change_price"]
 
 
-def test_even_those_of_a_busy_market():
+def test_trades_of_a_busy_market_add_up_too():
     at = AT.replace(hour=1)
     rows, ticker = trades(MARKET, "KRW-BTC", at), MARKET.ticker("KRW-BTC", at)
     assert len(rows) > 5000
@@ -45,7 +45,7 @@ def test_even_those_of_a_busy_market():
     assert sum(row["trade_volume"] * row["trade_price"] for row in rows) == ticker["acc_trade_price"]
 
 
-def test_a_trade_has_the_fields_of_the_real_one_in_their_order():
+def test_a_trade_has_the_real_fields_in_order():
     (row,) = MARKET.trades("KRW-BTC", AT)
     assert list(row) == FIELDS.split()
     made = datetime.fromtimestamp(row["timestamp"] // 1000, UTC)
@@ -111,7 +111,7 @@ def test_today_begins_at_midnight_utc():
     }
 
 
-def test_a_foreign_cursor_is_a_time():
+def test_an_unknown_cursor_is_taken_as_a_time():
     newest, older, *_ = MARKET.trades("BTC-ETH", AT, count=3)
     between = (newest["timestamp"] - 1) * 10_000 + 5000
     assert MARKET.trades("BTC-ETH", AT, cursor=between) == [older]
@@ -119,7 +119,7 @@ def test_a_foreign_cursor_is_a_time():
     assert MARKET.trades("BTC-ETH", AT, cursor=10**18) == [newest]
 
 
-def test_there_is_nothing_before_a_markets_first_day():
+def test_there_are_no_trades_before_a_markets_first_day():
     day = datetime(2017, 9, 25, 12, tzinfo=UTC)
     (row,) = MARKET.trades("KRW-BTC", day)
     first = trades(MARKET, "BTC-ETH", day)[0]

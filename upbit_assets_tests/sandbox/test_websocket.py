@@ -27,7 +27,7 @@ def kinds(told):
     return [(frame["type"], frame["code"], frame["stream_type"]) for frame in told]
 
 
-def test_the_upgrade_says_that_it_is_simulated_and_what_is_left_of_the_limit(world):
+def test_the_upgrade_has_the_simulation_and_rate_limit_headers(world):
     with world.connected() as client:
         headers = client.socket.response.headers
     assert headers["X-Upbit-Simulated"] == "true"
@@ -41,7 +41,7 @@ def test_another_path_is_not_routed(world):
     assert refused.value.response.status_code == 404
 
 
-def test_a_snapshot_comes_first_and_then_what_happens(world):
+def test_a_snapshot_comes_first_then_updates(world):
     with world.connected() as client:
         client.subscribe(wanted("trade", "KRW-BTC", "KRW-ETH"), wanted("ticker", "KRW-BTC"))
         assert client.due() == []
@@ -58,7 +58,7 @@ def test_a_snapshot_comes_first_and_then_what_happens(world):
         assert {frame["stream_type"] for frame in later} == {"REALTIME"}
 
 
-def test_only_snapshots_or_only_what_happens(world):
+def test_only_snapshots_or_only_updates(world):
     only = wanted("trade", "KRW-BTC", is_only_snapshot=True), wanted("ticker", "KRW-BTC", is_only_realtime=True)
     with world.subscribed(*only) as client:
         assert kinds(client.snapshots) == [("trade", "KRW-BTC", "SNAPSHOT")]
@@ -72,7 +72,7 @@ def test_a_new_request_replaces_the_subscription(world):
         assert {frame["type"] for frame in client.due(step=5)} == {"ticker"}
 
 
-def test_unknown_and_lower_case_codes_get_silence(world):
+def test_unknown_and_lower_case_codes_get_no_frames(world):
     with world.subscribed(wanted("trade", "KRW-NOPE", "krw-btc", "KRW-ETH"), wanted("orderbook", "")) as client:
         assert kinds(client.snapshots) == [("trade", "KRW-ETH", "SNAPSHOT")]
         assert {frame["code"] for frame in client.due(step=20)} <= {"KRW-ETH"}
@@ -177,7 +177,7 @@ def test_frames_are_binary(world):
         assert {type(frame) for frame in client.raw(7)} == {bytes}
 
 
-def test_frames_are_compressed_only_for_those_who_offer_it(world):
+def test_frames_are_compressed_only_if_offered(world):
     both = []
     for compression in ("deflate", None):
         with world.subscribed(wanted("orderbook", "KRW-BTC"), compression=compression) as client:
@@ -249,7 +249,7 @@ def spelled(row, kind):
 
 
 @pytest.mark.parametrize("form", frames.FORMATS)
-def test_all_formats_say_the_same(world, form):
+def test_all_formats_have_the_same_values(world, form):
     with world.subscribed(*EVERY) as client:
         plain = client.snapshots
     with world.subscribed(*EVERY, form=form) as client:

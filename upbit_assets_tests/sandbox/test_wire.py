@@ -24,7 +24,7 @@ from upbit_assets.sandbox import wire
         ("1.2E+19", "12000000000000000000.0"),
     ],
 )
-def test_a_number_is_spelled_as_on_the_exchange(value, spelling):
+def test_numbers_are_formatted_as_by_the_exchange(value, spelling):
     assert wire.number(Decimal(value)) == spelling
 
 
@@ -39,5 +39,5 @@ def test_any_row_is_json_in_its_own_order(row):
     assert list(back.items()) == list(row.items())
 
 
-def test_what_is_inside_of_a_row_is_as_exact():
+def test_nested_values_are_as_exact():
     assert wire.text([{"size": Decimal("1E-8"), "side": ["a", {}]}]) == '[{"size":1e-08,"side":["a",{}]}]'

@@ -15,24 +15,24 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ASKS_REDIS = ("worker", "code", "webserver", "daemon")
 
 
-def test_the_instance_is_the_images_but_for_who_launches_runs():
+def test_the_instance_differs_only_in_the_run_launcher():
     image = yaml.safe_load("".join((PROJECT / path).read_text() for path in ("dagster.yaml", "deploy/instance.yaml")))
     launcher = {"module": WorkerRunLauncher.__module__, "class": WorkerRunLauncher.__name__}
     assert yaml.safe_load(instance_of_the_image()) == image | {"run_launcher": launcher}
 
 
-def test_there_are_as_many_places_as_runs_go_at_once():
+def test_worker_slots_equal_max_concurrent_runs():
     dagster = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     [places] = re.findall(r"--concurrency=([0-9]+)", " ".join(SERVICES["worker"]["command"]))
     assert SERVICES["worker"]["scale"] == 2
     assert 2 * int(places) == dagster["concurrency"]["runs"]["max_concurrent_runs"]
 
 
-def test_the_command_is_the_one_that_test_celery_tries():
+def test_the_command_is_that_of_make_test_celery():
     assert worker("one")[:-1] == SERVICES["worker"]["command"]
 
 
-def test_redis_has_no_right_that_it_does_not_need_and_is_inside_only():
+def test_redis_has_least_privilege_and_is_internal():
     redis = SERVICES["redis"]
     assert re.fullmatch(r"redis:[0-9]+\.[0-9]+\.[0-9]+", redis["image"])
     assert redis["cap_drop"] == ["ALL"]
@@ -61,7 +61,7 @@ def test_the_workers_of_a_machine_share_the_exchanges_limits():
     assert dockerfile.rstrip().endswith("USER 10001:10001")
 
 
-def test_those_who_need_no_workers_install_nothing_of_them():
+def test_celery_is_not_installed_without_workers():
     packages = {line.partition("==")[0] for line in (PROJECT / "requirements.lock").read_text().splitlines()}
     assert not packages & {"celery", "dagster-celery", "kombu", "redis"}
     locked = (PROJECT / "deploy" / "celery" / "requirements.lock").read_text()

@@ -56,7 +56,7 @@ def number(connection: psycopg.Connection[Any], query: str) -> int:
     return value
 
 
-def test_every_table_goes_by_its_market_or_without_one_whole_to_every_machine(citus: psycopg.Connection[Any]):
+def test_tables_are_distributed_by_market_or_replicated(citus: psycopg.Connection[Any]):
     result = distribute()
     assert result.exit_code == 0, result.output
     assert distributed(citus, "h") == BY_MARKET
@@ -68,7 +68,7 @@ def test_every_table_goes_by_its_market_or_without_one_whole_to_every_machine(ci
     )
 
 
-def test_again_it_changes_nothing_and_goes_on_where_it_was_cut_off(citus: psycopg.Connection[Any]):
+def test_repeating_it_changes_nothing_and_continues_an_interrupted_one(citus: psycopg.Connection[Any]):
     citus.execute(f"CREATE TRIGGER in_the_way BEFORE INSERT ON silver.trade {TRIGGERED}".encode())
     cut_off = distribute()
     assert cut_off.exit_code == 1
@@ -90,7 +90,7 @@ def test_without_citus_it_says_what_to_do(market_url: str):
     assert "CREATE EXTENSION citus" in result.output
 
 
-def test_a_pipeline_that_the_machines_would_not_let_in_is_reported_before_anything_moves(
+def test_a_pipeline_without_login_is_reported_before_anything_changes(
     citus: psycopg.Connection[Any],
 ):
     citus.execute("ALTER ROLE upbit_pipeline NOLOGIN")
@@ -119,7 +119,7 @@ def test_a_pipeline_that_the_machines_would_not_let_in_is_reported_before_anythi
         ),
     ],
 )
-def test_the_stand_in_refuses_what_citus_refuses(citus: psycopg.Connection[Any], change: str, why: str):
+def test_the_stand_in_rejects_what_citus_rejects(citus: psycopg.Connection[Any], change: str, why: str):
     distribute_one = "SELECT create_distributed_table('{}', 'market', colocate_with => '{}')"
     with citus.transaction(force_rollback=True):
         citus.execute(distribute_one.format("bronze.ticker_raw", "none").encode())

@@ -171,7 +171,7 @@ def test_kubernetes_takes_each_pod_that_the_chart_makes(name: str, version: str)
     kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_a_wrong_name_would_be_noticed():
+def test_a_wrong_name_is_detected():
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(
             OBJECTS[1] | {"spec": OBJECTS[1]["spec"] | {"backofLimit": 1}}, "1.37", strict=True
@@ -184,7 +184,7 @@ def test_the_chart_has_a_name_for_every_value():
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_has_no_right_that_it_does_not_need(name: str):
+def test_pods_have_least_privilege(name: str):
     pod = PODS[name]
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
@@ -203,7 +203,7 @@ def test_a_pod_has_no_right_that_it_does_not_need(name: str):
         assert "memory" in container["resources"]["limits"]
 
 
-def test_only_those_who_launch_runs_speak_to_kubernetes():
+def test_only_run_launchers_use_the_kubernetes_api():
     asked = {name for name, pod in PODS.items() if pod.get("automountServiceAccountToken", True)}
     assert asked - {"code", "run"} == DAGSTER.keys()
     assert RUNS["runK8sConfig"]["podSpecConfig"]["automountServiceAccountToken"] is False
@@ -229,7 +229,7 @@ def test_every_password_is_a_secret_of_its_own_login():
     assert VALUES["global"]["postgresqlSecretName"]
 
 
-def test_who_loads_the_instance_has_an_image_that_knows_its_parts():
+def test_everything_that_loads_the_instance_has_the_right_image():
     """The run coordinator is this project's, and the launcher dagster-k8s'; the code's image has no need of that."""
     images = {name: f"{component['image']['repository']}" for name, component in {**DAGSTER, "code": CODE}.items()}
     assert images.pop("code") == "registry.example.internal/upbit-assets"

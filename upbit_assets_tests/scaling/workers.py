@@ -194,7 +194,7 @@ def test_scheduled_runs_succeed_on_the_workers_and_gold_follows(stack: Stack):
         assert connection.execute("SELECT count(*) FROM gold.turnover_top10").fetchone() == (10,)
 
 
-def test_a_run_whose_worker_is_killed_fails_and_the_other_worker_makes_up_for_it(stack: Stack):
+def test_a_run_of_a_killed_worker_fails_and_another_worker_recomputes_its_windows(stack: Stack):
     with stack.silver_locked():
         held = stack.held_up()
         until(lambda: stack.instance.run_launcher.check_run_worker_health(held).status.name == "RUNNING", "health", 10)
@@ -218,7 +218,7 @@ def test_a_canceled_run_ends_on_its_worker(stack: Stack):
         until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 10)
 
 
-def test_when_redis_dies_what_was_running_fails_and_restarted_workers_go_on(stack: Stack, redis: Redis):
+def test_when_redis_dies_running_runs_fail_and_restarted_workers_continue(stack: Stack, redis: Redis):
     with stack.silver_locked():
         held = stack.held_up()
         redis.kill()

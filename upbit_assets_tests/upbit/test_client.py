@@ -26,7 +26,7 @@ TOO_MANY = Answer(b"Too many API requests.", 429)
 HTML = b"<html><title>Maintenance</title></html>"
 
 
-def test_a_reply_is_exactly_what_came(exchange, client):
+def test_a_replys_text_is_exactly_the_body(exchange, client):
     exchange.answers = [Answer(f' [ {ROW} ,{{"market" : "한글"}}]\n'.encode())]
     before = datetime.now(UTC)
     reply = client.tickers()
@@ -38,7 +38,7 @@ def test_a_reply_is_exactly_what_came(exchange, client):
     assert 0 < reply.seconds < 5
 
 
-def test_it_asks_as_the_exchange_wants_it(exchange, client):
+def test_requests_follow_the_exchanges_documentation(exchange, client):
     exchange.answers = [Answer(), Answer(), Answer()]
     assert client.tickers().url == f"{exchange.url}/v1/ticker/all?quote_currencies=KRW%2CBTC%2CUSDT"
     client.markets()
@@ -67,17 +67,17 @@ def test_it_asks_as_the_exchange_wants_it(exchange, client):
         "1e400",
     ],
 )
-def test_numbers_are_kept_to_the_letter(exchange, client, number):
+def test_numbers_are_kept_exactly(exchange, client, number):
     exchange.answers = [Answer(f'[{{"market":"KRW-BTC","trade_price":{number}}}]'.encode())]
     assert client.tickers().rows == [f'{{"market":"KRW-BTC","trade_price":{number}}}']
 
 
-def test_nan_in_one_row_costs_no_other(exchange, client):
+def test_nan_in_one_row_does_not_lose_the_others(exchange, client):
     exchange.answers = [Answer(f'[{ROW},{{"market":"KRW-ODD","trade_price":NaN}},{ROW}]'.encode())]
     assert [row.market for row in client.tickers().rows] == ["KRW-BTC", "KRW-ODD", "KRW-BTC"]
 
 
-def test_an_empty_array_is_a_reply_where_there_may_be_nothing(exchange, client):
+def test_an_empty_array_is_accepted_if_there_may_be_no_rows(exchange, client):
     exchange.answers = [Answer(b"[]")] * 2
     assert client.candles("minutes/1", "KRW-BTC").rows == []
     assert client.trades("KRW-BTC").rows == []
@@ -88,13 +88,13 @@ def test_an_empty_array_is_a_reply_where_there_may_be_nothing(exchange, client):
     [UpbitClient.markets, UpbitClient.tickers, lambda client: client.orderbook(["KRW-BTC"])],
     ids=["markets", "tickers", "order books"],
 )
-def test_an_empty_array_where_there_always_is_something_is_tried_again(exchange, client, waits, ask):
+def test_an_empty_array_is_retried_if_there_are_always_rows(exchange, client, waits, ask):
     exchange.answers = [Answer(b"[]"), GOOD]
     assert [row.market for row in ask(client).rows] == ["KRW-BTC"]
     assert len(waits) == 1
 
 
-def test_bytes_that_are_no_text_cost_their_own_row_alone(exchange, client):
+def test_invalid_utf8_affects_only_its_own_row(exchange, client):
     exchange.answers = [
         Answer(f'[{ROW},{{"market":"KRW-ODD","name":"'.encode() + b'\xed\xa0\x80"},' + ROW.encode() + b"]")
     ]
@@ -131,7 +131,7 @@ def test_the_offline_exchange_is_recognised(exchange, client):
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again(exchange, hurried, waits, caplog, trouble):
+def test_transient_failures_are_retried(exchange, hurried, waits, caplog, trouble):
     exchange.answers = [trouble, GOOD]
     assert hurried.tickers().rows == [ROW]
     assert len(exchange.requests) == 2
@@ -140,7 +140,7 @@ def test_what_may_pass_is_tried_again(exchange, hurried, waits, caplog, trouble)
     assert "Attempt 1 failed, retrying in " in caplog.text
 
 
-def test_attempts_are_bounded_and_their_waits_grow(exchange, client, waits):
+def test_attempts_are_bounded_with_growing_waits(exchange, client, waits):
     exchange.answers = [Answer(HTML, 502)] * 9
     with pytest.raises(StatusError, match=r"status 502: '<html><title>Maintenance") as caught:
         client.tickers()
@@ -165,7 +165,7 @@ def test_after_a_429_it_waits_for_the_next_second(exchange, waits):
     assert 1 < second - first < 5
 
 
-def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
+def test_a_418_is_not_retried_and_has_the_end_of_the_block(exchange, client):
     blocked = b'{"error":{"name":418,"message":"Blocked for 90 seconds"}}'
     exchange.answers = [TOO_MANY, Answer(blocked, 418), GOOD]
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_a_418_ends_it_at_once_and_says_until_when(exchange, client):
 
 
 @pytest.mark.parametrize("said", [b"", b"Blocked", b'{"error":{"name":"blocked","message":"Blocked"}}'])
-def test_while_blocked_the_network_is_left_alone(exchange, client, said):
+def test_no_calls_are_made_while_blocked(exchange, client, said):
     exchange.answers = [Answer(said, 418, missing=1), GOOD]
     for call in (client.tickers, client.tickers, client.markets):
         with pytest.raises(BlockedError, match="without saying until when") as caught:
@@ -196,7 +196,7 @@ def test_a_block_holds_for_all_clients_of_the_exchange(exchange, client):
     assert len(exchange.requests) == 1
 
 
-def test_calls_go_on_when_the_block_is_over(exchange, client):
+def test_calls_continue_after_the_block(exchange, client):
     exchange.answers = [Answer(b"blocked for 1 second", 418), GOOD]
     with pytest.raises(BlockedError):
         client.tickers()
@@ -213,7 +213,7 @@ def test_calls_go_on_when_the_block_is_over(exchange, client):
         (403, HTML, "", HTML.decode()),
     ],
 )
-def test_what_will_not_change_is_asked_once(exchange, client, waits, status, body, name, message):
+def test_permanent_failures_are_not_retried(exchange, client, waits, status, body, name, message):
     exchange.answers = [Answer(body, status), GOOD]
     with pytest.raises(StatusError, match=f"with status {status}") as caught:
         client.tickers()
@@ -258,14 +258,14 @@ def test_an_unexpected_body_is_quoted(exchange, waits, answer, said):
     assert f"the body {said}" in str(caught.value)
 
 
-def test_a_body_that_drips_ends_at_the_deadline(exchange, waits):
+def test_a_slowly_dripping_body_ends_at_the_deadline(exchange, waits):
     exchange.answers = [Answer(b" " * 100 + b"[]", drip=0.05)]
     client = UpbitClient(exchange.url, deadline=0.3, sleep=waits.append)
     with client, pytest.raises(UnexpectedBodyError, match="timed out after"):
         client.tickers()
 
 
-def test_nobody_listening(waits):
+def test_nothing_listens(waits):
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with UpbitClient(url, sleep=waits.append) as client, pytest.raises(TransportError) as caught:
@@ -294,7 +294,7 @@ def test_no_answer(exchange, waits, answer, reason):
     assert len(waits) == 4
 
 
-def test_something_that_does_not_speak_http(waits):
+def test_a_server_that_does_not_speak_http(waits):
     def greet() -> None:
         with server.accept()[0] as connection:
             connection.sendall(b"220 mail.example ready\r\n\r\n")
@@ -310,7 +310,7 @@ def test_something_that_does_not_speak_http(waits):
 
 
 @pytest.mark.parametrize("url", ["api.upbit.com", "", "ftp://api.upbit.com", "http://", "http://[", "htp//x"])
-def test_an_unusable_address_is_not_tried_again(waits, url):
+def test_an_invalid_url_is_not_retried(waits, url):
     with (
         UpbitClient(url, sleep=waits.append) as client,
         pytest.raises(TransportError, match="is invalid"),
@@ -330,7 +330,7 @@ def test_no_secret_is_shown(exchange, waits, caplog):
     assert "hush" not in told + caplog.text
 
 
-def test_calls_used_up_means_the_next_second(exchange):
+def test_an_exhausted_quota_waits_for_the_next_second(exchange):
     exchange.answers = [Answer(headers={"Remaining-Req": "group=any; min=600; sec=0"}), Answer(), Answer()]
     waited: list[float] = []
     limits = Limits(exchange.url, clock=lambda: sum(waited), sleep=waited.append)
@@ -342,7 +342,7 @@ def test_calls_used_up_means_the_next_second(exchange):
     assert 1 <= sum(waited) < 1.01
 
 
-def test_a_call_that_got_no_answer_gives_its_place_back(waits):
+def test_a_call_without_a_response_releases_its_slot(waits):
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     client = UpbitClient(url, attempts=2, sleep=waits.append, limits=Limits(url, 1))

@@ -26,7 +26,7 @@ def exchange_at(ahead: timedelta):
 
 
 @given(MOMENTS, OFFSETS, SECONDS, SECONDS, st.one_of(st.none(), st.floats(0, 3600)))
-def test_a_clock_is_never_reported_as_further_off_than_it_is(written, ahead, way_there, way_back, age):
+def test_a_clock_offset_is_never_overestimated(written, ahead, way_there, way_back, age):
     """However long the call takes, whatever part of a second it was written in, and whatever cache it comes from."""
     asked_at = written + timedelta(seconds=age or 0) - way_there + ahead
     answered_at = written + timedelta(seconds=age or 0) + way_back + ahead
@@ -38,19 +38,19 @@ def test_a_clock_is_never_reported_as_further_off_than_it_is(written, ahead, way
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Thu, 99 Jul 2026 07:41:01 GMT"])
-def test_a_reply_without_a_date_says_nothing_of_the_clock(exchange, client, date):
+def test_a_reply_without_a_date_has_no_clock_offset(exchange, client, date):
     exchange.answers = [Answer(GOOD, headers={} if date is None else {"Date": date})]
     assert client.tickers().clock_ahead == timedelta()
 
 
 @pytest.mark.parametrize("seconds", [-3.0, 0.0, 3.0])
-def test_what_a_second_and_a_round_trip_explain_is_tolerated(seconds: float):
+def test_an_offset_explained_by_rounding_and_round_trip_is_tolerated(seconds: float):
     with exchange_at(timedelta(seconds=seconds)) as exchange, UpbitClient(exchange.url) as client:
         assert abs(client.tickers().clock_ahead) <= timedelta(seconds=abs(seconds))
 
 
 @pytest.mark.parametrize("minutes", [-20, 20])
-def test_a_clock_that_is_off_is_an_error_at_once(minutes: int):
+def test_a_wrong_clock_is_an_error_at_once(minutes: int):
     with (
         exchange_at(timedelta(minutes=minutes)) as exchange,
         UpbitClient(exchange.url) as client,
@@ -64,7 +64,7 @@ def test_a_clock_that_is_off_is_an_error_at_once(minutes: int):
     assert ("a cache is serving old responses" in str(caught.value)) == (minutes > 0)
 
 
-def test_an_old_answer_of_a_cache_is_requested_again():
+def test_an_old_cached_reply_is_requested_again():
     with running(market_count=3) as exchange, UpbitClient(exchange.url, sleep=lambda _: None) as client:
         exchange.faults.add("/v1/ticker", "cached", seconds=1200, times=1)
         assert client.tickers().clock_ahead == timedelta()
@@ -73,13 +73,13 @@ def test_an_old_answer_of_a_cache_is_requested_again():
             client.tickers()
 
 
-def test_a_cache_that_has_just_asked_says_nothing_of_the_clock():
+def test_a_fresh_cached_reply_has_no_clock_offset():
     with running(market_count=3) as exchange, UpbitClient(exchange.url) as client:
         exchange.faults.add("/v1/ticker", "cached", seconds=TOLERATED.seconds)
         assert client.tickers().clock_ahead == timedelta()
 
 
-def test_caches_are_asked_to_pass_the_call_on(exchange, client):
+def test_requests_ask_caches_to_revalidate(exchange, client):
     exchange.answers = [Answer(GOOD)]
     client.tickers()
     assert exchange.requests[0].headers["cache-control"] == "no-cache"

@@ -30,7 +30,7 @@ NOW = datetime(2026, 1, 29, 5, 0, tzinfo=UTC)
         ("blocked until 2026-01-29 05:10 UTC", 600),
     ],
 )
-def test_the_end_of_a_block_is_read_where_it_is_plain(text, seconds):
+def test_an_unambiguous_end_of_a_block_is_read(text, seconds):
     assert block_end(text, NOW) == NOW + timedelta(seconds=seconds)
 
 
@@ -48,7 +48,7 @@ def test_the_end_of_a_block_is_read_where_it_is_plain(text, seconds):
         "300 markets",
     ],
 )
-def test_an_end_that_is_not_plain_is_not_guessed(text):
+def test_an_ambiguous_end_is_not_guessed(text):
     assert block_end(text, NOW) is None
 
 
@@ -63,7 +63,7 @@ def test_an_end_that_is_not_plain_is_not_guessed(text):
         (b"", ("", "")),
     ],
 )
-def test_an_error_body_is_read_whatever_it_is(body, told):
+def test_any_error_body_is_read(body, told):
     assert parse_error_body(body) == told
 
 
@@ -76,5 +76,5 @@ def test_an_error_body_is_read_whatever_it_is(body, told):
         TransportError("http://x", requests.ConnectTimeout("late")),
     ],
 )
-def test_errors_pass_between_processes(error):
+def test_errors_can_be_pickled(error):
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301

@@ -83,7 +83,7 @@ def test_without_a_readable_header_it_is_ten_a_second(limits, clock, header):
     assert all(1 <= waits[number] < 1.01 for number in (10, 20))
 
 
-def test_machines_behind_one_address_take_their_parts(url, clock, monkeypatch):
+def test_machines_behind_one_address_share_the_quota(url, clock, monkeypatch):
     monkeypatch.setenv("UPBIT_CALLS_PER_SECOND", "3")
     limits = Limits(url, clock=clock, sleep=clock.sleep)
     waits = []
@@ -157,9 +157,7 @@ def test_whatever_the_interleaving_no_second_of_the_exchange_sees_more_than_ten_
 
 @settings(max_examples=8, deadline=None)
 @given(phases, drifts, st.floats(0.001, 0.06), seeds)
-def test_history_takes_95_per_cent_of_what_is_permitted_at_round_trips_of_up_to_60_milliseconds(
-    phase, drift, latency, seed
-):
+def test_background_calls_reach_95_percent_of_the_quota_at_round_trips_up_to_60_ms(phase, drift, latency, seed):
     world = World(phase, drift, latency, seed)
     world.run(8, live_every=0, seconds=100)
     assert max(world.counted.values()) <= 10
@@ -168,7 +166,7 @@ def test_history_takes_95_per_cent_of_what_is_permitted_at_round_trips_of_up_to_
 
 @settings(max_examples=8, deadline=None)
 @given(phases, seeds, st.integers(1, 50), st.sampled_from([0.25, 0.9]))
-def test_a_live_caller_goes_before_any_number_of_background_ones(phase, seed, background, live_every):
+def test_a_foreground_call_precedes_all_background_calls(phase, seed, background, live_every):
     world = World(phase, 0, 0.05, seed)
     world.run(background, live_every, 5)
     lives = [(since, at) for at, is_background, since in world.granted if not is_background]
@@ -188,7 +186,7 @@ states = st.builds(
 @given(st.floats(1000, 2000), st.text() | states)
 @example(1000.0, "[" * 5000)
 @example(1000.0, '{"answered": [-1e308, 1e308], "waiting": [[1000, 1000]]}')
-def test_a_state_that_is_none_stops_no_one(now, text):
+def test_an_invalid_state_file_blocks_nobody(now, text):
     calls = Calls.loads(text)
     calls.acquire(now, 10, now, background=False)
     calls.record_response(now, 10, now, 9)
@@ -204,7 +202,7 @@ def run(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_and_their_threads_share_the_second(url):
+def test_processes_and_threads_share_the_quota(url):
     code = """
 from concurrent.futures import ThreadPoolExecutor
 limits = Limits(url)
@@ -220,7 +218,7 @@ list(ThreadPoolExecutor(4).map(call, range(8)))
     assert all(later - earlier >= 1 for earlier, later in zip(moments, moments[10:], strict=False))
 
 
-def test_a_killed_process_leaves_the_limit_whole(url):
+def test_a_killed_process_does_not_consume_the_limit_forever(url):
     with run(
         "limits = Limits(url)\nfor _ in range(3): limits.acquire('candle')\nprint()\ntime.sleep(60)", url
     ) as calls:
@@ -235,7 +233,7 @@ def test_a_killed_process_leaves_the_limit_whole(url):
     assert limits.acquire("candle") - moments[-1] >= 1
 
 
-def test_a_process_killed_while_it_counts_leaves_what_others_can_read(url):
+def test_a_process_killed_while_writing_leaves_a_readable_state(url):
     code = """
 limits = Limits(url, 10**6)
 print(flush=True)
@@ -250,7 +248,7 @@ while True: limits.record_response("candle", limits.acquire("candle"), "sec=9999
     assert set(json.loads(file.read_text().partition("\n")[0])) == {"in_flight", "answered", "waiting"}
 
 
-def test_a_block_that_one_process_met_stops_another(url):
+def test_a_block_stops_all_processes(url):
     until = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
     code = f"""
 from datetime import datetime, UTC
@@ -263,7 +261,7 @@ Limits(url).block(BlockedError(datetime.fromisoformat("{until.isoformat()}"), "s
     assert caught.value.until == until
 
 
-def test_a_block_is_not_shortened_by_another_that_does_not_say_until_when(limits):
+def test_a_block_is_not_shortened_by_one_without_a_stated_end(limits):
     now = datetime.now(UTC)
     limits.block(BlockedError(now + timedelta(hours=1), "an hour"), now)
     limits.block(BlockedError(None, ""), now)
@@ -298,7 +296,7 @@ def test_without_that_variable_it_is_a_folder_among_the_temporary_files(tmp_path
     assert [folder.name for folder in tmp_path.iterdir()] == [f"upbit-limits-{os.geteuid()}"]
 
 
-def test_a_link_in_place_of_a_file_is_replaced_and_what_it_points_to_stays(folder, url, tmp_path):
+def test_a_symlink_is_replaced_and_its_target_unchanged(folder, url, tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("precious")
     folder.mkdir(parents=True)
@@ -308,7 +306,7 @@ def test_a_link_in_place_of_a_file_is_replaced_and_what_it_points_to_stays(folde
 
 
 @pytest.mark.parametrize("trap", ["link", "open to all", "file"])
-def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, url, monkeypatch, caplog, trap):
+def test_a_folder_writable_by_others_is_not_used(tmp_path, url, monkeypatch, caplog, trap):
     monkeypatch.delenv("UPBIT_LIMITS_DIR")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     shared._warn.cache_clear()

@@ -73,7 +73,7 @@ SEOUL = timezone(timedelta(hours=9))
         (datetime(2026, 7, 1, 12, 0, 0, 1, tzinfo=UTC), "2026-07-01T12:00:01+00:00", "12:00:00"),
     ],
 )
-def test_candles_end_before_a_moment_in_any_zone(client, to, spelled, newest):
+def test_candles_end_before_a_time_in_any_zone(client, to, spelled, newest):
     reply = client.candles("minutes/1", "KRW-BTC", to=to, count=1)
     assert query_of(reply)["to"] == spelled
     assert rows_of(reply)[0]["candle_date_time_utc"] == f"2026-07-01T{newest}"
@@ -90,7 +90,7 @@ def test_pages_of_candles_follow_each_other(client):
     assert rows_of(client.candles("minutes/1", "KRW-BTC", to=start, count=50)) == newer[50:]
 
 
-def test_a_senseless_unit_is_refused(client):
+def test_an_invalid_unit_is_rejected(client):
     with pytest.raises(StatusError, match="specified unit is not valid"):
         client.candles("minutes/7", "KRW-BTC")
 

@@ -23,14 +23,14 @@ TEXTS = st.one_of(st.builds(json.dumps, VALUES, ensure_ascii=st.booleans()), NUM
 
 
 @given(st.lists(st.tuples(SPACE, TEXTS, SPACE)), SPACE, SPACE, SPACE)
-def test_every_element_comes_back_to_the_letter(elements, before, inside, after):
+def test_every_element_is_returned_exactly(elements, before, inside, after):
     inner = ",".join(left + text + right for left, text, right in elements) or inside
     rows = split(f"{before}[{inner}]{after}")
     assert rows == [text for _, text, _ in elements]
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.data())
-def test_whatever_is_cut_off_is_noticed(elements, data):
+def test_every_truncation_is_detected(elements, data):
     whole = f"[{','.join(elements)}]"
     with pytest.raises(ValueError, match="is "):
         split(whole[: data.draw(st.integers(0, len(whole) - 1))])
@@ -52,7 +52,7 @@ def test_whatever_is_cut_off_is_noticed(elements, data):
         '{"market":"KRW-ODD","price":nonsense}',
     ],
 )
-def test_an_odd_row_costs_no_other_row(odd):
+def test_a_malformed_row_does_not_lose_the_others(odd):
     good = '{"market":"KRW-BTC","trade_price":1.16539E8}'
     rows = split(f"[{good},{odd},{good}]")
     assert rows == [good, odd, good]
@@ -90,7 +90,7 @@ def test_anything_but_one_array_is_an_error(text):
         split(text)
 
 
-def test_a_whole_market_is_cut_up_in_milliseconds():
+def test_a_large_reply_is_split_in_milliseconds():
     ticker = {f"a_field_of_the_ticker_{number}": 12345.678 * number for number in range(18)}
     text = json.dumps([{"market": f"KRW-C{number}"} | ticker for number in range(855)])
     assert min(timeit.repeat(lambda: split(text), timer=time.process_time, number=1, repeat=20)) < 0.1
@@ -112,7 +112,7 @@ def array_of(rows: list[Row]) -> str:
 
 
 @given(as_the_exchange_writes())
-def test_rows_as_the_exchange_writes_them_are_cut_right_whatever_their_strings_hold(rows):
+def test_rows_are_split_correctly_whatever_their_strings(rows):
     cut = split(array_of(rows))
     assert cut == rows
     assert [row.market for row in cut] == [json.loads(row)["market"] for row in rows]
@@ -121,7 +121,7 @@ def test_rows_as_the_exchange_writes_them_are_cut_right_whatever_their_strings_h
 @given(as_the_exchange_writes(), st.data())
 @example([Row('{"market":"A","x":"}]"}')], None)
 @example([Row('{"market":"}]"}')], None)
-def test_rows_as_the_exchange_writes_them_that_are_cut_off_are_noticed(rows, data):
+def test_truncated_rows_are_detected(rows, data):
     whole = array_of(rows)
     cuts = [data.draw(st.integers(0, len(whole) - 1))] if data else range(len(whole))
     for cut in cuts:
@@ -136,7 +136,7 @@ def test_of_two_markets_in_one_row_the_last_counts_as_for_jsonb():
     assert [row.market for row in rows] == ["A", "C", "A"]
 
 
-def test_a_row_that_is_no_json_costs_no_other_row():
+def test_a_row_that_is_not_json_does_not_lose_the_others():
     good, torn = '{"market":"A","x":1}', '{"market":"B","x":"1}'
     rows = split(f"[{good},{torn},{good}]")
     assert rows == [good, torn, good]
