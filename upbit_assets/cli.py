@@ -30,7 +30,7 @@ COMPLETION = "_UPBIT_ASSETS_COMPLETE"
 GROUPS = {
     "Run everything on this machine": ("demo", "up", "down", "status"),
     "Use the data": ("psql", "export", "diff", "env"),
-    "Run one part": ("board", "stream", "exchange"),
+    "Run one part": ("board", "stream", "alerts", "alert-test", "exchange"),
     "Set up and keep": (
         *("migrate", "backup", "restore", "restore-archive"),
         *("metabase", "distribute", "completion"),
@@ -385,6 +385,28 @@ def stream() -> None:
         asyncio.run(serve(settings.UPBIT_API_URL, market_url, status.folder()))
     except OriginError as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command()
+def alerts() -> None:
+    """Tell UPBIT_ALERT_URLS when something goes wrong, and when it is over."""
+    import logging
+
+    use_the_running_stack()
+    os.environ.setdefault("DAGSTER_HOME", str(settings.DAGSTER_HOME))
+    from upbit_assets.alerts import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    serve()
+
+
+@main.command()
+def alert_test() -> None:
+    """Send a test message to UPBIT_ALERT_URLS."""
+    from upbit_assets.notify import Channel
+
+    Channel().test()
+    click.echo("The test message was sent.")
 
 
 @main.command()

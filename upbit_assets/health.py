@@ -1,4 +1,4 @@
-"""Container health checks: python -m upbit_assets.health location | webserver | daemon | stream | URL.
+"""Container health checks: python -m upbit_assets.health location | webserver | daemon | stream | alerts | URL.
 
 On failure it prints the reason and exits with 1. Dagster's own checks import Dagster, which takes seconds of CPU each
 time, and its check of a code location passes even if the code failed to load.
@@ -60,11 +60,22 @@ def stream() -> str | None:
     return status.problem()
 
 
+def alerts() -> str | None:
+    """None if the process of this container has lately looked for troubles."""
+    import time
+
+    from upbit_assets.settings import ALERTS_HEARTBEAT
+
+    alive = ALERTS_HEARTBEAT.exists() and time.time() - ALERTS_HEARTBEAT.stat().st_mtime < STALE_SECONDS
+    return None if alive else f"nobody has looked for troubles in the last {STALE_SECONDS} s"
+
+
 CHECKS: dict[str, Callable[[], str | None]] = {
     "location": location,
     "webserver": webserver,
     "daemon": daemon,
     "stream": stream,
+    "alerts": alerts,
 }
 
 if __name__ == "__main__":

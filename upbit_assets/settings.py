@@ -8,6 +8,7 @@ light: health checks import this module.
 
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ UI_PORT, BOARD_PORT, EXCHANGE_PORT = 3000, 8501, 8766
 UPBIT_OPENED = "2017-09-25"  # the day of the first trade
 WINDOW_FORMAT = "%Y-%m-%d-%H:%M"
 ALL_MARKETS = 2**31 - 1
+ALERTS_HEARTBEAT = Path(tempfile.gettempdir()) / "upbit-assets-alerts"  # touched whenever troubles are looked for
 
 
 def home_of(*, demo: bool) -> Path:
@@ -46,10 +48,12 @@ class Format(Generic[T]):
     Args:
         description: completes the sentence "it must be ...".
         parse: converts the text; raises ValueError if it is invalid.
+        secret: whether no error may show any of it.
     """
 
     description: str
     parse: Callable[[str], T]
+    secret: bool = False
 
 
 class Setting(Generic[T]):
@@ -103,7 +107,8 @@ class Setting(Generic[T]):
         try:
             return self.format.parse(text.strip())
         except (ValueError, OSError):  # OSError: a folder without permission
-            raise SettingError(f"{self.name} is {masked(text)!r}: it must be {self.format.description}.") from None
+            shown = "***" if self.format.secret else masked(text)
+            raise SettingError(f"{self.name} is {shown!r}: it must be {self.format.description}.") from None
 
 
 class UrlWithLogin(Setting[str | None]):
@@ -216,6 +221,19 @@ def parse_markets(text: str) -> int | tuple[str, ...]:
     return tuple(dict.fromkeys(codes))
 
 
+def parse_alert_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(text.split())
+    if not all(re.fullmatch(r"[a-z][a-z0-9+]*://\S+", url) for url in urls):
+        raise ValueError
+    return urls
+
+
+def parse_language(text: str) -> str:
+    if text not in ("ko", "en"):
+        raise ValueError
+    return text
+
+
 def parse_hosts(text: str) -> tuple[str, ...]:
     names = text.split()
     if not all(re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name) for name in names):
@@ -228,6 +246,8 @@ HTTP_URL = Format("a URL like http://HOST:PORT or https://HOST", parse_http_url)
 POSTGRES_URL = Format("a URL like postgresql://USER@HOST:PORT/DATABASE", parse_postgres_url)
 REDIS_URL = Format("a URL like redis://HOST:PORT/0", parse_redis_url)
 FOLDER = Format("the absolute path of a folder", parse_folder)
+ALERT_URLS = Format("Apprise URLs like slack://… or mailto://…, separated by spaces", parse_alert_urls, secret=True)
+LANGUAGE = Format("ko or en", parse_language)
 OWN_ROLE = "the machine's own role"
 ARCHIVE_URL = Format("the absolute path of a folder, or s3://BUCKET/PREFIX without credentials", parse_archive_url)
 WINDOW = Format(
@@ -317,7 +337,10 @@ class Settings:
         service=None,
     )
     UPBIT_DAGSTER_URL: Setting[str] = Setting(
-        "the Dagster UI that the board links to", HTTP_URL, f"http://127.0.0.1:{UI_PORT}", service="board"
+        "the Dagster UI that the board and alerts link to",
+        HTTP_URL,
+        f"http://127.0.0.1:{UI_PORT}",
+        service="board alerts",
     )
     UPBIT_BOARD_HOSTS: Setting[tuple[str, ...]] = Setting(
         "further host names that the board accepts, separated by spaces",
@@ -325,6 +348,17 @@ class Settings:
         "",
         unset="none",
         service="board",
+    )
+
+    UPBIT_ALERT_URLS: Setting[tuple[str, ...]] = Setting(
+        "where alerts are sent: [Apprise URLs](https://appriseit.com/services/), separated by spaces",
+        ALERT_URLS,
+        "",
+        unset="no alerts",
+        service="alerts",
+    )
+    UPBIT_ALERT_LANGUAGE: Setting[str] = Setting(
+        "the language of alerts: `ko` or `en`", LANGUAGE, "ko", service="alerts"
     )
 
     METABASE_URL: Setting[str] = Setting("the URL of Metabase", HTTP_URL, "http://127.0.0.1:3001", service=None)

@@ -232,6 +232,10 @@ def interrupt(_signal: int, _frame: FrameType | None) -> None:
 def serve(
     started: ExitStack, home: Path, write_state: Callable[[dict[str, str]], None], *, demo: bool, stream: bool
 ) -> None:
+    if settings.UPBIT_ALERT_URLS:
+        from upbit_assets.notify import Channel  # takes a while
+
+        Channel()  # an error in them ends this before anything is started
     ports = {"ui": chosen_port("Dagster", UI_PORT), "board": chosen_port("the board", BOARD_PORT)}
     if demo:
         ports["exchange"] = chosen_port("the offline exchange", EXCHANGE_PORT)
@@ -276,6 +280,9 @@ def serve(
         # now that there is a ranking; the schedule would collect them within ten minutes
         today = materialize("bronze_candle_raw,silver_candle", days.key_of(days.at(datetime.now(UTC)).start))
         start(started, "The candles of today", today, home)
+    if settings.UPBIT_ALERT_URLS:
+        processes.append(start(started, "Alerts", ["upbit-assets", "alerts"], home))
+        click.echo(f"Alerts:     sent to UPBIT_ALERT_URLS (log: {processes[-1].log})")
     click.echo("Collecting every minute. Press Ctrl-C to stop everything.")
     watch(processes)
 

@@ -42,6 +42,8 @@ WRONG = {
     "AWS_ENDPOINT_URL": ["minio:9000"],
     "UPBIT_DAGSTER_URL": ["127.0.0.1:3000", "localhost"],
     "UPBIT_BOARD_HOSTS": ["https://board.example.com", "a,b", "board.example.com:8501"],
+    "UPBIT_ALERT_URLS": ["slack", "mailto:me@example.com", "#channel"],
+    "UPBIT_ALERT_LANGUAGE": ["kr", "Korean"],
     "METABASE_URL": ["metabase:3000"],
     "METABASE_DATABASE_URL": ["postgres"],
 }
@@ -68,7 +70,9 @@ class TestValues:
         monkeypatch.setenv(name, text)
         with pytest.raises(SettingError) as error:
             check()
-        assert str(error.value) == f"{name} is {text!r}: it must be {setting_of(name).format.description}."
+        wanted = setting_of(name).format
+        shown = "***" if wanted.secret else text
+        assert str(error.value) == f"{name} is {shown!r}: it must be {wanted.description}."
 
     def test_none_takes_whatever_it_is_given_but_a_text(self, monkeypatch: pytest.MonkeyPatch):
         for setting in DECLARED:

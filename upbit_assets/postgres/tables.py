@@ -551,6 +551,16 @@ silver_candle = table(
 )
 silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", day())
 silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
+silver_alert = table(
+    "silver.alert",
+    column("key", sa.Text, "Which trouble; the same as long as it lasts"),
+    column("began_at", Moment, "When it was first found"),
+    column("seen_at", Moment, "When it was last found"),
+    column("text", sa.Text, "What they were told"),
+    sa.PrimaryKeyConstraint("key"),
+    comment="Trouble that people were told of and that is not over",
+    window="began_at",
+)
 silver_candle_coverage = table(
     "silver.candle_coverage",
     day(),

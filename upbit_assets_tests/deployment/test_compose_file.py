@@ -57,7 +57,7 @@ class TestEveryService:
     def test_listens_on_loopback_only(self, name: str):
         assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
         if "ports" not in SERVICES[name]:
-            assert name in ("code", "stream") or SERVICES[name]["networks"] == ["data"]
+            assert name in ("code", "stream", "alerts") or SERVICES[name]["networks"] == ["data"]
 
     def test_has_its_passwords_in_files_and_no_others(self, name: str):
         mounted = set(SERVICES[name].get("secrets", []))
@@ -79,7 +79,7 @@ def test_a_transaction_may_lock_as_much_as_on_the_embedded_server():
 def test_the_stack_has_the_services_that_it_is_made_of():
     core = {"postgres", "roles", "migrate", "code", "webserver", "daemon", "board", "stream"}
     assert core == {name for name, service in SERVICES.items() if "profiles" not in service}
-    assert {"metabase", "metabase-dashboard", "exchange"} == SERVICES.keys() - core
+    assert {"metabase", "metabase-dashboard", "exchange", "alerts"} == SERVICES.keys() - core
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ def test_the_stack_has_the_services_that_it_is_made_of():
         ("migrate", "owner"),
         ("code", "pipeline"),
         ("stream", "pipeline"),
+        ("alerts", "pipeline"),
         ("board", "reader"),
         ("metabase-dashboard", "reader"),
     ],
@@ -105,7 +106,7 @@ def test_the_other_services_do_not_reach_the_market_data(service: str):
 def test_only_who_must_leaves_the_databases_network():
     assert COMPOSE["networks"]["data"] == {"internal": True}
     outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
-    assert outside == {"code", "stream", "webserver", "board", "metabase"}
+    assert outside == {"code", "stream", "webserver", "board", "metabase", "alerts"}
 
 
 def test_every_password_is_a_file_that_make_secrets_makes():

@@ -1,0 +1,168 @@
+"""Alerts reach real listeners: once when trouble begins, once when it is over."""
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from dagster import DagsterInstance
+
+from upbit_assets import alerts, cli
+from upbit_assets.alerts import SETTLED, Alerts
+from upbit_assets.notify import AlertError, Channel
+from upbit_assets.postgres.resource import Database
+from upbit_assets.troubles import Trouble
+from upbit_assets_tests.pipeline import ask
+
+MINUTE = timedelta(minutes=1)
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+TROUBLE = Trouble("run/collect", "작업이 실패했습니다", "A job failed", "/runs/abc")
+
+
+@contextmanager
+def listening(server: socketserver.TCPServer) -> Iterator[int]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def posted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What an HTTP listener was sent, at the address that UPBIT_ALERT_URLS names."""
+    messages: list[Any] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with listening(HTTPServer(("127.0.0.1", 0), Hook)) as port:
+        monkeypatch.setenv("UPBIT_ALERT_URLS", f"json://127.0.0.1:{port}/hook")
+        yield messages
+
+
+class Mail(socketserver.StreamRequestHandler):
+    """As much of SMTP as a message takes."""
+
+    def handle(self) -> None:
+        received: list[str] = self.server.received  # type: ignore[attr-defined]
+        self.wfile.write(b"220 here\r\n")
+        while line := self.rfile.readline().decode().strip():
+            if line.upper() == "DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
+                received.append("\n".join(lines))
+            self.wfile.write(b"221 bye\r\n" if line.upper() == "QUIT" else b"250 ok\r\n")
+            if line.upper() == "QUIT":
+                return
+
+
+@pytest.fixture
+def told(database: Database, posted: list[Any]) -> Callable[[datetime, list[Trouble]], None]:
+    """A look at which these troubles are there."""
+    watch = Alerts(Channel(), database)
+
+    def look(now: datetime, troubles: list[Trouble]) -> None:
+        with database.connect() as connection:
+            watch.tell(connection, troubles, now)
+
+    return look
+
+
+def test_one_message_when_it_begins_and_one_when_it_is_over(
+    told: Callable[[datetime, list[Trouble]], None], posted: list[Any]
+):
+    for minute in range(20):
+        told(NOW + minute * MINUTE, [TROUBLE])
+    assert len(posted) == 1
+    assert "작업이 실패했습니다\nhttp://127.0.0.1:3000/runs/abc" in posted[0]["message"]
+    told(NOW + 20 * MINUTE, [])
+    assert len(posted) == 1, "it may come back"
+    told(NOW + 19 * MINUTE + SETTLED, [])
+    assert len(posted) == 2
+    assert "해결" in posted[1]["title"]
+    assert "19분" in posted[1]["message"]
+
+
+def test_what_is_there_at_a_single_look_is_not_told(told: Callable[[datetime, list[Trouble]], None], posted: list[Any]):
+    told(NOW, [TROUBLE])
+    told(NOW + MINUTE, [])
+    told(NOW + 2 * MINUTE, [TROUBLE])
+    assert posted == []
+
+
+def test_after_a_restart_it_is_not_told_again(database: Database, posted: list[Any]):
+    for _ in range(2):
+        watch = Alerts(Channel(), database)
+        with database.connect() as connection:
+            for minute in range(3):
+                watch.tell(connection, [TROUBLE], NOW + minute * MINUTE)
+    assert len(posted) == 1
+
+
+def test_what_nobody_could_be_told_is_told_later(
+    database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, posted: list[Any]
+):
+    deaf = Alerts(Channel(urls=("json://127.0.0.1:1/",)), database)
+    with database.connect() as connection:
+        for minute in range(3):
+            deaf.tell(connection, [TROUBLE], NOW + minute * MINUTE)
+    assert ask(market_url, "SELECT * FROM silver.alert") == []
+    deaf.channel = Channel()
+    with database.connect() as connection:
+        deaf.tell(connection, [TROUBLE], NOW + 3 * MINUTE)
+    assert len(posted) == 1
+
+
+def test_a_database_that_is_away_is_told_and_that_it_is_back(
+    database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, posted: list[Any]
+):
+    watch = Alerts(Channel(language="en"), database, DagsterInstance.ephemeral)
+    monkeypatch.setattr(alerts, "find_troubles", lambda *_: [])
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+    for minute in range(4):
+        watch.look(NOW + minute * MINUTE)
+    assert [message["title"] for message in posted] == ["upbit-assets: Something is wrong"]
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", market_url)
+    watch.look(NOW + 4 * MINUTE)
+    assert "It lasted 4 min." in posted[1]["message"]
+
+
+def test_mail_arrives(monkeypatch: pytest.MonkeyPatch):
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mail)
+    server.received = []  # type: ignore[attr-defined]
+    with listening(server) as port:
+        url = f"mailto://127.0.0.1:{port}?from=board@example.com&to=me@example.com&mode=insecure"
+        monkeypatch.setenv("UPBIT_ALERT_URLS", url)
+        result = CliRunner().invoke(cli.main, ["alert-test"])
+    assert result.exit_code == 0, result.output
+    (mail,) = server.received  # type: ignore[attr-defined]
+    assert "To: me@example.com" in mail
+
+
+def test_a_test_that_reaches_nobody_fails_and_no_message_has_the_addresses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UPBIT_ALERT_URLS", "json://user:hush@127.0.0.1:1/hush")
+    result = CliRunner().invoke(cli.main, ["alert-test"])
+    assert result.exit_code == 1
+    assert "No address of UPBIT_ALERT_URLS took" in result.output
+    assert "hush" not in result.output
+    with pytest.raises(AlertError, match=r"^UPBIT_ALERT_URLS has a nosuch:// URL that Apprise can't read.$"):
+        Channel(urls=("nosuch://hush",))
+    monkeypatch.setenv("UPBIT_ALERT_URLS", "SLACK://hush")
+    assert "hush" not in CliRunner().invoke(cli.main, ["alert-test"]).output
+    monkeypatch.delenv("UPBIT_ALERT_URLS")
+    assert "UPBIT_ALERT_URLS is not set" in CliRunner().invoke(cli.main, ["alert-test"]).output
