@@ -86,7 +86,7 @@ def test_the_examples_for_analysts_run(
     page = (PROJECT / "docs" / "analysis.md").read_text()
     names: dict[str, Any] = {}
     with running(computed) as board:
-        monkeypatch.setenv("UPBIT_BOARD", board)
+        monkeypatch.setenv("BOARD_URL", board)
         for language, block in re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL):
             if language == "python":
                 exec(block, names)  # noqa: S102 - the page is ours
