@@ -93,7 +93,8 @@ def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> Se
     """
     now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
     # each tick reads only what was heard since the one before
-    since = max(datetime.fromisoformat(cursor.get("heard_at", (now - RECENT).isoformat())), now - RECENT)
+    heard_before = datetime.fromisoformat(cursor.get("heard_at", (now - RECENT).isoformat()))
+    since = max(heard_before, now - RECENT, windows.partitions.start)
     with database.connect() as connection:
         heard = connection.execute(HEARD, {"since": since}).one()
         lacking = lacking_windows(connection, now)

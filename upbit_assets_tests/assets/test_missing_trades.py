@@ -12,13 +12,13 @@ from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation import missing_trades
 from upbit_assets.automation.attempts import Attempt
 from upbit_assets.automation.missing_trades import close_trade_gaps
-from upbit_assets.partitions import DAY, MINUTE, WINDOW, days, windows
+from upbit_assets.partitions import DAY, MINUTE, WINDOW, days, ten_minute_partitions, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.sandbox.market import Market
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets_tests.assets.test_trade_stream import Trade, put_all, put_raw, put_snapshot, trades_of
-from upbit_assets_tests.pipeline import ask, checks, compute, materialize, metadata_of, put, run_errors
+from upbit_assets_tests.pipeline import ask, checks, compute, materialize, metadata_of, now, put, run_errors
 from upbit_assets_tests.test_automation import Daemon
 
 CHAIN = ("bronze_trade_stream_raw", "silver_trade_stream", "gold_trade_stats")
@@ -203,6 +203,17 @@ class TestSensor:
         sensor.cursor = json.dumps({"heard_at": (now - timedelta(seconds=75)).isoformat()})
         assert sensor.tick() == {(first, last, "9")}
         assert sensor.tick() == set()
+
+    def test_no_window_before_the_first_is_asked_for(
+        self, sensor: Sensor, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        at = now()
+        first, last = windows.key_of(windows.at(at).start - WINDOW), windows.key_of(windows.at(at).start)
+        monkeypatch.setenv("UPBIT_START", first)
+        monkeypatch.setitem(vars(windows), "partitions", ten_minute_partitions())
+        monkeypatch.setattr(missing_trades, "RECENT", timedelta(hours=1))
+        put_all(database, [Trade(at=at)])
+        assert sensor.tick() == {(first, last, "9")}
 
     def test_windows_are_asked_for_newest_first_in_stretches_and_a_few_times_only(
         self, sensor: Sensor, database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch
