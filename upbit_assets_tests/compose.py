@@ -1,4 +1,4 @@
-"""The deployment, for real: `make test-compose` builds the image, brings the stack up, breaks it and looks.
+"""The real deployment: `make test-compose` builds the image, starts the stack, and breaks parts of it.
 
 Slower than the other tests together, and the only ones that need Docker; they fail where there is none. The stack has a
 name, ports, passwords and a volume of its own, and is gone afterwards.
@@ -29,12 +29,12 @@ PATIENCE = 180
 
 
 def until(true: Callable[[], Any], what: str, seconds: int = PATIENCE) -> Any:
-    """Wait for what takes containers minutes."""
+    """Wait for something that takes minutes in containers."""
     return lab.until(true, what, seconds, pause=1)
 
 
 class Stack:
-    """The project's services in containers of their own."""
+    """The project's services in their containers."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
@@ -50,7 +50,7 @@ class Stack:
         return self.run("docker", "compose", *arguments, check=check)
 
     def state(self, service: str) -> dict[str, Any]:
-        """What the engine knows of a service's container."""
+        """The engine's state of a service's container."""
         container = self.compose("ps", "--all", "--quiet", service).strip()
         assert container, f"{service} has no container"
         [found] = json.loads(self.run("docker", "inspect", container))
@@ -64,7 +64,7 @@ class Stack:
             until(lambda service=service: self.healthy(service), f"{service} healthy")  # type: ignore[misc]
 
     def kill(self, service: str) -> None:
-        """End all processes of a container as `kill -9` does."""
+        """Kill all processes of a container."""
         user = ["--user", "postgres"] if service == "postgres" else []
         self.compose("exec", "-T", *user, service, "sh", "-c", "kill -9 -1", check=False)
 
@@ -214,7 +214,7 @@ class TestLeastPrivilege:
 
     @pytest.mark.parametrize("login", ["postgres", "owner", "pipeline", "reader", "dagster", "metabase"])
     def test_no_login_without_the_password(self, stack: Stack, login: str):
-        """From a neighbour, over the network, and with another login's password."""
+        """From another container, over the network, with another login's password."""
         wrong = "reader" if login != "reader" else "pipeline"
         connect = (
             "import psycopg, pathlib; "
@@ -285,7 +285,7 @@ class TestKilled:
 
 
 def rows(stack: Stack) -> dict[str, int]:
-    """How many rows there are of what is only added to."""
+    """The row counts of the append-only tables."""
     tables = ["bronze.ticker_raw", "bronze.market_raw"]
     return {name: stack.count(name) for name in tables} | {
         "runs": int(stack.query("SELECT count(*) FROM runs WHERE status = 'SUCCESS'", "dagster")[0])

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, started once a session, and an empty migrated database a test."""
+"""A real PostgreSQL, started once per session, and an empty migrated database per test."""
 
 import atexit
 import fcntl
@@ -31,13 +31,13 @@ from upbit_assets_tests.dagster_internals import events_in_memory, runs_in_memor
 
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
-# what a test writes need not outlive a power cut
+# tests need no durability
 SETTINGS.update(fsync="off", full_page_writes="off")
 # inherited by the workers
 if "UPBIT_TEST_CLUSTER" not in os.environ:
     os.environ["UPBIT_TEST_CLUSTER"] = tempfile.mkdtemp(prefix="upbit-tests-")
     atexit.register(shutil.rmtree, os.environ["UPBIT_TEST_CLUSTER"])
-# a tenth of what a database of its own would cost each test
+# a tenth of the time of a separate database per test
 EMPTYING = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()",
@@ -46,19 +46,19 @@ EMPTYING = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first, so that no worker is left with it alone."""
+    """Run the longest test first, so that it doesn't run last on a single worker."""
     items.sort(key=lambda item: item.path.name != "test_demo.py")
 
 
 @pytest.fixture(autouse=True)
 def _own_limits(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is known of the exchange's limits is neither another test's, whose port may come again, nor a real run's."""
+    """Don't share rate limit state with other tests, whose port may be reused, or with a real run."""
     monkeypatch.setenv("UPBIT_LIMITS_DIR", str(tmp_path_factory.mktemp("limits")))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _never_the_projects_own_database() -> Iterator[None]:
-    """For a thread that outlives its test, which would start it."""
+    """Threads that outlive their test must not start the project's own database."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
         yield
@@ -66,7 +66,7 @@ def _never_the_projects_own_database() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _instances_without_revision() -> Iterator[None]:
-    """An instance in memory lives for one run: to note its schema's revision takes longer than the run."""
+    """Don't stamp in-memory instances with a schema revision, which takes longer than their single run."""
     with pytest.MonkeyPatch.context() as patch:
         for storage in (events_in_memory, runs_in_memory):
             patch.setattr(storage, "stamp_alembic_rev", lambda *_: None)
@@ -74,7 +74,7 @@ def _instances_without_revision() -> Iterator[None]:
 
 
 def migrated_cluster() -> Path:
-    """The folder of a stopped server with a migrated market database, made once for all workers."""
+    """The folder of a stopped server with a migrated market database, created once for all workers."""
     folder = Path(os.environ["UPBIT_TEST_CLUSTER"])
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -93,7 +93,7 @@ def a_server() -> Iterator[EmbeddedPostgres]:
         server = EmbeddedPostgres(Path(folder) / "cluster", Path(BINARIES) if BINARIES else None)
         server.start()
         yield server
-        # its data are not needed any more: no checkpoint
+        # its data isn't needed any more, so skip the checkpoint
         psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0])).send_signal(signal.SIGQUIT)
 
 
@@ -105,14 +105,14 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @functools.cache
 def sweeper(url: str) -> psycopg.Connection[Any]:
-    """A session that knows the tables already: a new one would look hundreds of partitions up first."""
+    """A session that has cached the tables: a new one would first look up hundreds of partitions."""
     connection = psycopg.connect(url, autocommit=True)
     atexit.register(connection.close)
     return connection
 
 
 def empty(url: str) -> None:
-    """End all sessions of a market database and take all rows out of it."""
+    """End all sessions of a market database and delete all of its rows."""
     engine_for(url).dispose()
     for statement in EMPTYING:
         sweeper(url).execute(statement)
@@ -156,7 +156,7 @@ def database(market_url: str) -> Database:
 
 @pytest.fixture(scope="session")
 def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a Dagster instance that has run nothing; to make one takes ten times as long as to copy it."""
+    """The folder of an unused Dagster instance; copying it is ten times faster than creating one."""
     folder = tmp_path_factory.mktemp("instance")
     with DagsterInstance.local_temp(str(folder)) as instance:
         instance.get_runs(limit=1)
@@ -165,7 +165,7 @@ def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def instance(empty_instance: Path, tmp_path: Path) -> Iterator[DagsterInstance]:
-    """A Dagster instance that a schedule can be handed, which an ephemeral one can't."""
+    """A Dagster instance that can be passed to a schedule, unlike an ephemeral one."""
     shutil.copytree(empty_instance, tmp_path / "instance")
     with DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
         yield instance
@@ -181,7 +181,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 
 @pytest.fixture
 def still_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
-    """The same with its market's clock stopped, so that it says the same as often as it is asked."""
+    """The same with its market's clock stopped, so that repeated requests give the same reply."""
     moment = datetime.now(UTC)
     with running(market_count=30, clock=lambda: moment, date=real_time) as handle:
         monkeypatch.setenv("UPBIT_API_URL", handle.url)

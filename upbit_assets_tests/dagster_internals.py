@@ -1,4 +1,4 @@
-"""What the tests take from Dagster past its public API, to drive its daemon and to make what it keeps; see
+"""The tests' uses of Dagster beyond its public API, to drive its daemon and create stored events; see
 upbit_assets.dagster_internals."""
 
 from dagster._core.launcher.base import WorkerStatus

@@ -1,4 +1,4 @@
-"""What requests has under the same names, for servers of this machine: never by way of a proxy."""
+"""The functions of `requests`, for servers on this machine: never through a proxy."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Driving the assets in tests: what a person does in the UI, without the UI."""
+"""Helpers to run assets in tests, as from the UI."""
 
 import functools
 import json
@@ -35,7 +35,7 @@ from upbit_assets.postgres_io import REFUSALS, Records, copy_records, in_window,
 ALL_CHECKS = (*ticker_checks.all_checks, *day_checks.all_checks, *figure_checks.all_checks)
 SECONDS_A_TEST = 10
 IN_THE_FUTURE = "in the future, over ten minutes after it was collected; was that machine's clock behind?"
-# in the recovery guide's window
+# in the window of README's recovery guide
 PAST = datetime(2026, 1, 29, 14, 0, tzinfo=SEOUL)
 CHAIN = ("bronze_ticker_raw", "silver_ticker", "gold_market_stats")
 
@@ -55,7 +55,7 @@ def materialize(
     axis: Axis = windows,
     config: Mapping[str, Any] | None = None,
 ) -> ExecuteInProcessResult:
-    """One run of the named assets, with their checks, over the windows that hold `first` to `last`."""
+    """One run of the named assets, with their checks, over the windows from `first` to `last`."""
     start, end = axis.key_of(axis.at(first).start), axis.key_of(axis.at(last or first).start)
     job = job_of(assets)
     with instance or DagsterInstance.ephemeral() as used:
@@ -69,7 +69,7 @@ def materialize(
 
 
 class Clock(datetime):
-    """A clock that stands at `moment` until a test moves it, to be put in the place of a module's `datetime`."""
+    """A clock fixed at `moment` until a test moves it; replaces a module's `datetime`."""
 
     moment = PAST
 
@@ -79,7 +79,7 @@ class Clock(datetime):
 
 
 def compute(database: Database, asset: AssetsDefinition, first: datetime, last: datetime | None = None) -> None:
-    """The asset of these windows, read and written as in a run, without a run around it."""
+    """Compute and store the asset's windows as in a run, without a run."""
     partitions = asset.partitions_def
     axis = next(axis for axis in (windows, days) if axis.partitions is partitions)
     window = TimeWindow(axis.at(first).start, axis.at(last or first).end)
@@ -96,7 +96,7 @@ def compute(database: Database, asset: AssetsDefinition, first: datetime, last: 
 
 
 def now() -> datetime:
-    """The time, in a window that stays open a while longer."""
+    """The current time, in a window that stays open for a while."""
     left = (windows.at(datetime.now(UTC)).end - datetime.now(UTC)).total_seconds()
     if left < SECONDS_A_TEST:
         time.sleep(left + 0.01)
@@ -117,12 +117,12 @@ def checks(result: ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]:
 def evaluate(
     asset: str, check: str, first: datetime | None = None, last: datetime | None = None, axis: Axis = windows
 ) -> AssetCheckEvaluation:
-    """One check alone, over the windows that hold `first` to `last`."""
+    """One check alone, over the windows from `first` to `last`."""
     (definition,) = (each for each in ALL_CHECKS if AssetCheckKey(AssetKey(asset), check) in each.check_keys)
     tags = {RANGE_START: first, RANGE_END: last or first}
     result = dagster.materialize(
         [definition],
-        # partition_key= looks for an asset, and there is none
+        # partition_key= needs an asset, and there is none
         tags={tag: axis.key_of(axis.at(moment).start) for tag, moment in tags.items() if moment},
         resources=defs.resources,
         selection=AssetSelection.checks(AssetCheckKey(AssetKey(asset), check)),
@@ -132,25 +132,25 @@ def evaluate(
 
 
 def metadata_of(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    """What a person sees on the run's last materialization of the asset."""
+    """The metadata of the run's last materialization of the asset."""
     (*_, last) = result.asset_materializations_for_node(asset)
     return {name: getattr(entry, "value", entry) for name, entry in last.metadata.items()}
 
 
 def ask(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """A statement of the tables' owner, with the rows it gives."""
+    """Execute a statement as the tables' owner; returns its rows."""
     with psycopg.connect(url) as connection:
         cursor = connection.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
 
 def exact(text: str) -> Any:
-    """JSON with every number to its last digit."""
+    """JSON with exact numbers."""
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
 def ticker(market: str, /, **fields: Any) -> str:
-    """A ticker's text that silver takes, unless `fields` (raw JSON text each, None leaves one out) say otherwise."""
+    """A ticker's JSON that silver accepts, unless `fields` (raw JSON each; None: omitted) change it."""
     traded_at = str(fields.get("trade_timestamp", "1769662800000"))
     kst = datetime.fromtimestamp(int(traded_at) // 1000 if traded_at.isdecimal() else 0, SEOUL)
     row = {
@@ -174,7 +174,7 @@ def put_bronze(database: Database, at: datetime, rows: Mapping[str, str] | Itera
 
 
 def put_records(database: Database, table: sa.Table, records: Records) -> None:
-    """As the IO manager would: a document that jsonb refuses is kept as a text."""
+    """As the IO manager would: a document that jsonb rejects is stored as a string."""
     try:
         with database.engine.begin() as connection:
             copy_records(connection, table, records)
@@ -184,7 +184,7 @@ def put_records(database: Database, table: sa.Table, records: Records) -> None:
 
 
 def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows of silver as they would come from bronze; what a row leaves out is like any other's."""
+    """Rows of silver as computed from bronze; omitted fields have defaults."""
     usual: dict[str, Any] = {
         "trade_date": "20260129",
         "trade_time": "140000",
@@ -198,12 +198,12 @@ def put_silver(database: Database, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def put(database: Database, table: sa.Table, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Rows of any table; a JSONB column's are the documents' texts."""
+    """Put rows into any table; values of JSONB columns are the documents' texts."""
     put_records(database, table, Records(tuple(columns.split()), list(rows)))
 
 
 def rows(database: Database, table: sa.Table, *, leave_out: Iterable[str] = ("id", "computed_at", "written_in")) -> Any:
-    """All rows of a table but for what differs each time, in one order."""
+    """All rows of a table, sorted, without the columns that differ each time."""
     columns = [column for column in table.columns if column.name not in set(leave_out)]
     with database.connect() as connection:
         return sorted(map(tuple, connection.execute(sa.select(*columns))), key=repr)

@@ -1,4 +1,4 @@
-"""docs/adding-a-feed.md, followed to the letter in a copy of the project."""
+"""docs/adding-a-feed.md, followed literally in a copy of the project."""
 
 import os
 import re
@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parent.parent
 PAGE = PROJECT / "docs" / "adding-a-feed.md"
 BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
-# what a person sees of it: a run with its check, what the sensor asks for after a late row, and progress
+# a run with its check, the sensor's request after a late row, and progress messages
 SCRIPT = """
 import os, sys, pytest, sqlalchemy as sa
 from upbit_assets.postgres.migrate import migrate

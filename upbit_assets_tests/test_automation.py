@@ -1,4 +1,4 @@
-"""What runs by itself asks for exactly what is needed, whatever happened while nobody looked."""
+"""Schedules and sensors request exactly what is needed, whatever happened while they were off."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KR
 
 
 class Clock(datetime):
-    """The sensor's time: the real one, unless a test lets time pass."""
+    """The sensor's clock: real time, unless a test advances it."""
 
     passed = timedelta(0)
 
@@ -58,7 +58,7 @@ class Clock(datetime):
 
 
 class Daemon:
-    """Evaluates the sensor as the daemon does, and does what it asks for when told to."""
+    """Evaluates the sensor as the daemon does, and executes its requests on demand."""
 
     sensor = changed_windows.refresh_changed_windows
 
@@ -68,7 +68,7 @@ class Daemon:
         self.requests: list[RunRequest] = []
 
     def tick(self) -> set[Asked]:
-        """What the sensor asks for now."""
+        """The sensor's current requests."""
         context = build_sensor_context(
             self.instance,
             cursor=self.cursor,
@@ -76,14 +76,14 @@ class Daemon:
             sensor_name=self.sensor.name,
             resources={"database": Database()},
         )
-        # through Dagster's own evaluation, which also refuses partitions that there are not
+        # through Dagster's own evaluation, which also rejects unknown partitions
         outcome = self.sensor.evaluate_tick(context)
         self.cursor, self.requests = outcome.cursor, list(outcome.run_requests or [])
         self.skipped = outcome.skip_message
         return {self._asked(request) for request in self.requests}
 
     def work(self) -> None:
-        """Do what the last tick asked for."""
+        """Execute the last tick's requests."""
         for request in self.requests:
             job = defs.resolve_job_def(str(request.job_name or self.sensor.job_name))
             tags = request.tags
@@ -91,7 +91,7 @@ class Daemon:
             assert job.execute_in_process(instance=self.instance, tags=tags, asset_selection=selection).success
 
     def settle(self) -> None:
-        """Tick and work until nothing is left."""
+        """Tick and execute until nothing is requested."""
         while self.tick():
             self.work()
 
@@ -108,11 +108,11 @@ class Daemon:
 
 @pytest.fixture
 def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    """One that has looked through an empty database."""
+    """A daemon that has scanned an empty database."""
     for module in (changed_windows, schedules):
         monkeypatch.setattr(module, "datetime", Clock)
     monkeypatch.setattr(Clock, "passed", timedelta(0))
-    # as most of what is tested here is of the past
+    # as most tests here are about past windows
     monkeypatch.setattr(changed_windows, "EVERYTHING_EVERY", timedelta(0))
     with DagsterInstance.ephemeral() as instance:
         daemon = Daemon(instance)
@@ -128,7 +128,7 @@ def put(database: Database, *minutes: float) -> None:
 
 
 def both(*minutes: int) -> set[Asked]:
-    """Silver and gold of the windows so many minutes after the first, each in a run of its own."""
+    """Silver and gold of the windows at these minutes after the first, each in a separate run."""
     return {
         (windows.key_of(PAST + timedelta(minutes=each)), windows.key_of(PAST + timedelta(minutes=each)), False)
         for each in minutes
@@ -136,7 +136,7 @@ def both(*minutes: int) -> set[Asked]:
 
 
 def tick_at(moment: datetime, instance: DagsterInstance) -> RunRequest | SkipReason:
-    # left open, it would leave an instance behind that other tests' runs would ask
+    # left open, it would leave an instance behind that other tests' runs would use
     with build_schedule_context(instance, moment, resources={"database": Database()}) as context:
         asked = collect_every_minute(context)
     assert isinstance(asked, RunRequest | SkipReason)
@@ -178,7 +178,7 @@ class TestSchedule:
         ask(market_url, NOTED, now())
         assert isinstance(skipped := tick_at(now(), instance), SkipReason)
         assert "The stream collects the window" in str(skipped.skip_message)
-        ask(market_url, "UPDATE live.snapshot SET taken_at = taken_at - interval '2 minutes'")  # it has died
+        ask(market_url, "UPDATE live.snapshot SET taken_at = taken_at - interval '2 minutes'")  # the stream has died
         assert asked_for(instance) == TICKERS | ORDERBOOKS
 
     def test_a_tick_requests_a_run_if_gold_is_late_despite_the_stream(self, instance: DagsterInstance, market_url: str):
@@ -301,7 +301,7 @@ class TestChanges:
 
 @dataclass
 class Writer:
-    """Sessions that put a raw row into a window, and commit it when they are told to."""
+    """Sessions that insert a raw row into a window, and commit on demand."""
 
     url: str
     open: dict[int, tuple[psycopg.Connection[Any], datetime]] = field(default_factory=dict)
@@ -334,13 +334,13 @@ STEPS = st.lists(
 
 
 class TestLooks:
-    """Recent rows are found at the next look, those of any age within ten minutes."""
+    """Recent rows are found at the next tick, rows of any age within ten minutes."""
 
     examples = 0
 
     @staticmethod
     def found(database: Database, cursor: dict[str, Any], moment: datetime) -> set[datetime]:
-        """The windows that the sensor knows to be changed after a look at that moment."""
+        """The windows that the sensor finds changed at that time."""
         with database.connect() as connection:
             windows_found = {
                 window.start for _, window in changed_windows.find_stale_windows(connection, cursor, moment)
@@ -355,7 +355,7 @@ class TestLooks:
     def test_any_commit_into_any_window_is_found_in_time(
         self, database: Database, market_url: str, steps: list[tuple[Any, ...]]
     ):
-        self.examples += 1  # each has windows of its own
+        self.examples += 1  # each has separate windows
         moment = now()
         started = moment - self.examples * WINDOW
         writer, cursor = Writer(market_url), dict[str, Any]()
@@ -388,12 +388,12 @@ class TestLooks:
         assert self.locks_of_a_look(now()) == few
 
     def locks_of_a_look(self, moment: datetime) -> int:
-        """How many locks a look takes that finds a changed window, once its statements are prepared."""
+        """The number of locks of a tick that finds a changed window, with prepared statements."""
         put_bronze(Database(), moment, {"KRW-BTC": ticker("KRW-BTC")})
         cursor: dict[str, Any] = {}
         for _ in range(12):
             assert windows.at(moment).start in self.found(Database(), cursor, moment)
-        with Database().engine.begin() as connection:  # whose locks are held to its end
+        with Database().engine.begin() as connection:  # holds its locks until its end
             changed_windows.find_stale_windows(connection, cursor, moment)
             locks = sa.text("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'")
             return connection.scalar(locks) or 0
@@ -412,7 +412,7 @@ class TestLooks:
 
 
 class TestStreamedWindows:
-    """Of a window whose snapshots the stream takes, everything is computed once, by one run, when it is over."""
+    """A window whose snapshots the stream takes is computed once, by one run, when it is over."""
 
     def put(self, database: Database, market_url: str) -> datetime:
         """Snapshots and trades of the open window."""
@@ -466,7 +466,7 @@ class TestFailures:
         asked_after = []
         for seconds in range(0, 240, 10):
             Clock.passed = timedelta(seconds=seconds)
-            if daemon.tick():  # and nobody carries it out
+            if daemon.tick():  # the request is not executed
                 asked_after.append(seconds)
             assert daemon.waiting == {"2026-01-29-14:00"}
         assert asked_after in ([0, 30, 90, 210], [0, 40, 100, 220])
@@ -534,7 +534,7 @@ class TestFreshness:
 
 
 class TestAnUnknownDatabase:
-    """Its past is looked through, a day a tick and the newest first."""
+    """Its past is scanned, a day per tick, newest first."""
 
     @staticmethod
     def past_of(database: Database) -> list[datetime]:
@@ -548,7 +548,7 @@ class TestAnUnknownDatabase:
     def found_by(daemon: Daemon) -> list[str]:
         found = []
         for _ in range(5):
-            # gold alone is asked for again where the day before has got its silver
+            # only gold is requested again when silver of the day before was computed
             found += [first for first, _, gold_alone in daemon.tick() if not gold_alone]
             daemon.work()
         return found

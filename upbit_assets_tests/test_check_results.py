@@ -1,4 +1,4 @@
-"""Which window fails which check, since when and why, is found in the check's evaluation and by SQL."""
+"""The check's evaluation and SQL both have which window fails which check, since when and why."""
 
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ FAILING = "SELECT window_start FROM silver.check_result WHERE NOT passed ORDER B
 
 @pytest.fixture
 def three_windows(market_url: str, database: Database) -> str:
-    """Three neighbouring windows, silver and gold, good in every way."""
+    """Silver and gold of three adjacent windows, without faults."""
     for nth in range(3):
         put_bronze(database, PAST + nth * WINDOW, {"KRW-BTC": ticker("KRW-BTC"), "KRW-ETH": ticker("KRW-ETH")})
     assert materialize("silver_ticker", "gold_market_stats", first=PAST, last=PAST + 2 * WINDOW).success

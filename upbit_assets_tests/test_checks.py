@@ -1,4 +1,4 @@
-"""Each check passes on good data and names the culprits in bad data."""
+"""Each check passes on good data and names the markets in bad data."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -31,7 +31,7 @@ FRESHNESS = ("gold_market_stats", "newest_window_is_fresh")
 
 @pytest.fixture
 def url(market_url: str, database: Database) -> str:
-    """A database with a window and its neighbour, good in every way."""
+    """A database with two adjacent windows of good data."""
     for at in (PAST, PAST + WINDOW):
         put_bronze(database, at, {market: ticker(market) for market in MARKETS})
         listing = Records(("market", "raw_data", "ingested_at"), [(market, "{}", at) for market in MARKETS])

@@ -1,4 +1,4 @@
-"""What this project takes from Dagster past its public API is there, and takes what it is given."""
+"""Everything that this project uses beyond Dagster's public API exists and accepts its arguments."""
 
 import ast
 import importlib
@@ -57,19 +57,19 @@ PROPERTIES = [
     (QueuedRunCoordinator, "_instance", "instance_of"),
     (dagster_internals.RunLauncher, "_instance", "instance_of"),
     (dagster_internals.RunLauncher, "supports_check_run_worker_health", "launcher.py: run monitoring asks it first"),
-    (QueuedRunCoordinator, "dequeue_interval_seconds", "dagster_clock.py: by which the daemon is known"),
-    (dagster_postgres.DagsterPostgresStorage, "event_log_storage", "instance.py: where the event log is put in"),
+    (QueuedRunCoordinator, "dequeue_interval_seconds", "dagster_clock.py: called only by the daemon"),
+    (dagster_postgres.DagsterPostgresStorage, "event_log_storage", "instance.py: returns our event log"),
 ]
 
 
 @pytest.mark.parametrize(("module", "name"), PRIVATE)
-def test_each_name_is_where_it_was(module: str, name: str):
+def test_each_private_name_exists(module: str, name: str):
     assert hasattr(importlib.import_module(module), name), f"{module} has no {name} any more: see {MODULE.name}"
 
 
 @pytest.mark.parametrize(("name", "arguments"), INSTANCE_METHODS.items())
-def test_the_instances_undocumented_methods_take_what_they_are_given(name: str, arguments: dict[str, Any]):
-    """Those of dagster_clock.py, which dates back what is later than now, and of the launchers."""
+def test_undocumented_methods_of_the_instance_accept_our_arguments(name: str, arguments: dict[str, Any]):
+    """The methods used by dagster_clock.py and the launchers."""
     inspect.signature(getattr(DagsterInstance, name)).bind(None, **arguments)
 
 
@@ -124,7 +124,7 @@ def test_the_installed_dagsters_tables_are_known():
 
 
 def test_no_other_module_uses_private_attributes_of_dagster():
-    """Which no linter sees, as it is reached through self."""
+    """Linters don't see it, as it is accessed through self."""
     own, used = set[str](), dict[str, str]()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

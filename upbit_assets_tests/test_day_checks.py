@@ -1,4 +1,4 @@
-"""Each check of books and days is red for what it looks for, in that window alone, and names the markets."""
+"""Each check of books and days fails exactly the wrong window and names the markets."""
 
 import os
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from upbit_assets_tests.pipeline import (
 
 TOMORROW = TODAY + DAY
 MARKETS = [f"KRW-{nth}" for nth in range(9)]
-# minute, price, volume: what was traded on each day, of each market
+# minute, price, volume: each day's trades of each market
 TRADED = [(0, "100", "1"), (0, "101", "2"), (1, "105", "0.5"), (3, "95", "1.5"), (5, "98", "2")]
 ASKED = timedelta(minutes=5, seconds=30)
 
@@ -40,7 +40,7 @@ Asked = tuple[AssetCheckEvaluation, list[bool]]
 
 
 def evaluated(check: tuple[str, str], first: datetime, axis: Axis) -> Asked:
-    """What the check says of two windows in one run, and whether each of them passes."""
+    """The evaluation of two windows in one run, and whether each passes."""
     evaluation = evaluate(*check, first, first + axis.length, axis)
     passed = "SELECT passed FROM silver.check_result WHERE (asset, check_name) = (%s, %s) ORDER BY window_start DESC"
     second, one = ask(os.environ["UPBIT_POSTGRES_URL"], passed + " LIMIT 2", *check)
@@ -57,7 +57,7 @@ def reason(culprits: Mapping[str, Any]) -> str:
 
 @pytest.fixture
 def two_days(market_url: str, database: Database) -> str:
-    """Two days of some markets, good in every way: candles, trades and a ticker that agree."""
+    """Two days of some markets with consistent candles, trades and tickers."""
     for day in (TODAY, TOMORROW):
         trades = [Trade(m, day + n * MINUTE, price, volume) for m in MARKETS for n, price, volume in TRADED]
         put_trades(database, trades)
@@ -75,7 +75,7 @@ def two_days(market_url: str, database: Database) -> str:
 
 
 def candles(trades: list[Trade]) -> list[Candle]:
-    """What these trades are as candles."""
+    """These trades as candles."""
     found = []
     for market, start in sorted({(each.market, each.at) for each in trades}):
         inside = [each for each in trades if (each.market, each.at) == (market, start)]
@@ -95,7 +95,7 @@ RANKS, TRADES, TICKERS = (
 ACCOUNTS = "every_bronze_row_is_accounted_for"
 
 
-# what is done to a market each, and what the check says of the day then
+# a change to one market each, and the check's result for the day
 DAMAGES: list[tuple[tuple[str, str], list[str], Mapping[str, Any]]] = [
     (
         ("silver_candle", ACCOUNTS),

@@ -1,4 +1,4 @@
-"""What Dagster loads, and what a person finds there."""
+"""The definitions that Dagster loads, and their descriptions."""
 
 import pytest
 from dagster import (

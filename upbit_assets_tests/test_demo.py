@@ -1,4 +1,4 @@
-"""The whole stack as a newcomer starts it: webserver, daemon, schedule, sensor, exchange and database, all real."""
+"""The whole stack as a new user starts it: webserver, daemon, schedule, sensor, exchange and database, all real."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ UNSET = ("UPBIT_START", "UPBIT_POSTGRES_URL", "DAGSTER_POSTGRES_URL", "UPBIT_API
 
 
 class Stack:
-    """A running `upbit-assets demo`, what it said, and its UI's API."""
+    """A running `upbit-assets demo`, its output, and its UI's API."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", home: Path, output: Path) -> None:
         self.process, self.home, self.output = process, home, output
@@ -58,7 +58,7 @@ class Stack:
             return found.fetchall() if found.description else []
 
     def processes(self) -> list[psutil.Process]:
-        """Everything alive that belongs to this stack."""
+        """All running processes of this stack."""
         return [p for p in psutil.process_iter() if belongs(p, str(self.home)) and p.pid != os.getpid()]
 
 
@@ -82,7 +82,7 @@ def demo(home: Path, output: Path, **more: str) -> Iterator[Stack]:
 
 
 def until(what: Callable[[], Any], seconds: float = 240) -> Any:
-    """What `what` says once it says something true."""
+    """The first truthy result of `what`, which is polled."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
@@ -141,7 +141,7 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert stack.processes() == []
 
     started = time.monotonic()
-    # also where the environment names a proxy, that can't reach this machine
+    # also if the environment has a proxy, which can't reach this machine
     with demo(tmp_path / "home", tmp_path / "second.txt", **PROXIES) as stack:
         until(lambda: "Collecting every minute" in stack.said)
         assert time.monotonic() - started < 60
@@ -157,5 +157,5 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
     with demo(tmp_path / "home", tmp_path / "third.txt") as stack:
         until(lambda: "starting webserver" in stack.said)
         stack.process.kill()
-        EmbeddedPostgres(stack.home / ".postgres").stop()  # which outlives it, as others may have attached
+        EmbeddedPostgres(stack.home / ".postgres").stop()  # it keeps running, as others may have attached
         until(lambda: stack.processes() == [])

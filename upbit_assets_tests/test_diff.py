@@ -40,7 +40,7 @@ CHAIN = "silver_ticker,gold_market_stats"
 
 @pytest.fixture
 def computed(market_url: str, database: Database) -> str:
-    """Two windows of tickers with a rejected row and one there twice, and that of the day before the first."""
+    """Two windows of tickers with a rejected row and a duplicate, and the window a day before the first."""
     traded_at = str(int((PAST - DAY).timestamp()) * 1000)
     for start, last in ((PAST - DAY, PAST - DAY), (PAST, PAST + WINDOW)):
         for minute in (0, 1, 2, 10, 11, 12)[: 3 if start == last else 6]:
@@ -56,7 +56,7 @@ def computed(market_url: str, database: Database) -> str:
 
 
 def everything(url: str) -> list[Any]:
-    """All that is computed, with ids and times."""
+    """All computed rows, with ids and times."""
     return [
         sorted(map(repr, ask(url, f"SELECT * FROM {table.fullname}")))
         for table in tables.metadata.sorted_tables
@@ -74,7 +74,7 @@ def lines(output: str) -> list[list[str]]:
 
 @pytest.fixture
 def other_formula(computed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Of gold.market_stats, as somebody tries one after it was computed."""
+    """Replaces the formula of gold.market_stats after it was computed."""
     for file in gold.SQL.iterdir():
         text = file.read_text(encoding="utf-8")
         changed = text.replace("max(trade_price)", "2 * max(trade_price)") if file.stem == "market_stats" else text
@@ -141,7 +141,7 @@ def test_added_removed_and_changed_rows_are_distinguished(computed: str):
 
 
 def test_gold_is_computed_from_the_new_silver(computed: str, database: Database):
-    """That of the day before too, where it is asked for."""
+    """Also for the silver of the day before, if selected."""
     ask(computed, "UPDATE silver.ticker SET trade_price = 2 * trade_price WHERE ingested_at < %s", PAST)
     compute(database, gold_market_stats, PAST)
     part, asked = windows.at(PAST), TimeWindow(PAST - DAY, PAST + WINDOW)

@@ -1,4 +1,4 @@
-"""A feed that is declared has all that a feed needs."""
+"""Every declared feed is complete."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Days fill in by themselves: exactly those that lack something, the newest first, one at a time."""
+"""Incomplete days are collected automatically: exactly those, newest first, one at a time."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ PAGE = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
 
 
 class GapCloser(Daemon):
-    """Evaluates close_gaps: what it asks for is a source and a day."""
+    """Evaluates close_gaps; its requests are pairs of a source and a day."""
 
     sensor = missing_days.close_gaps
 
@@ -61,7 +61,7 @@ def daemon(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[GapC
 
 
 def cover(database: Database, day: datetime, kind: str, hours: int = 24, market: str = MARKET) -> None:
-    """Note that the day's last hours were collected, and proved if it is all of them, as a run does without rows."""
+    """Record the day's last hours as collected (proved if all of them), as a run without rows does."""
     covered = Range(day + DAY - timedelta(hours=hours), day + DAY)
     columns = ("market", "day", "covered", "rows", "ingested_at", "proved")
     note = Records(columns, [(market, day, covered, 0, Clock.moment, True if hours == 24 else None)])
@@ -119,7 +119,7 @@ class TestCloseGaps:
         asked_after = []
         for seconds in range(0, 240, 10):
             Clock.moment = NOON + timedelta(seconds=seconds)
-            if daemon.tick():  # and nobody carries it out
+            if daemon.tick():  # the request is not executed
                 asked_after.append(seconds)
         assert asked_after == [0, 30, 90, 210]
         assert daemon.skipped == "1 days wait for a retry"
@@ -200,7 +200,7 @@ class TestCloseGaps:
 
 
 class TestDropped:
-    """Days whose raw rows retention dropped."""
+    """Days whose raw rows were dropped by retention."""
 
     def test_a_day_that_is_requested_again_is_collected_whole(
         self, daemon: GapCloser, market_url: str, exchange: Handle, database: Database
@@ -292,7 +292,7 @@ class TestCollectToday:
 
 
 class TestStaleDays:
-    """Rows that another process puts into bronze ask for silver and gold of their day."""
+    """Raw rows from another process cause requests of their day's silver and gold."""
 
     @pytest.mark.parametrize("kind", ["candle", "trade"])
     def test_a_late_row_requests_silver_and_gold_of_exactly_its_day(

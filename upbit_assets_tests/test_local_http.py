@@ -1,4 +1,4 @@
-"""A proxy that the environment names is asked for other machines only."""
+"""A proxy set in the environment is used for other machines only."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The time axis: every moment has one window, every window one key, on Seoul's clock."""
+"""The time axes: every time has one window, every window one key, in Seoul time."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""Wherever a stack keeps its data: a path with blanks, Korean letters and what URLs, shells and SQL read otherwise."""
+"""A stack works in a path with blanks, Korean letters, and special characters of URLs, shells and SQL."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Old data go, partition by partition, and nothing else does."""
+"""Old data is dropped, partition by partition, and nothing else."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -215,7 +215,7 @@ class TestRefusals:
 
 
 class TestAfterwards:
-    """What was computed from dropped rows is not replaced by nothing."""
+    """Results of dropped rows are not replaced by empty ones."""
 
     @pytest.fixture
     def dropped(self, market: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -1,4 +1,4 @@
-"""Settings: what the environment may say, what comes of it, and that everything that speaks of them says the same."""
+"""Settings: their values, their validation, and consistency of everything that mentions them."""
 
 import os
 import re
@@ -131,7 +131,7 @@ class TestValues:
 
 
 class TestFiles:
-    """Any setting may be in a file."""
+    """Any setting can come from a file."""
 
     @pytest.fixture
     def file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -186,7 +186,7 @@ class TestFiles:
 
 
 class TestStart:
-    """Whatever starts checks first."""
+    """Every command validates the settings first."""
 
     @pytest.mark.parametrize("command", main.commands)
     def test_every_command_does(self, command: str, monkeypatch: pytest.MonkeyPatch):
@@ -226,7 +226,7 @@ def example(setting: Setting[Any]) -> str:
 
 
 class TestDocuments:
-    """What speaks of settings speaks of these."""
+    """Documents and files mention exactly these settings."""
 
     def test_the_tables_list_each_of_them_once(self):
         text = "".join((PROJECT / path).read_text() for path in ("README.md", "docs/scaling.md"))

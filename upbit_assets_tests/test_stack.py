@@ -26,7 +26,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def starting(tmp_path: Path) -> Iterator[Callable[[str], Process]]:
-    """A process of the stack that runs this code."""
+    """A process of the stack that runs the given code."""
     started: list[Process] = []
 
     def start(code: str) -> Process:

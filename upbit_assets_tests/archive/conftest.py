@@ -29,7 +29,7 @@ def use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # as people set it: what is local goes past it
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # local addresses must bypass it
 
 
 @pytest.fixture

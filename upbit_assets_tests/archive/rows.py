@@ -1,4 +1,4 @@
-"""Rows for every table of bronze, as nasty as they may be."""
+"""Rows for every table of bronze, with the nastiest possible values."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -60,6 +60,6 @@ def put_everywhere(url: str, day: TimeWindow = PAST) -> None:
 
 
 def texts(url: str, table: sa.Table) -> list[tuple[Any, ...]]:
-    """All rows but for the transaction that wrote them, as PostgreSQL tells them."""
+    """All rows without their transaction ids, as PostgreSQL's text."""
     columns = ", ".join(f"{column.name}::text" for column in table.columns if column.name != "written_in")
     return ask(url, f"SELECT {columns} FROM {table.fullname} ORDER BY id")

@@ -1,4 +1,4 @@
-"""A day of bronze is in the archive as PostgreSQL holds it, to the last digit; never half of it."""
+"""A day of bronze is archived exactly as in PostgreSQL, completely or not at all."""
 
 import io
 import json
@@ -180,7 +180,7 @@ class TestAssets:
         assert SECRET.encode() not in stored
 
     def test_days_before_the_first_window_are_archived_too(self, market_url: str, folder: Path):
-        """UPBIT_START moves on; the rows stay."""
+        """UPBIT_START is moved forward; the rows stay."""
         early = seoul_days.at(PAST.start - 400 * DAY)
         put_rows(market_url, TICKERS, early)
         assert materialize("archive_ticker_raw", first=early, last=early).success
@@ -200,7 +200,7 @@ class TestAssets:
 
 
 def check_of(asset: str) -> str:
-    """Why the archive's check fails now, of the day PAST."""
+    """The reason why the archive's check of the day PAST fails now."""
     (table,) = (table for table in TABLES if asset_of(table) == asset)
     with Database().connect("REPEATABLE READ") as connection, connection.begin():
         return str(archives.agrees(connection, Store(), table, PAST).note)
@@ -235,7 +235,7 @@ class TestLateRows:
                 put_rows(market_url, TICKERS, count=5, first=50)
             put(self, path, file)
 
-        with psycopg.connect(market_url) as writing:  # and one that is committed only after it
+        with psycopg.connect(market_url) as writing:  # and one that commits only afterwards
             late = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('late', '{}', %s)"
             writing.execute(late.encode(), [PAST.start])
             monkeypatch.setattr(Store, "put", put_late)

@@ -1,4 +1,4 @@
-"""Retention drops what the archive has, once that was read back and agrees, and nothing else."""
+"""Retention drops only what was read back from the archive and equals the table."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_what_it_lacks_stays_and_is_named(market: str, folder: Path, monkeypatch
 
 
 def change(file: Path) -> None:
-    """One value, and nothing of what the file says of itself."""
+    """Changes one value, but not the file's metadata."""
     rows = pq.ParquetFile(file).read()
     raw = rows.schema.get_field_index("raw_data")
     changed = rows.set_column(raw, rows.schema.field(raw), pa.array(["{}", *rows["raw_data"].to_pylist()[1:]]))

@@ -1,4 +1,4 @@
-"""Exports have every figure to its last digit, and the examples for analysts run as they stand."""
+"""Exports have every figure to its last digit, and the examples for analysts run unchanged."""
 
 import csv
 import re

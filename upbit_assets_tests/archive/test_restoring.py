@@ -1,4 +1,4 @@
-"""What was dropped comes back as it was, and silver and gold are computed from it to the same figures."""
+"""Dropped days are restored exactly, and silver and gold computed from them are the same."""
 
 import json
 from collections.abc import Iterator
@@ -194,7 +194,7 @@ class TestRefusals:
 
 
 def rewrite(file: Path, change: Any) -> None:
-    """As another version would have written it."""
+    """A file as another version would have written it."""
     rows = pq.ParquetFile(file).read()
     changed = change(rows)
     hashing = Hashing(changed.schema)

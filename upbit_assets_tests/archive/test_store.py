@@ -1,4 +1,4 @@
-"""What a store may do to its users: be away, slow, full, cut an upload off, refuse them. Each is one plain error."""
+"""A store may be unreachable, slow or full, cut uploads off, or reject credentials: each is one clear error."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ ERROR = "<Error><Code>{}</Code><Message>of {}</Message><AWSAccessKeyId>{}</AWSAc
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Passes requests on to a sound S3 server, but those that `fault` answers."""
+    """Forwards requests to a working S3 server, except those that `fault` handles."""
 
     upstream: ClassVar[str]
     fault: ClassVar[Any]

@@ -1,4 +1,4 @@
-"""Absence is proved: what an exchange leaves out once, or tells late, is neither silent nor covered for ever."""
+"""Absence is proved: rows that the exchange omits once, or serves late, don't count as silence forever."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,7 +37,7 @@ def two_markets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def close_gaps(daemon: GapCloser, ticks: int = 60) -> int:
-    """What the daemon does in some hours, runs that fail included; returns how many runs that were."""
+    """Run the sensor and its requests for some hours; returns the number of runs, including failed ones."""
     runs = 0
     for _ in range(ticks):
         if daemon.tick():
@@ -63,7 +63,7 @@ def whole(kind: str, url: str, exchange: Handle, market: str, day: datetime) -> 
 
 
 def claimed(url: str, kind: str) -> set[tuple[str, datetime]]:
-    """The market's days that are said to be whole."""
+    """The market's days that are marked as proved."""
     page = tables.bronze_candle_page if kind == "candle" else tables.bronze_trade_page
     found = ask(
         url,
@@ -138,7 +138,7 @@ def test_two_empty_replies_are_detected_by_the_day_candle(
 def test_late_candles_leave_no_minute_silent(
     daemon: GapCloser, exchange: Handle, market_url: str, late: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")  # which trades in each minute
+    monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")  # it trades in each minute
     monkeypatch.setattr(pages, "CANDLES_A_PAGE", 200)
     exchange.faults.add("minutes", "late", seconds=60 * late)
     for minutes in (0, 10, 20):
@@ -190,7 +190,7 @@ def test_a_day_candle_below_the_last_ticker_proves_nothing(
 
 
 def test_silence_assumed_by_an_earlier_version_is_requested_again(daemon: GapCloser, exchange: Handle, market_url: str):
-    """As the migration leaves it: a page without rows covers nothing."""
+    """After the migration, a page without rows covers nothing."""
     ask(
         market_url,
         "INSERT INTO bronze.candle_page (market, day, covered, rows, ingested_at) VALUES (%s, %s, 'empty', 0, %s)",

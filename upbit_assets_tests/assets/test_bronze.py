@@ -161,7 +161,7 @@ def test_a_reply_after_the_windows_end_is_not_stored(
         def now(cls, tz: Any = None) -> Any:
             return window.end - timedelta(seconds=1)
 
-    # the run begins in time; the answer comes from a real exchange, by the real clock, after the window's end
+    # the run begins in time; the reply arrives after the window's end
     monkeypatch.setattr(snapshots, "datetime", JustBeforeItsEnd)
     result = materialize("bronze_ticker_raw", first=window.start)
 

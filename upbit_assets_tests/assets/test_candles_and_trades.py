@@ -1,4 +1,4 @@
-"""Candles and trades: each raw row is taken exactly, rejected with a reason, or a duplicate."""
+"""Candles and trades: each raw row is accepted exactly, rejected with a reason, or a duplicate."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +34,7 @@ def milliseconds(moment: datetime) -> str:
 
 
 def candle(start: datetime, **fields: str | None) -> str:
-    """A candle's text that silver takes, unless `fields` (raw JSON text each, None leaves one out) say otherwise."""
+    """A candle's JSON that silver accepts, unless `fields` (raw JSON each; None: omitted) change it."""
     return text_of(
         {
             "market": '"KRW-BTC"',
@@ -54,7 +54,7 @@ def candle(start: datetime, **fields: str | None) -> str:
 
 
 def trade(id_: int | str, at: datetime = HALF_PAST, **fields: str | None) -> str:
-    """The same of a trade."""
+    """The same for a trade."""
     return text_of(
         {
             "market": '"KRW-BTC"',
@@ -81,7 +81,7 @@ def collect(
     texts: Iterable[str],
     day: datetime = TODAY,
 ) -> None:
-    """These rows in bronze, with the keys that collecting gives them."""
+    """Put these rows into bronze, with the keys that collecting gives them."""
     raws = [("KRW-BTC", text, COLLECTED, day, said(Row(text)).key) for text in texts]
     put(database, table, "market raw_data ingested_at day key", raws)
 
@@ -95,7 +95,7 @@ def put_trades(database: Database, *texts: str, day: datetime = TODAY) -> None:
 
 
 def reasons(url: str, kind: str) -> list[str]:
-    """Of the rejected rows, in the order in which they were collected."""
+    """The rejected rows' reasons, in the order of collection."""
     return [reason for (reason,) in ask(url, f"SELECT reason FROM silver.{kind}_rejected ORDER BY bronze_id")]
 
 
@@ -126,7 +126,7 @@ WRONG_CANDLES: list[tuple[Fields, str]] = [
     ({"candle_date_time_utc": '"2026-01-29T24:00:00"'}, NO_MINUTE),
     ({"candle_date_time_utc": '"2026-01-30T00:30:00"'}, ANOTHER_DAY),
     ({"candle_date_time_utc": '"2026-02-30T00:30:00"'}, ANOTHER_DAY),
-    ({"candle_date_time_utc": quoted(HALF_PAST)}, NOT_NINE),  # KST in place of UTC
+    ({"candle_date_time_utc": quoted(HALF_PAST)}, NOT_NINE),  # KST instead of UTC
     ({"candle_date_time_kst": '"2026-01-29T00:30:00"'}, NOT_NINE),
     ({"market": '"KRW-ETH"'}, "market: longer than 30 characters, or not what bronze.market says"),
     ({"market": "null"}, "market: missing"),
@@ -203,7 +203,7 @@ WRONG_TRADES: list[tuple[Fields, str]] = [
     ({"timestamp": milliseconds(TODAY - timedelta(milliseconds=1))}, "timestamp: of another day"),
     ({"timestamp": milliseconds(TODAY + DAY)}, "timestamp: of another day"),
     ({"timestamp": milliseconds(HALF_PAST + timedelta(seconds=1))}, NOT_THE_TIME),
-    ({"trade_time_utc": quoted(HALF_PAST, "%H:%M:%S")}, NOT_THE_TIME),  # KST in place of UTC
+    ({"trade_time_utc": quoted(HALF_PAST, "%H:%M:%S")}, NOT_THE_TIME),  # KST instead of UTC
     ({"trade_time_utc": None}, NOT_THE_TIME),
     ({"trade_date_utc": "null"}, NOT_THE_TIME),
     *(({"ask_bid": side}, "ask_bid: neither ASK nor BID") for side in ('"ask"', '""', "null", None, "1")),
@@ -243,7 +243,7 @@ def test_a_trades_time_is_kept_to_the_millisecond_up_to_the_edges_of_the_day(mar
 
 
 def cover(database: Database, kind: str, market: str, start: datetime, end: datetime) -> None:
-    """A note that this part of a day was collected."""
+    """Record this part of a day as collected."""
     page = (market, days.at(start).start, Range(start, end), 0, None, COLLECTED - DAY)
     table = tables.metadata.tables[f"bronze.{kind}_page"]
     put(database, table, "market day covered rows problem ingested_at", [page])
@@ -272,7 +272,7 @@ def test_a_minute_that_was_rejected_is_missing_once(
 def test_days_computed_together_equal_days_computed_separately(market_url: str, database: Database):
     for nth in range(3):
         day = TODAY + nth * DAY
-        of_the_next = candle(day + DAY)  # where that minute is fine
+        of_the_next = candle(day + DAY)  # valid on the next day
         put_candles(database, candle(day), candle(day), candle(day + MINUTE, trade_price="0"), of_the_next, day=day)
         cover(database, "candle", "KRW-BTC", day, day + DAY)
         # the same id on each day, and a trade of the day before

@@ -1,4 +1,4 @@
-"""With a clock that is off, nothing is collected into a wrong window, and it is said that it is the clock."""
+"""With a wrong clock, nothing is collected into a wrong window, and the error names the clock."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ COLLECTED = " + ".join(f"(SELECT count(*) FROM bronze.{table})" for table in RAW
 
 @contextmanager
 def our_clock_ahead(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None]:
-    """Of an exchange whose market and replies go by a clock of their own."""
+    """An exchange whose clock, for market and replies, is behind ours."""
     with running(market_count=30, clock=AdjustableClock(datetime.now(UTC) - by)) as exchange:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
         for kind in ("ORDERBOOK", "CANDLE", "TRADE"):

@@ -1,4 +1,4 @@
-"""Bad input, a bad network, a bad database: nothing false is stored, the run says what happened, the next one heals."""
+"""Bad input, network or database: nothing false is stored, the run reports the cause, the next one recovers."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ RESULTS = (tables.silver_ticker, tables.silver_ticker_rejected, tables.gold_mark
 
 
 class TestBadInput:
-    """What an exchange may say that it should not; the rows around it don't suffer."""
+    """Invalid rows of the exchange don't affect other rows."""
 
     @pytest.fixture(autouse=True)
     def _surroundings(self, market_url: str, still_exchange: Handle) -> None:
@@ -153,7 +153,7 @@ class TestBadInput:
         good = http.get(self.exchange.url + TICKERS, timeout=5).text
         self.exchange.faults.add("ticker/all", "body", body=f"{good[:-1]},{row}]", times=1)
         result = materialize(*CHAIN, first=now())
-        if row == "nonsense":  # which is no answer, and the next one is
+        if row == "nonsense":  # rejected as a reply; the next one is accepted
             assert len(ask(self.url, "SELECT 1 FROM bronze.ticker_raw")) == 30
         else:
             assert result.success, run_errors(result)
@@ -192,7 +192,7 @@ def assert_whole(result: Any) -> None:
 
 
 class TestBadNetwork:
-    """A run that gets no whole answer stores nothing and says why; the next one is as if nothing had been."""
+    """A run without a complete response stores nothing and reports why; the next one succeeds."""
 
     @pytest.fixture(autouse=True)
     def _hurried(self, monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
@@ -284,7 +284,7 @@ def test_transient_failures_lose_nothing(database: Database, exchange: Handle, k
 
 @pytest.mark.long
 class TestBadDatabase:
-    """Silver and gold are one whole result, the old one or the new one, whatever happens to the database."""
+    """Silver and gold have the complete old result or the new one, whatever happens to the database."""
 
     @pytest.fixture
     def built(self, database: Database) -> Database:
@@ -362,7 +362,7 @@ class TestBadDatabase:
 
 @contextmanager
 def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
-    """Holds up silver's writes in their middle; gives a function that waits for so many, and names their sessions."""
+    """Pauses silver's writes halfway; returns a function that waits for a number of them and returns their sessions."""
     waiting = (
         "SELECT pid FROM pg_stat_activity "
         "WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM silver.ticker_build%'"
@@ -382,7 +382,7 @@ def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
 
 @contextmanager
 def run_of_its_own() -> Iterator[subprocess.Popen[bytes]]:
-    """The same run in a process of its own."""
+    """The same run in a separate process."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "upbit_assets.definitions"]
     with (
         tempfile.TemporaryDirectory() as home,

@@ -1,4 +1,4 @@
-"""Gold against a plain reading of its definition."""
+"""Gold, recomputed from its definition in plain Python."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -71,7 +71,7 @@ def test_gold_equals_its_definition(market_url: str, database: Database, silver)
     ask(market_url, "DELETE FROM silver.ticker")
     put_silver(database, silver)
 
-    # the asset's own statement, without a run around it, so that many cases take little time
+    # the asset's own statement without a run, for speed
     span = TimeWindow(PAST, PAST + 2 * WINDOW)
     with database.connect() as connection:
         result = connection.execute(figures(tables.gold_market_stats, span))
@@ -80,7 +80,7 @@ def test_gold_equals_its_definition(market_url: str, database: Database, silver)
 
 
 def stats(silver: Sequence[Row], start: datetime) -> list[tuple[Any, ...]]:
-    """The definition, read plainly: the figures of a window, in the order of the columns asked for."""
+    """A window's figures by definition, in the order of the selected columns."""
     inside = of_window(silver, start)
     prices = {(row["ingested_at"], row["market"]): row["trade_price"] for row in silver}
     last = {row["market"]: row for row in sorted(inside, key=lambda row: row["ingested_at"])}
@@ -119,7 +119,7 @@ def of_window(silver: Sequence[Row], start: datetime) -> list[Row]:
 def in_krw(
     row: Row, prices: dict[tuple[datetime, str], Decimal], last: dict[str, Row]
 ) -> tuple[Decimal | None, list[str]]:
-    """The turnover in KRW, and what is to be said of the rate."""
+    """The turnover in KRW, and the note on the rate."""
     quote, turnover = row["market"].partition("-")[0], row["acc_trade_price"]
     code = f"KRW-{quote}"
     if quote == "KRW":
@@ -140,7 +140,7 @@ def nearest(silver: Sequence[Row], start: datetime, at: datetime) -> Any:
 
 
 def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
-    """1 for the largest, the same for equals, the next after so many; those without a figure come last."""
+    """RANK(): 1 for the largest, equal figures share a rank, NULLs last."""
     return 1 + sum(other is not None and (figure is None or other > figure) for other in all_)
 
 
@@ -277,14 +277,14 @@ def counted(at: datetime, volume: str | None, turnover: str | None, market: str 
 
 
 COUNTERS: list[tuple[list[tuple[str | None, str | None]], Decimal | None]] = [
-    # exact, whatever the counters said in between
+    # exact, whatever the counters in between
     ([("10", "1000"), ("11", "1100"), ("13", "1310")], Decimal("310") / 3),
     ([("1e12", "9.9e5"), ("1000000000003", "990001.000001")], Decimal("1.000001") / 3),
     ([("10", "1000"), (None, None), ("1e15", "1"), ("12", "1300")], Decimal(150)),
     # nothing traded, or one snapshot alone
     ([("10", "1000"), ("10", "1000")], None),
     ([("10", "1000")], None),
-    # missing, gone back, or only one of the two moved
+    # missing, decreased, or only one of the two changed
     ([(None, "1000"), ("12", "1300")], None),
     ([("10", "1000"), ("12", None)], None),
     ([("10", "1000"), ("9", "1300")], None),
@@ -308,7 +308,7 @@ def test_a_windows_vwap_is_computed_from_its_day_counters(market_url: str, datab
     ("before", "after"), [(("500", "50000"), ("2", "210")), (("1", "100"), ("2", "210")), (("0", "0"), ("2", "210"))]
 )
 def test_day_counters_start_at_0_at_nine(market_url: str, database: Database, before, after):
-    # the first reply after nine may still tell the day before
+    # the first reply after nine may still have the previous day's counters
     put_silver(
         database,
         [

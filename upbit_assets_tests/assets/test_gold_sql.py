@@ -1,4 +1,4 @@
-"""The SQL files: each is a statement to paste into psql, whose rows are those that the asset stores."""
+"""The SQL files: each can be pasted into psql and returns the rows that the asset stores."""
 
 import csv
 import subprocess
@@ -30,7 +30,7 @@ TABLES[tables.silver_trade_coverage.name] = tables.silver_trade_coverage
 
 @pytest.fixture
 def filled(database: Database) -> None:
-    """Gold of the windows and days that the files' comments name, of more than one market and snapshot."""
+    """Gold of the windows and days in the files' comments, with several markets and snapshots."""
     for nth in range(3):
         for at in (PAST - DAY + nth * MINUTE, PAST + nth * MINUTE):
             figures = {"trade_price": f"{100 + nth}.5", "acc_trade_volume": str(nth), "acc_trade_price": str(99 * nth)}

@@ -1,4 +1,4 @@
-"""The past, collected from a real exchange into a real PostgreSQL: whole, once, and going on where it was left."""
+"""History is collected completely, once, and continues where it stopped."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ YESTERDAY = TODAY - DAY
 MARKET, OTHER = "BTC-TRX", "BTC-HBAR"  # about 150 and 100 candles and trades a day
 A_PAGE = 50
 HTML = "<html>점검 중</html>"
-# the two share all but their pages, which test_pages.py has
+# they differ only in paging, which test_pages.py tests
 BOTH = pytest.mark.parametrize("kind", ["candle", pytest.param("trade", marks=pytest.mark.long)])
 RAW = {"candle": tables.bronze_candle_raw, "trade": tables.bronze_trade_raw}
 PAGES = {"candle": tables.bronze_candle_page, "trade": tables.bronze_trade_page}
@@ -66,7 +66,7 @@ def _small_and_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Small pages, and a client that waits less before it tries again."""
+    """Small pages, and a client with short retry waits."""
 
     def hurried(_: Exchange, *, background: bool = False) -> UpbitClient:
         url = os.environ["UPBIT_API_URL"]
@@ -104,14 +104,14 @@ def collected(
     silver: bool = False,
     full_refresh: bool = False,
 ) -> Any:
-    """What a person sees on the materialization of a run that succeeds."""
+    """The materialization's metadata of a successful run."""
     result = collect(kind, day, last, silver=silver, full_refresh=full_refresh)
     assert result.success, run_errors(result)
     return metadata_of(result, f"bronze_{kind}_raw")
 
 
 def failed(kind: str, day: datetime = YESTERDAY, last: datetime | None = None) -> str:
-    """Why a run fails, which is tried once."""
+    """The error of a run that fails without a retry."""
     result = collect(kind, day, last)
     assert not result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
@@ -119,13 +119,13 @@ def failed(kind: str, day: datetime = YESTERDAY, last: datetime | None = None) -
 
 
 def stored(url: str, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
-    """What bronze holds, oldest first."""
+    """Bronze's rows, oldest first."""
     found = ask(url, f"SELECT raw_data FROM {RAW[kind].fullname} WHERE market = %s AND day = %s", market, day)
     return sorted((row for (row,) in found), key=lambda row: (row.get("timestamp"), row[KEY[kind]]))
 
 
 def exchange_rows(exchange: Handle, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
-    """All that the exchange has of a day, oldest first."""
+    """All of the exchange's rows of a day, oldest first."""
     end = min(day + DAY, CANDLES.settled(Clock.moment))
     found = (
         candles(exchange.market, market, Clock.moment, "minutes/1", day, end)
@@ -156,7 +156,7 @@ def number_of_pages(url: str, kind: str) -> int:
 
 
 class Counter:
-    """How often the exchange is asked while this is open."""
+    """Counts the requests to the exchange while it is open."""
 
     def __init__(self, exchange: Handle) -> None:
         self.exchange = exchange
@@ -172,14 +172,14 @@ class Counter:
 
 
 def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
-    """Yesterday's newest rows as the exchange spells them."""
+    """Yesterday's newest rows as the exchange formats them."""
     which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
     reply = http.get(exchange.url + PATH[kind], params={"market": MARKET, "count": count, **which}, timeout=5)
     return list(split(reply.text))
 
 
 def answer(exchange: Handle, kind: str, rows: list[str], nth: int = 0) -> None:
-    """Let the exchange's nth answer be these rows."""
+    """Make the exchange's nth reply these rows."""
     exchange.faults.add(PATH[kind], "body", body=f"[{','.join(rows)}]", skip=nth, times=1)
 
 
@@ -249,7 +249,7 @@ class TestADay:
             run.start()
         for run in runs:
             run.join()
-        assert sorted(counts) == [0, number_of_pages(market_url, "candle") - 1]  # and a look at the whole day
+        assert sorted(counts) == [0, number_of_pages(market_url, "candle") - 1]  # and the verification of the day
         assert_whole(market_url, exchange, "candle")
 
     def test_a_listing_day_begins_with_the_listing(
@@ -314,7 +314,7 @@ class TestBadPages:
         same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
         exchange.faults.add("candles", "body", body=same)
         assert "paging makes no progress." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
-        # some are under way when the last one ends the run, and some begin before that is noticed; each looks twice
+        # some are in progress when the last one ends the run, and some start before that is noticed; each has two calls
         most = 2 * (history.MAX_STUCK_MARKETS + 1 + 2 * history.CONCURRENT_REQUESTS)
         assert history.MAX_STUCK_MARKETS < exchange.faults.show()[0]["seen"] <= most
 
@@ -365,10 +365,10 @@ class TestBadPages:
         assert_whole(market_url, exchange, kind)
         assert keys(kind, stored(market_url, kind, OTHER)) == keys(kind, exchange_rows(exchange, kind, OTHER))[-A_PAGE:]
 
-        with Database().connect() as connection:  # as the sensor asks
+        with Database().connect() as connection:  # as in the sensor
             assert coverage.gaps(connection, PAGES[kind], [(YESTERDAY, OTHER)], TODAY, include_unavailable=False) == []
         exchange.faults.clear()
-        collected(kind)  # as a person does
+        collected(kind)  # as by a manual run
         assert_whole(market_url, exchange, kind, OTHER)
 
     def test_simulated_data_is_rejected_even_after_a_404(
@@ -384,7 +384,7 @@ class TestBadPages:
 
 class TestBadRows:
     def silver(self, url: str, kind: str) -> tuple[list[Any], list[Any]]:
-        """Silver's rows of yesterday, and the reasons of what was rejected."""
+        """Silver's rows of yesterday, and the reasons of the rejected ones."""
         names = "started_at, last_traded_at" if kind == "candle" else "trade_id, traded_at"
         return (
             ask(url, f"SELECT {names} FROM silver.{kind}"),
@@ -415,7 +415,7 @@ class TestBadRows:
 
     def test_trades_that_differ_in_their_long_ids_alone_are_two(self, market_url: str, exchange: Handle):
         row = json.loads(rows_told(exchange, "trade", 1)[0])
-        ids = [2**53 + 1, 2**53 + 2]  # the same as floats
+        ids = [2**53 + 1, 2**53 + 2]  # equal as floats
         assert float(ids[0]) != ids[0]
         answer(exchange, "trade", [json.dumps(row | {"sequential_id": each}) for each in ids])
         collected("trade", silver=True)
@@ -534,7 +534,7 @@ class TestWhatIsGone:
 
 
 def collect_for_ever(url: str, exchange_url: str) -> None:
-    """What the process does that is killed, on the real clock."""
+    """The process to be killed, on the real clock."""
     os.environ.update(UPBIT_POSTGRES_URL=url, UPBIT_API_URL=exchange_url)
     patch = pytest.MonkeyPatch()
     choose(patch, MARKET)

@@ -1,4 +1,4 @@
-"""An answer that lacks something is asked for once more; what is still missing is told, and costs nothing else."""
+"""An incomplete reply is requested once more; what is still missing is reported, and everything else is stored."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def books() -> Mapping[str, Any]:
 
 
 def snapshots_of(url: str, table: str) -> list[int]:
-    """How many rows each snapshot has."""
+    """The number of rows of each snapshot."""
     counts = ask(url, f"SELECT count(*) FROM bronze.{table}_raw GROUP BY ingested_at ORDER BY ingested_at")
     return [count for (count,) in counts]
 

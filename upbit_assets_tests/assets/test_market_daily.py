@@ -1,4 +1,4 @@
-"""A day's figures against a plain reading of their definition."""
+"""A day's figures, recomputed from their definition in plain Python."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -70,7 +70,7 @@ def gold(url: str, columns: str) -> list[tuple[Any, ...]]:
 
 
 def flat(market: str, minute: int = 0, price: str = "100", volume: str = "1", day: datetime = TODAY) -> Candle:
-    """A candle in which nothing moved."""
+    """A candle without price moves."""
     turnover = str(Decimal(price) * Decimal(volume))
     return Candle(market, day + minute * MINUTE, (price, price, price, price), volume, turnover)
 
@@ -85,7 +85,7 @@ def candles(draw: st.DrawFn) -> Candle:
     opening, *_, closing = figures
     minute = draw(st.sampled_from([0, 1, 2, 700, 1438, 1439, 1440, 1441, 2879]))
     prices = (str(opening), str(max(figures)), str(min(figures)), str(closing))
-    # mostly as the prices say, and now and then impossible
+    # mostly consistent with the prices, sometimes impossible
     volume = Decimal(draw(st.sampled_from(VOLUMES)))
     worth = draw(st.sampled_from([min(figures), max(figures), closing, closing, 2 * max(figures)]))
     amounts = str(volume), str(volume * worth)
@@ -141,7 +141,7 @@ def day_of_market(row: Candle | Trade) -> tuple[str, datetime]:
 
 
 def agree(candle: Candle, candles: Sequence[Candle], trades: Sequence[Trade]) -> Candle:
-    """The candle with amounts by which its day's add up to what the day's trades do: all of it in the first one."""
+    """The candle with volume and turnover such that the day's candles add up to its trades (all in the first)."""
     same_day = [each for each in trades if day_of_market(each) == day_of_market(candle)]
     if candle != min(each for each in candles if day_of_market(each) == day_of_market(candle)) or not same_day:
         return candle if not same_day else candle._replace(volume="0", turnover="0")
@@ -158,7 +158,7 @@ COLUMNS = (
 
 
 def figures(candles: Sequence[Candle], trades: Sequence[Trade], whole: set[Any], day: datetime) -> list[Any]:
-    """The definition, read plainly: a day's rows, in the order of the columns asked for."""
+    """A day's rows by definition, in the order of the selected columns."""
     with localcontext(prec=100):
         amounts, found = {}, []
         by_market = {
@@ -236,7 +236,7 @@ def log_volatilities(closing: Sequence[Decimal]) -> list[Decimal | None]:
 
 
 def ranges(opening: Decimal, high: Decimal, low: Decimal, closing: Decimal) -> list[Decimal]:
-    """Parkinson's, and Garman and Klass'."""
+    """Parkinson's, and Garman and Klass' estimators."""
     log2 = Decimal(2).ln()
     span, change = (high / low).ln() ** 2, (closing / opening).ln() ** 2
     variances = [span / (4 * log2), span / 2 - (2 * log2 - 1) * change]
@@ -244,7 +244,7 @@ def ranges(opening: Decimal, high: Decimal, low: Decimal, closing: Decimal) -> l
 
 
 def rank(figure: Decimal | None, all_: Iterable[Decimal | None]) -> int:
-    """1 for the largest, the same for equals, the next after so many; those without a figure come last."""
+    """RANK(): 1 for the largest, equal figures share a rank, NULLs last."""
     return 1 + sum(other is not None and (figure is None or other > figure) for other in all_)
 
 

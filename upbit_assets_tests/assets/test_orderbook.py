@@ -1,4 +1,4 @@
-"""Order books: each is taken exactly, rejected with a reason, or a duplicate; and their figures are as defined."""
+"""Order books: each is accepted exactly, rejected with a reason, or a duplicate; figures equal their definition."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +32,14 @@ from upbit_assets_tests.pipeline import (
 on_real_database = settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-Level = tuple[str, str]  # price and size as the exchange spells them
+Level = tuple[str, str]  # price and size as the exchange formats them
 PADDING: Level = ("0.0", "0.0")
 FIGURES = ("bid_price", "bid_size", "ask_price", "ask_size")
 MADE_AT = 1769662799123  # a moment before PAST
 
 
 def book(market: str, bids: Sequence[Level], asks: Sequence[Level], /, **fields: str | None) -> str:
-    """A book's text, padded as the exchange pads it; `fields` as in `ticker`."""
+    """A book's JSON with the exchange's padding; `fields` as in `ticker`."""
     size = max(len(bids), len(asks))
     padded = [[*side, *[PADDING] * (size - len(side))] for side in (bids, asks)]
     units = [dict(zip(FIGURES, (*bid, *ask), strict=True)) for bid, ask in zip(*padded, strict=True)]
@@ -68,7 +68,7 @@ def one(database: Database, url: str, bids: Sequence[Level], asks: Sequence[Leve
 
 
 def silver(url: str) -> list[tuple[str, Any]]:
-    """(market, (bids, asks)) of every book taken."""
+    """(market, (bids, asks)) of every accepted book."""
     books = ask(url, "SELECT market, bid_prices, bid_sizes, ask_prices, ask_sizes FROM silver.orderbook")
     return [
         (market, (list(zip(bids, bid_sizes, strict=True)), list(zip(asks, ask_sizes, strict=True))))
@@ -156,7 +156,7 @@ SIZES = ["0.00000001", "3.14159265358979323846264338", "5.485e-05", "4.8E+12", "
 
 @st.composite
 def books(draw: st.DrawFn) -> tuple[str, str]:
-    """A market and its book's text, in which anything may be wrong."""
+    """A market and its book's JSON, in which anything may be wrong."""
     step, best = Decimal(draw(st.sampled_from(STEPS))), draw(st.integers(20, 10**8))
     market = draw(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-BIGTIME"]))
 
@@ -187,8 +187,8 @@ def books(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def read(market: str, text: str) -> Any:
-    """The definition, read plainly: (bids, asks) of a good book, None for any other."""
-    if "NaN" in text or "\\u0000" in text:  # which jsonb refuses
+    """By definition: (bids, asks) of a valid book, None for any other."""
+    if "NaN" in text or "\\u0000" in text:  # rejected by jsonb
         return None
     row = exact(text)
     total = [row.get(f"total_{side}_size") for side in ("ask", "bid")]
@@ -240,7 +240,7 @@ def build(database: Database, *books: tuple[str, Sequence[Level], Sequence[Level
 
 
 def stats(books: Sequence[tuple[Sequence[Level], Sequence[Level]]]) -> list[Decimal | None]:
-    """The definition, read plainly: the figures of a market whose books in a window these are, all of two sides."""
+    """By definition: the figures of a market with these two-sided books in a window."""
     spreads = []
     for sides in books:
         bids, asks = ([(Fraction(price), Fraction(size)) for price, size in side] for side in sides)
@@ -267,13 +267,13 @@ def total(figures: Iterable[Fraction]) -> Fraction:
 
 
 def to_10_digits(figure: Fraction) -> Decimal:
-    """Halves away from zero, as PostgreSQL rounds."""
+    """Rounds halves away from zero, as PostgreSQL does."""
     nearest = int(abs(figure) * 10**10 + Fraction(1, 2))
     return whole(Fraction(-nearest if figure < 0 else nearest, 10**10))
 
 
 def whole(figure: Fraction) -> Decimal:
-    """The decimal that this fraction is."""
+    """The fraction as a decimal."""
     with localcontext(prec=200):
         return Decimal(figure.numerator) / figure.denominator
 
@@ -286,7 +286,7 @@ COLUMNS = (
 
 @st.composite
 def sound_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
-    """Books of a market near 1000, in which levels lie on the borders of the depths as well."""
+    """Books of a market near 1000, with levels also exactly on the borders of the depths."""
     middle = draw(st.sampled_from([1000, 1001, 2000]))
     unit = Decimal(draw(st.sampled_from(["0.5", "1e-9", "61728.3950617283951"])))
     steps = st.lists(st.sampled_from([1, 2, 3, 5, 9, 10, 11, 15, 20, 21, 40]), min_size=1, max_size=8, unique=True)

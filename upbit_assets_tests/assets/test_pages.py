@@ -1,4 +1,4 @@
-"""Whatever the trades, the pages and the accidents: what is covered is what the exchange has, nothing lost or twice."""
+"""Whatever the trades, pages and interruptions: covered intervals have all of the exchange's rows, each once."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def trade(at: datetime, key: int) -> Row:
 
 @dataclass(frozen=True)
 class Trade:
-    """`late`: how long after it was made the exchange tells it; `place`: among those of its millisecond."""
+    """`late`: how long after the trade the exchange serves it; `place`: its position within its millisecond."""
 
     at: datetime
     key: int
@@ -54,7 +54,7 @@ class Trade:
 
 @dataclass
 class FakeExchange(UpbitClient):
-    """Answers as the real one does, from a list; `by_id`: its order is that of the ids, where a cursor may be any."""
+    """Replies like the real exchange, from a list; `by_id`: ordered by id, with any cursor accepted."""
 
     told: list[Trade] = field(default_factory=list)
     by_id: bool = False
@@ -102,7 +102,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Collected:
-    """What runs have stored and covered of a day, as bronze and its notes hold it."""
+    """A day's stored rows and covered intervals, as bronze and its pages have them."""
 
     def __init__(self, walk: Walk, until: Callable[[datetime], datetime]) -> None:
         self.walk, self.until = walk, until
@@ -110,7 +110,7 @@ class Collected:
         self.covered: list[tuple[datetime, datetime]] = []
 
     def gaps(self) -> list[Gap]:
-        """As SQL tells them."""
+        """As computed by SQL."""
         until = min(MIDNIGHT + DAY, self.until(Clock.now(UTC)))
         edges = sorted({MIDNIGHT, until, *(edge for part in self.covered for edge in part)})
         found: list[Gap] = []
@@ -137,7 +137,7 @@ class Collected:
 
 @st.composite
 def a_days_trades(draw: st.DrawFn) -> list[Trade]:
-    """Some of them crowded in a millisecond or a second, and at the day's ends."""
+    """Some within the same millisecond or second, and at the day's ends."""
     day_ms = DAY // MILLISECOND
     anchors = st.sampled_from([0, 59_990, 60_000, 43_200_000, day_ms - 15]) | st.integers(0, day_ms - 15)
     near = st.sampled_from([0, 0, 1, 10]) | st.integers(0, 14)
@@ -163,7 +163,7 @@ kills = st.lists(st.integers(0, 4), max_size=5)
 def collect_all_day(
     collected: Collected, exchange: FakeExchange, seen_at: list[int], kills: list[int], chance: random.Random
 ) -> None:
-    """Runs while the day goes on, some of them killed, and one when it is over."""
+    """Runs during the day, some of them killed, and one when it is over."""
     for ms in sorted(seen_at):
         Clock.moment = MIDNIGHT + ms * MILLISECOND
         collected.run(exchange, chance, chance.choice([*kills, None]))
@@ -245,7 +245,7 @@ class TestLies:
 
     @staticmethod
     def responding_with(*replies: list[Row]) -> FakeExchange:
-        """An exchange that answers so, and then its last again and again."""
+        """An exchange with these replies, repeating the last one."""
         exchange = FakeExchange()
 
         def answer(*_: Any, **__: Any) -> Reply:
@@ -309,7 +309,7 @@ class TestLies:
 
         def hesitant(market: str, **options: Any) -> Reply:
             asked.append(options["days_ago"])
-            Clock.moment += timedelta(seconds=2)  # while the call waited for its turn
+            Clock.moment += timedelta(seconds=2)  # while the call waited for the rate limit
             return answer(market, **options)
 
         exchange.trades = hesitant  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What a person sees on gold's materializations costs the same whichever window was written."""
+"""A preview on gold's materializations takes the same time whichever window was written."""
 
 from datetime import datetime
 from typing import Any
@@ -13,12 +13,12 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets_tests.pipeline import ask
 
-FIRST = datetime(2035, 1, 29, 14, tzinfo=SEOUL)  # of which no other test makes partitions
+FIRST = datetime(2035, 1, 29, 14, tzinfo=SEOUL)  # no other test creates partitions there
 STATS, BOOKS, DAILY = tables.gold_market_stats, tables.gold_orderbook_stats, tables.gold_market_daily
 
 
 def fill(url: str, table: sa.Table, axis: Axis, count: int) -> None:
-    """A hundred markets in each of so many windows from FIRST on, all in one partition."""
+    """A hundred markets in each of `count` windows from FIRST on, all in one partition."""
     values: dict[Any, str] = {sa.Numeric: "1", sa.Integer: "nth", sa.String: "'KRW-' || nth", sa.Text: "NULL"}
     columns = [column for column in table.columns if column.name not in ("id", "computed_at")]
     moments = sa.DateTime
@@ -30,7 +30,7 @@ def fill(url: str, table: sa.Table, axis: Axis, count: int) -> None:
         *(axis.at(FIRST).start, axis.at(FIRST).start + (count - 1) * axis.length, axis.length),
     )
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute(f"VACUUM ANALYZE {table.fullname}".encode())  # which autovacuum may do, or not yet have done
+        owner.execute(f"VACUUM ANALYZE {table.fullname}".encode())  # independent of autovacuum
 
 
 def pages_read(connection: sa.Connection, select: sa.Select[Any]) -> int:

@@ -1,4 +1,4 @@
-"""The exchange's hosts in Singapore, Indonesia and Thailand, which tell neither KST nor what is of Korea alone."""
+"""The exchange's hosts in Singapore, Indonesia and Thailand, which have neither KST nor the Korean fields."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

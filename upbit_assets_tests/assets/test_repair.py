@@ -38,10 +38,10 @@ LAST_MOMENT = WINDOW - timedelta(microseconds=1)
 
 @pytest.fixture
 def built(database: Database) -> Database:
-    """The window, the one before and two after, each with good, bad and repeated rows, up to its edges."""
+    """The window, the one before and two after, each with valid, invalid and duplicate rows, up to its edges."""
     for window in range(-1, 3):
         for n, offset in enumerate([timedelta(0), timedelta(minutes=5), LAST_MOMENT]):
-            # the next window's first row is a little later: that BETWEEN reaches it is a case of its own
+            # the next window's first row is a little later: BETWEEN reaching it is tested separately
             at = PAST + window * WINDOW + (offset or timedelta(microseconds=window == 1))
             good = [(f"KRW-{m}", ticker(f"KRW-{m}", trade_price=f"{100 + m * n}.5")) for m in range(5)]
             put_bronze(database, at, [*good, ("KRW-0", ticker("KRW-0")), ("KRW-X", ticker("KRW-X", trade_price="0"))])
@@ -62,7 +62,7 @@ def derived(database: Database) -> list[Any]:
 
 
 def neighbours(url: str, first: datetime = PAST, end: datetime = NEXT) -> list[Any]:
-    """All there is outside of the windows repaired, with its ids and times of computation."""
+    """All rows outside the repaired windows, with their ids and times of computation."""
     outside = "WHERE ingested_at < %s OR ingested_at >= %s ORDER BY id"
     names = ("silver.ticker", "silver.ticker_rejected", "gold.market_stats", "bronze.ticker_raw")
     return [ask(url, f"SELECT * FROM {name} {outside}", first, end) for name in names]
@@ -129,7 +129,7 @@ def test_a_day_is_repaired_in_one_run_and_one_write_a_table(market_url: str, dat
 
 @pytest.mark.long
 class TestCommandLine:
-    """What a person types; each command a process of its own."""
+    """The commands of the recovery guide, each as a separate process."""
 
     @pytest.fixture(autouse=True)
     def _instance(self, server: EmbeddedPostgres, built: Database, market_url: str, tmp_path: Path) -> Iterator[None]:

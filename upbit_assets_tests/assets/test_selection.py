@@ -1,4 +1,4 @@
-"""Which markets are collected: what a setting says, or the ranking of the day."""
+"""Selection of markets: by a setting, or by the day's ranking."""
 
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ def chosen(said: str | None, monkeypatch: pytest.MonkeyPatch, *starts: datetime)
 
 
 def rank(database: Database, at: datetime, *markets: str) -> None:
-    """Make this the order of turnovers at a moment."""
+    """Make this the ranking by turnover at a time."""
     turnovers = {market: str(1000 - nth) for nth, market in enumerate(markets)}
     at_ms = str(int(at.timestamp() * 1000))
     texts = {m: ticker(m, acc_trade_price_24h=t, trade_timestamp=at_ms) for m, t in turnovers.items()}
@@ -40,7 +40,7 @@ def test_named_markets_are_taken_in_their_order_once_each_and_need_no_ranking(
 def test_without_a_ranking_it_says_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch, said: str | None):
     with pytest.raises(NoRankingError, match=f"materialize gold_market_stats first, or name them in {VARIABLE}"):
         chosen(said, monkeypatch, TODAY)
-    assert chosen(said, monkeypatch) == []  # of no days there are none
+    assert chosen(said, monkeypatch) == []  # no days, no markets
 
 
 def test_each_day_has_its_own_last_ranking_and_days_before_the_first_have_that(

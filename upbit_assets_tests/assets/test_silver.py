@@ -1,4 +1,4 @@
-"""Silver: every raw row is taken exactly, rejected with a reason, or a duplicate."""
+"""Silver: every raw row is accepted exactly, rejected with a reason, or a duplicate."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -76,7 +76,7 @@ class Raw(NamedTuple):
 
 
 def raw_rows(good: bool) -> st.SearchStrategy[Raw]:
-    # three windows; in each a snapshot at its very start, one inside and one at its very end
+    # three windows, each with a snapshot at its start, in its middle and at its end
     offsets = (timedelta(0), timedelta(minutes=4, microseconds=1), WINDOW - timedelta(microseconds=1))
     moments = st.sampled_from([PAST + n * WINDOW + offset for n in range(3) for offset in offsets])
     kinds: list[Any] = [(MARKETS, PRICES, AMOUNTS)]
@@ -91,7 +91,7 @@ snapshots = st.lists(st.booleans().flatmap(raw_rows), min_size=1, max_size=40)
 
 
 def collect(database: Database, url: str, raws: Iterable[Raw]) -> None:
-    """Exactly these rows in bronze, in this order."""
+    """Put exactly these rows into bronze, in this order."""
     ask(url, "DELETE FROM bronze.ticker_raw; DELETE FROM silver.ticker")
     records = [(storable_market(raw.market), raw.text, raw.at) for raw in raws]
     put_records(database, tables.bronze_ticker_raw, Records(("market", "raw_data", "ingested_at"), records))
@@ -129,7 +129,7 @@ def bronze_ids(url: str, wanted: Sequence[bool]) -> list[int]:
 
 
 def rejected_ids(url: str) -> list[int]:
-    """The raw rows that were rejected with a reason and with what bronze holds of them."""
+    """The raw rows that were rejected with a reason and their exact bronze row."""
     found = ask(
         url,
         "SELECT b.id FROM silver.ticker_rejected r JOIN bronze.ticker_raw b ON b.id = r.bronze_id "

@@ -53,7 +53,7 @@ class Trade(NamedTuple):
     taker: str = "BID"
 
     def frame(self, **fields: Any) -> str:
-        """As the WebSocket has it; `fields` are raw JSON texts, None leaves one out."""
+        """The WebSocket's frame; `fields` are raw JSON, None: omitted."""
         utc = self.at.astimezone(UTC)
         row = {
             "type": '"trade"',
@@ -70,7 +70,7 @@ class Trade(NamedTuple):
         return self.json(row)
 
     def row(self) -> str:
-        """As REST has it."""
+        """REST's row."""
         utc = self.at.astimezone(UTC)
         return self.json(
             {
@@ -279,7 +279,7 @@ def test_a_run_makes_all_three_layers_with_their_checks(database: Database, mark
     assert metadata_of(result, "bronze_trade_stream_raw")["dagster/partition_row_count"] == 2
     assert {name: evaluation.passed for name, evaluation in checks(result).items()} == {
         "every_bronze_row_is_accounted_for": True,
-        "every_trade_is_there": False,  # of ten minutes with two trades and no snapshot, nobody knows
+        "every_trade_is_there": False,  # ten minutes with two trades and no snapshot can't be proved
         "ranks_are_complete": True,
     }
 
@@ -298,7 +298,7 @@ def test_a_window_is_computed_once_it_is_over_and_again_where_trades_came_late(d
 
 
 def put_snapshot(database: Database, market: Market, at: datetime, ahead: timedelta = timedelta()) -> None:
-    """What the offline exchange's tickers of all markets say at a moment, received a little later."""
+    """The offline exchange's tickers of all markets at a time, received a little later."""
     rows = {each.market: wire.text(market.ticker(each.market, at)) for each in market.markets(at)}
     put_bronze(database, at + 200 * MS + ahead, rows)
 
@@ -318,12 +318,12 @@ def trades_of(market: Market, first: datetime, end: datetime) -> list[Trade]:
 
 @pytest.mark.long
 class TestEveryTradeIsThere:
-    """Held against the offline exchange's own counters, whose trades come as they are."""
+    """Compared with the offline exchange's own counters and trades."""
 
     MARKET = Market(count=12, activity=4)
 
     def fill(self, database: Database, start: datetime, *steps: timedelta) -> None:
-        """A snapshot a minute of the window that starts so, from before it to after it."""
+        """A snapshot every minute, from before the window to after it."""
         for minute in range(-1, 11):
             ahead = steps[minute % len(steps)] if steps else timedelta()
             put_snapshot(database, self.MARKET, start + minute * MINUTE, ahead)
@@ -481,7 +481,7 @@ STATES = "SELECT market, state FROM silver.trade_coverage ORDER BY market"
 
 
 def put_counters(database: Database, at: datetime, *markets: list[Trade]) -> None:
-    """A snapshot received a little after a moment, whose counters have these trades of each market."""
+    """A snapshot received a little after a time, whose counters include these trades of each market."""
     rows = {}
     for trades in markets:
         volume = sum(Decimal(each.volume) for each in trades)

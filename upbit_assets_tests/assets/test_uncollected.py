@@ -1,4 +1,4 @@
-"""A window that nobody collected is not materialized in any layer; one that holds nothing legitimately is."""
+"""A window that was not collected is not materialized in any layer; one that is legitimately empty is."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

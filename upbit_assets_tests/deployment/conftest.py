@@ -1,4 +1,4 @@
-"""A server as the deployment has it: its own logins, and the schema made by the owner."""
+"""A server as deployed: with its logins, and the schema created by the owner."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ PASSWORDS = {
 
 
 def run_script(server: EmbeddedPostgres, name: str, *arguments: str | Path, **environment: str) -> str:
-    """Run a script of deploy/ on the server; returns what it printed."""
+    """Run a script of deploy/ on the server; returns its output."""
     here = {"PATH": f"{server.binaries}:{os.environ['PATH']}", "PGHOST": str(server.socket), "PGUSER": "postgres"}
     command = ["sh", PROJECT / "deploy" / name, *arguments]
     done = subprocess.run(command, env=here | environment, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def an_empty_server() -> Iterator[EmbeddedPostgres]:
         server = EmbeddedPostgres(Path(folder), Path(BINARIES) if BINARIES else None)
         server.start()
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug on a test's server
+            connection.execute("ALTER SYSTEM SET fsync = off")  # a test's data needs no durability
             connection.execute("SELECT pg_reload_conf()")
         yield server
         server.stop()

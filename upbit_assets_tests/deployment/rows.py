@@ -1,4 +1,4 @@
-"""Rows for every table that a database has, and all that it holds, whatever its version."""
+"""Rows for every table of a database of any version, and reading all rows back."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ SAMPLES: dict[str, list[Any]] = {
 
 
 def fill(url: str) -> None:
-    """Rows of a year ago, of today and of a year ahead into every table; a table that takes but one gets one."""
+    """Rows of a year ago, of today and of a year ahead into every table; a table that allows only one row gets one."""
     with psycopg.connect(url, autocommit=True) as connection:
         for (table,) in connection.execute(TABLES).fetchall():
             columns = connection.execute(COLUMNS, [table]).fetchall()
@@ -51,7 +51,7 @@ def sample(kind: str, length: int, place: int) -> Any:
 
 
 def contents(url: str) -> dict[str, list[str]]:
-    """Every row of every table, partitions apart, as JSON."""
+    """Every row of every table (not of single partitions) as JSON."""
     with psycopg.connect(url) as connection:
         query = "SELECT to_jsonb(t)::text FROM {} t ORDER BY 1"
         return {

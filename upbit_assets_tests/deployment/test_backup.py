@@ -1,4 +1,4 @@
-"""What is backed up comes back, to the last row, on a server that has nothing yet."""
+"""A backup is restored to the last row on an empty server."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -28,14 +28,14 @@ PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at, written_in)
 
 @pytest.fixture(scope="module")
 def another_server(secrets: Path) -> Iterator[EmbeddedPostgres]:
-    """A server with the logins and nothing else."""
+    """A server with only the logins."""
     with an_empty_server() as server:
         run_script(server, "roles.sh", SECRETS=str(secrets))
         yield server
 
 
 def rights(server: EmbeddedPostgres) -> list[Any]:
-    """Whose the tables, functions and databases are, who may do what with them, and the databases' settings."""
+    """Owners and privileges of tables, functions and databases, and the databases' settings."""
     tables = "SELECT oid::regclass::text, relowner::regrole::text, relacl::text FROM pg_class WHERE oid > 16383"
     functions = "SELECT proname, proowner::regrole::text, proacl::text, prosecdef FROM pg_proc WHERE oid > 16383"
     databases = (
@@ -52,7 +52,7 @@ def rights(server: EmbeddedPostgres) -> list[Any]:
 def restored(
     deployed: EmbeddedPostgres, another_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> EmbeddedPostgres:
-    """The other server, with a backup of the first one, which had rows in every table."""
+    """Another server with a restored backup of the first one, which had rows in every table."""
     fill(url_as(deployed, "owner"))
     ask(url_as(deployed, "owner"), PUT, ticker("KRW-BTC"), PAST, 2**40)
     with an_instance(deployed) as instance:

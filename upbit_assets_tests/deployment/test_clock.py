@@ -1,4 +1,4 @@
-"""Dagster goes on after a clock that was wrong: its ticks, its queue, and what says that it is well."""
+"""Dagster continues after a wrong clock: ticks, queue and health checks."""
 
 import os
 import re
@@ -37,7 +37,7 @@ from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
 
 COMPILER = shutil.which("cc")
-# only the time of day is wrong, as where an administrator sets it: what sleeps and waits goes by another clock
+# only the wall clock is wrong, as when an administrator sets it; sleeps and waits use the monotonic clock
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -81,7 +81,7 @@ defs = dg.Definitions(jobs=[quick], schedules=[minutely], sensors=[often])
 @pytest.fixture
 def instance(deployed: EmbeddedPostgres) -> Iterator[DagsterInstance]:
     with an_instance(deployed) as instance:
-        instance.wipe_daemon_heartbeats()  # those of other tests may be no heartbeats
+        instance.wipe_daemon_heartbeats()  # other tests may leave invalid ones
         yield instance
         instance.wipe()
         instance.schedule_storage.wipe()  # type: ignore[union-attr]
@@ -172,7 +172,7 @@ class Daemon:
         self.offset.write_text(f"{round(ahead.total_seconds())}")
 
     def newest(self, kind: str) -> timedelta:
-        """How long ago the newest tick was."""
+        """The age of the newest tick."""
         found = ask(self.url, "SELECT timezone('UTC', now()) - max(timestamp) FROM job_ticks WHERE type = %s", kind)
         return found[0][0] or timedelta.max
 
@@ -185,7 +185,7 @@ def a_daemon(server: EmbeddedPostgres, instance: DagsterInstance, folder: Path) 
     finally:
         daemon.process.terminate()
         daemon.process.wait(60)
-        # its code server, where it has seen the clock go back, does not end with it
+        # its code server doesn't end with it if it has seen the clock go back
         with suppress(ProcessLookupError):
             os.killpg(daemon.process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml says what it must, of every service that is or will be in it."""
+"""docker-compose.yml meets the requirements for every service, present or future."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from upbit_assets.settings import PROJECT
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ONCE = {"roles", "migrate", "metabase-dashboard"}
-# what the image's entry point needs to take over its volume and to become an ordinary user
+# needed by the image's entry point to take ownership of its volume and drop root
 ALLOWED = {"postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}}
 WRITABLE = {"metabase"}
 

@@ -1,4 +1,4 @@
-"""What Dagster's database keeps of a run: what people look for, and no more."""
+"""Dagster's database stores the relevant events of a run, and no others."""
 
 from collections import Counter
 from datetime import timedelta
@@ -16,12 +16,12 @@ PASSES, FAILS = (
     AssetCheckKey(AssetKey("silver_ticker"), name)
     for name in ("every_bronze_row_is_accounted_for", "no_price_is_missing")
 )
-REPEATED = "dagster/column_lineage"  # which the definition has
+REPEATED = "dagster/column_lineage"  # part of the definition
 
 
 @pytest.fixture
 def log(deployed: EmbeddedPostgres, database: Database) -> list[tuple[DagsterEventType | None, str]]:
-    """What is stored of a window's silver and gold: (event, its text)."""
+    """The stored events of a window's silver and gold: (type, text)."""
     put_bronze(database, PAST + timedelta(minutes=1), {"KRW-BTC": ticker("KRW-BTC")})
     with an_instance(deployed) as instance:
         result = materialize("silver_ticker", "gold_market_stats", first=PAST, instance=instance)

@@ -1,4 +1,4 @@
-"""What each login of the deployment may do, and what it may not."""
+"""The privileges of each login of the deployment."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ PUT = "INSERT INTO bronze.ticker_raw (market, raw_data, ingested_at) VALUES ('KR
 
 
 def attempt(server: EmbeddedPostgres, login: str, statement: str, database: str | None = None) -> list[Any]:
-    """Run a statement as a login, in its own database unless another is named, and take it back; returns its rows."""
+    """Run a statement as a login, in its own database unless another is named, and roll it back; returns its rows."""
     with psycopg.connect(url_as(server, login, database or OWN[login])) as connection:
         cursor = connection.execute(sql.SQL(statement))
         rows = cursor.fetchall() if cursor.description else []
@@ -107,7 +107,7 @@ class TestReader:
     def test_changes_nothing(self, deployed: EmbeddedPostgres, table: str):
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             attempt(deployed, "reader", f"DELETE FROM {table}")
-        with pytest.raises(REFUSED):  # the read-only transaction is a default, and only the second line
+        with pytest.raises(REFUSED):  # even without the default of read-only transactions
             attempt(deployed, "reader", f"SET transaction_read_only = off; DELETE FROM {table}")
 
     @pytest.mark.parametrize("table", [name for name in BRONZE if name != "bronze.origin"])
@@ -165,7 +165,7 @@ def test_a_password_that_can_not_be_read_changes_none(deployed: EmbeddedPostgres
         for login in PASSWORDS:
             (tmp_path / login).write_text("another")
         (tmp_path / "reader").unlink()
-        (tmp_path / "reader").mkdir()  # which nobody reads, not even root
+        (tmp_path / "reader").mkdir()  # unreadable even for root
         with pytest.raises(AssertionError, match="reader can't be read"):
             run_script(deployed, "roles.sh", SECRETS=str(tmp_path))
         assert connection.execute(verifiers).fetchall() == before

@@ -1,4 +1,4 @@
-"""What tells whether the deployment's parts, and the runs in them, are well."""
+"""Health checks of the deployment's parts, and detection of dead runs."""
 
 import logging
 import subprocess
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a code location that runs, but whose code does not load."""
+    """The port of a running code location whose code doesn't load."""
     code = tmp_path_factory.mktemp("location") / "code.py"
     code.write_text("1 / 0")
     port = free_port(4100)
@@ -88,7 +88,7 @@ class TestHealth:
 
 
 class TestRuns:
-    """A run that has died is noticed, whoever started it."""
+    """A dead run is detected, however it was started."""
 
     @pytest.fixture
     def instance(self, deployed: EmbeddedPostgres) -> Iterator[DagsterInstance]:

@@ -1,4 +1,4 @@
-"""A database full of an earlier version's data becomes one of this version."""
+"""A database with an earlier version's data is upgraded to this version."""
 
 import json
 from collections.abc import Iterator

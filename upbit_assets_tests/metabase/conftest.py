@@ -15,6 +15,6 @@ def served() -> Iterator[tuple[Starlette, str]]:
 
 @pytest.fixture
 def metabase(served: tuple[Starlette, str]) -> FakeMetabase:
-    """A Metabase over real HTTP that nobody has set up."""
+    """A Metabase over real HTTP that is not set up yet."""
     served[0].state.metabase = FakeMetabase(served[1])
     return served[0].state.metabase

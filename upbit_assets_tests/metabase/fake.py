@@ -1,4 +1,4 @@
-"""A Metabase of our own, over real HTTP, as strict as the real one says it is.
+"""A fake Metabase over real HTTP, as strict as the real one is documented to be.
 
 Its rules are those of metabase.setup-rest.api, session.api, warehouses-rest.api, collections-rest.api, queries-rest.
 api.card and dashboards-rest.api: bodies are closed (an unknown key is a 400), everything but health, properties, setup
@@ -69,7 +69,7 @@ class RefusedError(Exception):
 
 
 def check(body: Any, schema: dict[str, tuple[Any, bool]], *, partial: bool = False) -> Body:
-    """A body that fits its closed schema. What it says of one that doesn't quotes the value, as Metabase does."""
+    """A body that matches its closed schema. The error for one that doesn't quotes the value, as Metabase does."""
     if not isinstance(body, dict):
         raise RefusedError(400, {"errors": {"_error": "value must be a map"}})
     errors = {key: f"disallowed key, received: {value!r}" for key, value in body.items() if key not in schema}
@@ -86,7 +86,7 @@ def check(body: Any, schema: dict[str, tuple[Any, bool]], *, partial: bool = Fal
 
 @dataclass
 class FakeMetabase:
-    """`sent` are the writes it took, sessions apart; `fail_at` makes the n-th write from now an outage."""
+    """`sent`: the accepted writes, without sessions; `fail_at`: the n-th write from now fails."""
 
     url: str = ""
     starting: list[float] = field(default_factory=list)
@@ -147,7 +147,7 @@ class FakeMetabase:
         check(body, DATABASE)
         self.needs_admin()
         self.connect(body["details"])
-        # encrypted where that works, whatever was asked for: test-connection-details
+        # encrypted if possible, whatever was requested: test-connection-details
         return self.add(self.databases, body | {"details": body["details"] | {"ssl": True}})
 
     def change_database(self, id: int, body: Any) -> Body:
@@ -363,7 +363,7 @@ def reply(fake: FakeMetabase, method: str, path: str, request: Request, body: An
 
 @contextlib.contextmanager
 def serving(app: Any) -> Iterator[str]:
-    """The app over HTTP on a free port of loopback, gone with the context."""
+    """The app over HTTP on a free loopback port, for the duration of the context."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

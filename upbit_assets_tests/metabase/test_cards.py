@@ -1,4 +1,4 @@
-"""The cards' SQL on PostgreSQL, as the reader, with Metabase's variables put in as Metabase puts them in."""
+"""The cards' SQL on PostgreSQL, as the reader, with variables substituted as by Metabase."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ def known_rows() -> Iterator[tuple[sa.Table, Iterable[dict[str, Any]]]]:
 
 
 def builds(gold_rows: int) -> Iterator[dict[str, Any]]:
-    """The newest window that has rows, one before it, and the one that is filling, which has none yet."""
+    """The newest window with rows, the one before it, and the current one, which has none yet."""
     for start, there in ((BEFORE, 1), (NEWEST, gold_rows), (NOW, 0)):
         yield {"window_start": start, "gold_rows": there}
 
@@ -168,7 +168,7 @@ def kst(start: datetime) -> datetime:
 
 
 def rows(reader: psycopg.Connection[Any], card: str, **values: Any) -> list[tuple[Any, ...]]:
-    """What the card shows; the same with its values bound or written out, and in a session of any zone."""
+    """The card's rows; the same with bound or literal values, and in any time zone."""
     seen = []
     for zone in ("UTC", "Asia/Seoul"):
         reader.execute(f"SET timezone = '{zone}'")
@@ -362,7 +362,7 @@ def plan(many: psycopg.Connection[Any], card: str, **values: Any) -> dict[str, A
 
 
 def tables_read(node: dict[str, Any]) -> set[str]:
-    """The tables and partitions of which the plan has really read something."""
+    """The tables and partitions that the plan actually read."""
     own = {node["Relation Name"]} if "Relation Name" in node and node["Actual Loops"] else set()
     return own.union(*map(tables_read, node.get("Plans", [])))
 
@@ -375,7 +375,7 @@ def blocks_read(node: dict[str, Any]) -> int:
 def test_a_span_reads_its_own_months_and_the_markets_own_rows(many, card, table):
     of_a_day = plan(many, card, market="KRW-C7", **{"from": date(2020, 1, 23), "to": date(2020, 1, 23)})
     assert tables_read(of_a_day) == {f"{table}_202001"}
-    assert blocks_read(of_a_day) < 144 + 20  # a row's each, and the index
+    assert blocks_read(of_a_day) < 144 + 20  # a block per row, and the index
     assert f"{table}_202001" not in tables_read(plan(many, card, market="KRW-C7"))
 
 

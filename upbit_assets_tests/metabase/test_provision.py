@@ -1,4 +1,4 @@
-"""What a run promises of a Metabase in any state."""
+"""A run provisions a Metabase in any state."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ DATABASE_URL = "postgresql://reader:reads@db:5433/upbit"
 
 
 def run(metabase: FakeMetabase, wanted: Declared | None = None, url: str = DATABASE_URL) -> list[str]:
-    """Provision; returns what was said. The writes are then those of this run."""
+    """Provision; returns the output. `sent` then has this run's writes."""
     metabase.sent.clear()
     said: list[str] = []
     provision(metabase.url, EMAIL, PASSWORD, url, said.append, wanted, deadline=5, pause=0.01)
@@ -36,7 +36,7 @@ def made(metabase: FakeMetabase) -> FakeMetabase:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The declarations, to be changed."""
+    """A copy of the declarations, to be changed."""
     return Path(shutil.copytree(FOLDER, tmp_path / "cards"))
 
 
@@ -190,7 +190,7 @@ def test_a_card_that_is_no_longer_declared_is_archived_and_leaves_the_dashboard(
 
 
 def put_by_hand(metabase: FakeMetabase, row: int) -> dict[str, Any]:
-    """A card of someone's own, with a filter of theirs, at the top of the dashboard or below."""
+    """A user's card with a user's filter, at the top of the dashboard or below."""
     dashboard = the_dashboard(metabase)
     theirs: dict[str, Any] = {
         **{"id": metabase.id(), "card_id": None, "col": 2, "row": row, "size_x": 6, "size_y": 3, "series": []},

@@ -1,4 +1,4 @@
-"""The lab's tables beside the dictionary's, emptied for each test, which is faster than a database each."""
+"""The lab's tables along with the schema's, emptied for each test, which is faster than a database each."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Tables and assets for trying the IO manager on, and runs of them."""
+"""Tables and assets for testing the IO manager, and their runs."""
 
 import functools
 import multiprocessing
@@ -78,7 +78,7 @@ class LabIOManager(PostgresIOManager):
 
 
 def make_tables(url: str) -> None:
-    """The lab's schema, made by the owner, with the pipeline's usual rights."""
+    """The lab's schema, created by the owner, with the pipeline's usual privileges."""
     engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema("lab"))
@@ -95,7 +95,7 @@ def returning(
     metadata: dict[str, Any] | None = None,
     retry_policy: RetryPolicy | None = None,
 ) -> AssetsDefinition:
-    """An asset by the name of its table that returns what `rows` returns."""
+    """An asset, named after its table, that returns what `rows` returns."""
 
     @asset(
         name="figures",
@@ -113,7 +113,7 @@ def returning(
 
 @contextmanager
 def an_instance() -> Iterator[DagsterInstance]:
-    """One instance for all runs, as making one takes longer than a run; but threads can't share it."""
+    """One instance for all runs, as creating one takes longer than a run; threads can't share it."""
     if threading.current_thread() is threading.main_thread():
         yield main_instance()
     else:
@@ -129,7 +129,7 @@ def main_instance() -> DagsterInstance:
 def materialize(
     *assets: AssetsDefinition, first: datetime = T0, last: datetime | None = None, select: str | None = None
 ) -> ExecuteInProcessResult:
-    """One run over the windows that hold `first` to `last`."""
+    """One run over the windows from `first` to `last`."""
     start, end = windows.key_of(windows.at(first).start), windows.key_of(windows.at(last or first).start)
     with an_instance() as instance:
         return dagster_materialize(
@@ -151,7 +151,7 @@ def run_whole(asset: AssetsDefinition) -> ExecuteInProcessResult:
 
 
 def frame(*prices: Any, at: datetime = T0, market: str = "KRW-BTC") -> pd.DataFrame:
-    """One row a price, a second apart."""
+    """One row per price, a second apart."""
     return pd.DataFrame(
         {
             "at": [at + timedelta(seconds=place) for place in range(len(prices))],
@@ -180,7 +180,7 @@ def held(rows: Any, then: Callable[[], None]) -> Load:
 
 
 class Pause:
-    """The middle of a write, for as long as it is needed."""
+    """Pauses a write until `over` is set."""
 
     def __init__(self) -> None:
         self.reached, self.over = threading.Event(), threading.Event()
@@ -194,7 +194,7 @@ class Pause:
 def paused_write(
     rows: Any, *, first: datetime = T0, last: datetime | None = None
 ) -> Iterator[tuple[Pause, "Future[ExecuteInProcessResult]"]]:
-    """A run that has written its rows and waits; it goes on at the end of the block at the latest."""
+    """A run that has written its rows and waits; it continues at the end of the block at the latest."""
     pause = Pause()
     with ThreadPoolExecutor() as pool:
         run = pool.submit(materialize, returning(lambda _: held(rows, pause)), first=first, last=last)
@@ -207,7 +207,7 @@ def paused_write(
 
 
 def prices(database: Database, into: sa.Table = figures, at: datetime | None = None) -> list[Decimal]:
-    """What the table holds, all of it or the window that holds `at`."""
+    """The table's rows, or those of the window that contains `at`."""
     wanted = sa.select(into.c.price).order_by(into.c.at, into.c.market)
     if at:
         start = windows.at(at).start
@@ -228,7 +228,7 @@ def advisory_locks(url: str) -> list[tuple[str, bool, int]]:
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, *, pause: float = 0.01) -> Any:
-    """Wait for what another session or process does; returns what was waited for."""
+    """Poll until the result is truthy; returns it."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -251,7 +251,7 @@ def end_backends(url: str, *, busy: bool = False) -> None:
 
 
 def write_until_killed(url: str, reached: Any) -> None:
-    """What the process does that is killed: a write that never gets to its end."""
+    """The process to be killed: a write that never ends."""
 
     def for_ever() -> None:
         reached.set()

@@ -1,4 +1,4 @@
-"""Each column says what it is: a figure its unit, its bounds, to how many places, and when there is none."""
+"""Each column has a comment; a figure's has its unit, bounds, decimals and when it is NULL."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What goes through COPY arrives as it is."""
+"""Values are unchanged by COPY."""
 
 import json
 from collections.abc import Iterator
@@ -46,14 +46,14 @@ def connection(lab_url: str) -> Iterator[sa.Connection]:
 
 
 def arrived(connection: sa.Connection, column: str) -> list[Any]:
-    """The column's values in the order of their rows, in a transaction that is then undone."""
+    """The column's values in row order, from a transaction that is rolled back."""
     values = list(connection.scalars(sa.select(figures.c[column]).order_by(sa.cast(figures.c.market, sa.Integer))))
     connection.rollback()
     return values
 
 
 def in_utc(moment: datetime | None) -> datetime | None:
-    """The instant itself: Python holds no two zones' times equal in the hour that a clock goes through twice."""
+    """The instant: Python never compares times of two zones as equal in the repeated hour of a clock change."""
     return moment.astimezone(UTC) if moment else None
 
 
@@ -173,7 +173,7 @@ class TestRecords:
 
 
 def documents(connection: sa.Connection, texts: list[str]) -> list[str]:
-    """The texts as they are found after they went through COPY together."""
+    """The texts as stored by a single COPY."""
     records = Records(("at", "market", "document"), [(T0, str(number), text) for number, text in enumerate(texts)])
     connection.begin()
     try:
@@ -190,7 +190,7 @@ def documents(connection: sa.Connection, texts: list[str]) -> list[str]:
 
 
 def as_jsonb(connection: sa.Connection, text: str) -> str | None:
-    """What PostgreSQL makes of the text alone; None where it refuses it."""
+    """The text as PostgreSQL converts it; None if it rejects it."""
     try:
         return connection.execute(sa.text("SELECT CAST(:text AS jsonb)::text"), {"text": text}).scalar_one()
     except sa.exc.DataError:

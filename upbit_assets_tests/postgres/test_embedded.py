@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, on folders of its own."""
+"""The embedded PostgreSQL, in separate folders."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def embedded(folder: Path) -> EmbeddedPostgres:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server whose data are made once, which takes longest."""
+    """A server whose data folder is created once, as that takes longest."""
     server = embedded(tmp_path_factory.mktemp("made"))
     server.start()
     yield server
@@ -76,7 +76,7 @@ def postmaster(server: EmbeddedPostgres) -> int:
 
 
 def servers_on(server: EmbeddedPostgres) -> set[int]:
-    """The processes that are a server on this folder: its postmaster, and no second one."""
+    """The postmasters on this folder: at most one."""
     found = set()
     for process in psutil.process_iter(["cmdline", "cwd"]):
         started_as = process.info["cmdline"] or []
@@ -87,7 +87,7 @@ def servers_on(server: EmbeddedPostgres) -> set[int]:
 
 @contextmanager
 def starter(folder: Path, *, prepare_for: int = 0) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that starts the server; it says when it prepares and whether it was the one."""
+    """Another process that starts the server; it prints when it prepares and whether it started it."""
     arguments = [folder, OTHER_BINARIES or "", str(prepare_for)]
     command = [sys.executable, "-c", STARTER, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -158,7 +158,7 @@ def test_as_root_it_runs_as_an_ordinary_user_with_files_of_that_user(up: Embedde
 def test_the_next_start_recovers_a_killed_server_with_its_data(up: EmbeddedPostgres):
     with psycopg.connect(up.url("upbit"), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
-        # its session lives on for a moment, as do those of other processes
+        # its session exists for a moment longer, as do those of other processes
         os.kill(postmaster(up), signal.SIGKILL)
 
         assert up.start() is True
@@ -214,7 +214,7 @@ def test_stop_stops_it_and_returns_whether_it_ran(up: EmbeddedPostgres):
     process = psutil.Process(postmaster(up))
 
     assert up.stop() is True
-    # in a container nobody may reap it
+    # in a container it may remain a zombie
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert not up.answers()
     assert up.stop() is False
@@ -296,7 +296,7 @@ def test_a_version_that_prepares_otherwise_prepares_a_server_that_runs(
 
 
 def zones(server: EmbeddedPostgres) -> dict[str, str]:
-    """The zone that a new session has in each database."""
+    """The time zone of a new session in each database."""
     found = {}
     for database in DATABASES:
         with psycopg.connect(server.url(database)) as connection:
@@ -362,7 +362,7 @@ def test_a_reused_pid_is_not_mistaken_for_a_server(down: EmbeddedPostgres):
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path is so short that the server's socket fits into it."""
+    """A folder with a path short enough for the server's socket."""
     with tempfile.TemporaryDirectory(prefix="e") as folder:
         yield Path(folder)
 

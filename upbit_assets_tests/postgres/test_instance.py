@@ -1,4 +1,4 @@
-"""Dagster's own storage is opened on a database whose times are UTC, and on no other."""
+"""Dagster's own database must have the time zone UTC."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ OPEN: tuple[None, dict[str, Any]] = (None, {})
 
 @pytest.fixture
 def owner(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator["psycopg.Connection[tuple[str]]"]:
-    """Of an empty database that somebody made for Dagster, in the zone of a server in Seoul."""
+    """A login to the server, with an empty database for Dagster in Seoul's time zone."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute('CREATE DATABASE "For Dagster"')
         connection.execute("""ALTER DATABASE "For Dagster" SET timezone = 'Asia/Seoul'""")

@@ -1,4 +1,4 @@
-"""How assets land in tables and are read from them."""
+"""Assets are written to tables and read from them."""
 
 import json
 import threading
@@ -165,7 +165,7 @@ class TestWriting:
 
 
 class TestRefusing:
-    """What can't be written is refused with a reason, and the window stays as it was."""
+    """Unsupported values are rejected with a reason, and the window is unchanged."""
 
     @pytest.fixture(autouse=True)
     def old_rows(self, lab_database: Database):
@@ -214,7 +214,7 @@ class TestRefusing:
         }[kind]
         reason = refused(materialize(returning(lambda _: rows, write=how)))
 
-        # records stop at the first that is outside
+        # records stop at the first one outside
         first, last = (at, at) if kind == "records" else (min(T0, at), max(T0, at))
         assert f"lab.figures: rows from {first} to {last} are not all within [{T0}, {NEXT})" in reason
 
@@ -379,7 +379,7 @@ class TestSeveralTables:
 
 class TestReading:
     def read(self, kind: Any, *, first: Any = T0, last: Any = None) -> Any:
-        """What a downstream asset gets whose input is annotated with `kind`."""
+        """The input of a downstream asset, annotated with `kind`."""
         got = []
 
         @asset(
@@ -488,7 +488,7 @@ class TestWritersMeanwhile:
         assert prices(lab_database) in outputs
 
     def test_a_run_that_waited_sees_the_others_commit(self, lab_database: Database, lab_url: str):
-        """Its snapshot is younger than its lock: nothing of the first run's output is missed."""
+        """Its snapshot is taken after its lock, so it includes the first run's output."""
         copied = sa.select(figures.c.at, sa.literal("copy").label("market"), figures.c.price)
         with paused_write(frame(1, 2)) as (pause, _):
             second = threading.Thread(target=write, args=[copied], kwargs={"how": "append"})
@@ -566,7 +566,7 @@ class TestWritersMeanwhile:
 
 
 class EndsTheSession(Sequence[tuple[Any, ...]]):
-    """One row, or one value, whose reading ends the session that writes it."""
+    """A row, or a value, that ends its writer's session when it is read."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -587,7 +587,7 @@ class EndsTheSession(Sequence[tuple[Any, ...]]):
 
 
 class TestAccidents:
-    """Whatever ends in the middle, the rows are whole, and the next run heals."""
+    """Whatever is interrupted, the rows are complete, and the next run recovers."""
 
     @pytest.fixture(autouse=True)
     def old_rows(self, lab_database: Database):

@@ -1,4 +1,4 @@
-"""The database as the migrations make it."""
+"""The database as created by the migrations."""
 
 import re
 import threading
@@ -410,7 +410,7 @@ class TestPartitions:
 
 
 def make_meanwhile(url: str) -> Callable[[], None]:
-    """Partitions made by another session; the call that is returned waits for it, and for its failure."""
+    """Creates partitions in another session; the returned call waits for it and raises its error."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -446,7 +446,7 @@ def bounds(connection: psycopg.Connection[Any], partition: str) -> str:
 
 @pytest.fixture
 def of_version(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
-    """Makes an empty database of a revision, and gives its URL."""
+    """Creates an empty database of a revision; returns its URL."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
 
         def make(revision: str) -> str:

@@ -21,7 +21,7 @@ EXAMPLE = (FOLDER / "README.md").read_text().split("```python\n")[1].split("```"
 NEEDED = {"dagster", "sqlalchemy", "psycopg"}
 FOR_FRAMES = {"pandas", "pyarrow"}
 
-# whatever is imported of this project fails
+# imports of this project fail
 RUN = """
 import sys
 sys.modules["upbit_assets"] = None

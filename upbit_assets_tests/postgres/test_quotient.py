@@ -1,4 +1,4 @@
-"""gold.quotient against exact fractions, over all that silver admits."""
+"""gold.quotient compared with exact fractions, for all values that silver accepts."""
 
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-PLACES = 160  # of any figure here
+PLACES = 160  # decimals of any figure here
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def reader(market_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 @st.composite
 def amounts(draw: st.DrawFn) -> Decimal:
-    """From 1e-20 to 1e20 with up to 26 significant digits, as the exchange has spelled them."""
+    """From 1e-20 to 1e20 with up to 26 significant digits, as observed from the exchange."""
     digits, first = draw(st.integers(1, 10**26)), draw(st.integers(-20, 19))
     return Decimal(digits).scaleb(first - len(str(digits)) + 1)
 

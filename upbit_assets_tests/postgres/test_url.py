@@ -25,7 +25,7 @@ URLS = {
 
 
 def arguments(url: str) -> dict[str, str]:
-    """What Dagster's driver gets of a URL that is handed on as a text."""
+    """The parameters that Dagster's driver gets from a URL passed as text."""
     text = sqlalchemy_url(url, "psycopg2").render_as_string(hide_password=False)
     _, found = psycopg2.dialect().create_connect_args(sa.make_url(text))
     return {name: str(value) for name, value in found.items()}

@@ -16,7 +16,7 @@ AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Handle]:
-    # Every call falls into a second of its own, so that the limits are never in the way
+    # Every call is in another second, so that the rate limits never apply
     with running(30, lambda: AT, seconds=count().__next__) as handle:
         yield handle
 
@@ -29,7 +29,7 @@ def exchange(shared: Handle) -> Handle:
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[execnet.Gateway]:
-    """A Python that has the exchange's own SDK and ccxt, which want other versions of libraries than this project.
+    """A Python with the exchange's own SDK and ccxt, which need other versions of libraries than this project.
 
     `clients.remote_exec(function, **arguments)` runs there a function that imports what it needs and begins with a
     channel, has no comprehension and takes no globals; what it sends, simple types only, the call's `receive` gives.
@@ -37,7 +37,7 @@ def clients() -> Iterator[execnet.Gateway]:
     if not CLIENTS.exists():
         advice = "The exchange's clients are not installed; run: make install-clients"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
-    # they call the exchange on this machine, and some would ask a proxy for it
+    # they call the exchange on this machine, and some would use a proxy
     gateway = execnet.makegateway(f"popen//python={shlex.quote(str(CLIENTS))}//env:no_proxy=*")
     yield gateway
     gateway.exit()

@@ -1,4 +1,4 @@
-"""Whole histories, read page by page as a client does."""
+"""Complete histories, read page by page as a client does."""
 
 from datetime import UTC, datetime
 
@@ -30,7 +30,7 @@ def trades(market, code, at, days_ago=0, count=500):
 
 
 def figures(candle):
-    """What a candle says of its trades: open, high, low, close, turnover and volume."""
+    """A candle's figures: open, high, low, close, turnover and volume."""
     return (*(candle[name] for name in PRICES), candle["candle_acc_trade_price"], candle["candle_acc_trade_volume"])
 
 

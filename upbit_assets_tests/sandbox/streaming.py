@@ -1,4 +1,4 @@
-"""A client of the offline exchange's WebSocket, and an exchange whose time stands still until a test steps it."""
+"""A client of the offline exchange's WebSocket, and an exchange whose clock a test steps."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from upbit_assets_tests.sandbox.conftest import AT
 
 @dataclass
 class Seconds:
-    """The clock of limits and timers, which stands still as well."""
+    """The clock of limits and timers, also stepped by tests."""
 
     value: float = 1_000_000.0
 
@@ -35,7 +35,7 @@ class World:
 
     @contextmanager
     def connected(self, **options) -> Iterator["Client"]:
-        self.seconds.value += 1  # into another second of the limits
+        self.seconds.value += 1  # another second of the rate limits
         url = self.handle.url.replace("http", "ws") + options.pop("path", "/websocket/v1")
         hub = self.handle.hub
         others = len(hub.connections)
@@ -45,13 +45,13 @@ class World:
             | options,
         ) as socket:
             yield Client(self, socket)
-        # or the hub would still tell all that happens until the moment to which the next test leaps
+        # or the hub would send all events up to the next test's time
         while len(hub.connections) > others or (hub.running and not others):
             time.sleep(0.001)
 
     @contextmanager
     def subscribed(self, *types, form="DEFAULT", **options) -> Iterator["Client"]:
-        """A client that has had its snapshots."""
+        """A client that has received its snapshots."""
         with self.connected(**options) as client:
             client.subscribe(*types, form=form)
             client.snapshots = client.due(0.5)
@@ -61,7 +61,7 @@ class World:
         self.clock.step(seconds)
 
     def settle(self) -> None:
-        """Wait until everything has been sent that is due."""
+        """Wait until everything due has been sent."""
         hub, now = self.handle.hub, milliseconds(self.clock())
         while not (
             hub.position == now
@@ -89,11 +89,11 @@ class Client:
         self.send(*types, {"format": form})
 
     def due(self, seconds=0.0, *, step=0.0):
-        """All frames that come with so many seconds of the timers, and a step of the exchange's clock."""
+        """All frames due after advancing the timers and the exchange's clock."""
         return [json.loads(frame, parse_float=Decimal) for frame in self.raw(seconds, step)]
 
     def raw(self, seconds=0.0, step=0.0):
-        assert self.socket.ping().wait(60)  # what was sent is there
+        assert self.socket.ping().wait(60)  # everything sent before has arrived
         self.world.seconds.value += seconds
         self.world.step(step)
         self.world.settle()
@@ -107,7 +107,7 @@ class Client:
         return frames
 
     def ended(self):
-        """How the connection ends: the frames before that, and the code of its close."""
+        """The frames before the connection's end, and its close code."""
         frames = []
         try:
             while True:

@@ -42,7 +42,7 @@ class Client:
 
 
 class Watch:
-    """Seconds that pass when they are told to."""
+    """A clock of seconds that a test sets."""
 
     def __init__(self):
         self.now = 1_000_000.0
@@ -56,7 +56,7 @@ WATCH = Watch()
 
 @pytest.fixture
 def watch():
-    WATCH.now += 100_000  # what the tests before spent is forgiven
+    WATCH.now += 100_000  # quotas and blocks of earlier tests have expired
     return WATCH
 
 

@@ -23,7 +23,7 @@ def book_of(market, at, exchange=MARKET, **options):
 
 
 def orders(book, side):
-    """Prices and sizes of a side without what fills it up."""
+    """Prices and sizes of a side without padding."""
     units = [(unit[f"{side}_price"], unit[f"{side}_size"]) for unit in book["orderbook_units"]]
     return [unit for unit in units if unit != (0, 0)]
 
@@ -82,7 +82,7 @@ def test_grouped_levels_sum_up_their_orders(market, at, data):
             group = (price / level).to_integral_value(rounding) * level
             groups[group] = groups.get(group, 0) + size
         told = dict(orders(coarse, side))
-        # The last of them may go on where the fine book ends
+        # The last group may contain orders beyond the ungrouped book
         for group in list(groups)[:-1]:
             assert told[group] == groups[group]
 

@@ -34,7 +34,7 @@ def call_ccxt(channel, url, method, arguments):
 
 @pytest.fixture
 def sdk(exchange, clients):
-    """The rows that a method of the exchange's own SDK gives."""
+    """The rows that a method of the exchange's own SDK returns."""
 
     def call(method, **arguments):
         channel = clients.remote_exec(call_sdk, url=exchange.url, method=method, arguments=arguments)
@@ -45,7 +45,7 @@ def sdk(exchange, clients):
 
 @pytest.fixture
 def bot(exchange, clients):
-    """What a method of ccxt gives."""
+    """The result of a method of ccxt."""
 
     def call(method, *arguments):
         channel = clients.remote_exec(call_ccxt, url=exchange.url, method=method, arguments=arguments)
@@ -185,19 +185,19 @@ def stream_with_ccxt(channel, url, method, arguments, count):
 
 
 def received(channel):
-    """All that a client got."""
+    """Everything that a client received."""
     return [json.loads(text) for text in iter(lambda: channel.receive(60), None)]
 
 
 @pytest.fixture(scope="module")
 def busy():
-    """An exchange whose time runs and where much is traded."""
+    """An exchange with a running clock and many trades."""
     with running(5, activity=50, seconds=count(0, 0.05).__next__) as handle:
         yield handle
 
 
 def trades_of(exchange, code):
-    """All of today's trades that a streaming client could just have seen."""
+    """All of today's trades that a streaming client could have received."""
     rows = exchange.market.trades(code, datetime.now(UTC), count=5000)
     return {row["sequential_id"]: row for row in rows}
 

@@ -1,4 +1,4 @@
-"""What the WebSocket tells is what REST tells of the same moment."""
+"""WebSocket and REST have the same data at the same time."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,7 +29,7 @@ def world():
 
 
 def rest(world, code, since):
-    """The trades that REST tells of a code after a moment (ms), by id."""
+    """A code's trades after a time (ms), from REST, by id."""
     now = world.clock()
     found: dict = {}
     for days_ago in (1, 0):
@@ -238,7 +238,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         assert "KRW-ETH" in before
         assert code not in before
         with world.subscribed(wanted("trade", code), wanted("ticker", "KRW-ETH")) as client:
-            # Unknown when it was requested, so nothing comes of it
+            # Unknown when it was requested, so it gets no frames
             assert [frame["code"] for frame in client.snapshots] == ["KRW-ETH"]
             assert client.snapshots[0]["delisting_date"] == {"year": 2026, "month": 7, "day": 30}
             told = client.due(step=89)

@@ -1,4 +1,4 @@
-"""What an exchange's WebSocket does to its clients on a bad day; REST tells the truth all the while."""
+"""Faults of the exchange's WebSocket, while REST returns correct data."""
 
 import json
 import time
@@ -28,7 +28,7 @@ def world(shared):
 
 
 def truth(world, since):
-    """The ids of KRW-BTC's trades that REST tells after a moment, oldest first."""
+    """The ids of KRW-BTC's trades after a time, from REST, oldest first."""
     query = "/v1/trades/ticks?market=KRW-BTC&count=500"
     rows = http.get(world.handle.url + query, timeout=5).json()
     return [row["sequential_id"] for row in reversed(rows) if row["timestamp"] > since]

@@ -1,4 +1,4 @@
-"""docker-compose.celery.yml and the instance of its workers say what they must."""
+"""docker-compose.celery.yml and its workers' instance are configured as required."""
 
 import re
 from typing import Any

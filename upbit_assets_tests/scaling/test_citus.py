@@ -21,7 +21,7 @@ WHOLE = {table.fullname for table in metadata.sorted_tables if table.schema != "
 
 @pytest.fixture(scope="module")
 def cluster(server: EmbeddedPostgres) -> Iterator[str]:
-    """The URL of a database with the stand-in, whose machines would let the pipeline in."""
+    """The URL of a database with the stand-in, whose machines accept the pipeline's login."""
     with copy_of_upbit(server, "cluster") as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute(STAND_IN.encode())
         connection.execute("ALTER ROLE upbit_pipeline LOGIN")

@@ -1,4 +1,4 @@
-"""Kubernetes' files: valid for Kubernetes, with least privilege, and of one mind with dagster.yaml.
+"""Kubernetes' files: valid for Kubernetes, with least privilege, and consistent with dagster.yaml.
 
 The chart's values are held against the names in its schema (dagster's helm/dagster/schema, 1.13) as far as they are
 used here, and what they hand to Kubernetes against Kubernetes' own. No cluster has run them.
@@ -31,7 +31,7 @@ def names(text: str) -> dict[str, None]:
     return dict.fromkeys(text.split())
 
 
-# what the chart's schema has names for, where it lets nothing else in; None: anything
+# the names that the chart's schema allows; None: any
 POD = names(
     "env envConfigMaps envSecrets annotations nodeSelector affinity tolerations podSecurityContext securityContext "
     "resources livenessProbe readinessProbe startupProbe labels volumes volumeMounts schedulerName"
@@ -134,7 +134,7 @@ def unknown(values: Any, known: Any, path: str = "") -> Iterator[str]:
 
 
 def pod_of(component: dict[str, Any]) -> dict[str, Any]:
-    """The pod that the chart makes of one of its components, as far as it is told here."""
+    """The pod that the chart creates for a component, as far as the values specify it."""
     container: dict[str, Any] = {
         name: component[name] for name in ("securityContext", "resources", "volumeMounts", "env") if name in component
     }
@@ -230,7 +230,7 @@ def test_every_password_is_a_secret_of_its_own_login():
 
 
 def test_everything_that_loads_the_instance_has_the_right_image():
-    """The run coordinator is this project's, and the launcher dagster-k8s'; the code's image has no need of that."""
+    """They need this project's run coordinator and dagster-k8s' launcher; the code's image doesn't need the latter."""
     images = {name: f"{component['image']['repository']}" for name, component in {**DAGSTER, "code": CODE}.items()}
     assert images.pop("code") == "registry.example.internal/upbit-assets"
     assert set(images.values()) == {"registry.example.internal/upbit-assets-kubernetes"}

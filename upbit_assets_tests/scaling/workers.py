@@ -1,4 +1,4 @@
-"""Runs on workers, for real: `make test-celery` starts Redis, two workers and Dagster's daemon, and kills a worker.
+"""Real runs on workers: `make test-celery` starts Redis, two workers and Dagster's daemon, and kills a worker.
 
 It takes minutes, as a worker is given a minute to answer, and needs redis-server; it fails where there is none.
 """
@@ -30,7 +30,7 @@ from upbit_assets_tests.postgres import lab
 PASSWORD = secrets.token_urlsafe()
 WORKERS = ("one", "two")
 BEFORE_A_RUN = 150  # a schedule's minute, and the daemon's and the code's start
-UNTIL_FAILED = 120  # a minute of silence, and run monitoring's turn
+UNTIL_FAILED = 120  # a minute without heartbeat, and run monitoring's interval
 
 
 def until(true: Callable[[], Any], what: str, seconds: int) -> Any:
@@ -38,7 +38,7 @@ def until(true: Callable[[], Any], what: str, seconds: int) -> Any:
 
 
 class Stack:
-    """The daemon, which launches runs and watches over them, and the workers."""
+    """The daemon, which launches and monitors runs, and the workers."""
 
     def __init__(self, home: Path, market_url: str, instance: DagsterInstance) -> None:
         self.home, self.market_url, self.instance = home, market_url, instance
@@ -55,7 +55,7 @@ class Stack:
             )
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """End a process and its children at once, as a container's end does."""
+        """Kill a process and its children, as when a container ends."""
         process = self.processes.pop(name)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, how)
@@ -75,13 +75,13 @@ class Stack:
         return str(task.info["hostname"]).partition("@")[0]
 
     def lives(self, run: DagsterRun) -> bool:
-        """Whether the run's process is there."""
+        """Whether the run's process exists."""
         said = " ".join(str(entry.dagster_event) for entry in self.instance.all_logs(run.run_id))
         [pid] = re.findall(r"Started process for run \(pid: ([0-9]+)\)", said)
         return Path("/proc", pid).exists()
 
     def held_up(self) -> DagsterRun:
-        """A run that the lock holds up: one that was past silver before would end by itself."""
+        """A run that waits for the lock: one already past silver would end normally."""
 
         def still_there() -> list[DagsterRun]:
             before = {run.run_id for run in self.runs("collect", DagsterRunStatus.STARTED)}
@@ -104,14 +104,14 @@ class Stack:
 
     @contextmanager
     def silver_locked(self) -> Iterator[None]:
-        """Holds up the runs that refresh silver, in the middle of it."""
+        """Pauses the runs that refresh silver, halfway."""
         with psycopg.connect(self.market_url) as connection:
             connection.execute("LOCK TABLE silver.ticker IN ACCESS EXCLUSIVE MODE")
             yield
 
 
 class Redis:
-    """A Redis of its own on loopback, with a password."""
+    """A Redis on loopback, with a password."""
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
@@ -174,14 +174,14 @@ def stack(
 
 
 def instance_of_the_image() -> str:
-    """The dagster.yaml of the workers' image, made as its Dockerfile makes it."""
+    """The dagster.yaml of the workers' image, created as in its Dockerfile."""
     image = "".join((PROJECT / path).read_text() for path in ("dagster.yaml", "deploy/instance.yaml"))
     [script] = re.findall(r"sed -i '(.+)' /opt/dagster", (PROJECT / "deploy" / "celery" / "Dockerfile").read_text())
     return subprocess.run(["sed", script], input=image, capture_output=True, text=True, check=True).stdout
 
 
 def worker(name: str) -> list[str]:
-    """The command of docker-compose.celery.yml, with a name to know the worker by."""
+    """The command of docker-compose.celery.yml, with a name that identifies the worker."""
     return [
         *("celery", "--app=upbit_assets.workers.app", "worker", "--concurrency=3", "--max-tasks-per-child=1"),
         *("--include=upbit_assets.definitions", "--loglevel=WARNING", f"--hostname={name}@%h"),

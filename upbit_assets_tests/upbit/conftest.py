@@ -1,4 +1,4 @@
-"""An exchange that answers over real HTTP what a test has scripted, in that order."""
+"""An exchange over real HTTP with scripted replies, in order."""
 
 import socket
 import struct
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived: `connection` counts the connections, `at` is monotonic seconds."""
+    """A request: `connection` is the connection's number, `at` is monotonic seconds."""
 
     at: float
     connection: int
@@ -36,7 +36,7 @@ class Request:
 
 
 class ScriptedExchange:
-    """Keeps connections open between answers; what it was asked is in `requests`."""
+    """Keeps connections open between replies; `requests` has what it received."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -97,7 +97,7 @@ def exchange() -> Iterator[ScriptedExchange]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """The seconds the client would have slept before it tried again."""
+    """The seconds that the client would have slept between attempts."""
     return []
 
 
@@ -109,12 +109,12 @@ def client(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClie
 
 @pytest.fixture
 def hurried(exchange: ScriptedExchange, waits: list[float]) -> Iterator[UpbitClient]:
-    """A client for which a second without an answer is too long."""
+    """A client with a read timeout of less than a second."""
     with UpbitClient(exchange.url, read_timeout=1, sleep=waits.append, limits=skipping_limits(exchange)) as upbit:
         yield upbit
 
 
 def skipping_limits(exchange: ScriptedExchange) -> Limits:
-    """Limits whose clock jumps ahead where they would wait."""
+    """Limits whose clock jumps ahead instead of waiting."""
     skipped: list[float] = []
     return Limits(exchange.url, clock=lambda: time.monotonic() + sum(skipped), sleep=skipped.append)

@@ -1,4 +1,4 @@
-"""A clock that is wrong is noticed by the first reply, and never where it may be right."""
+"""A wrong clock is detected by the first reply; a clock that may be right never is."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,13 +21,13 @@ GOOD = b'[{"market":"KRW-BTC"}]'
 
 
 def exchange_at(ahead: timedelta):
-    """One by whose clock ours is so far ahead."""
+    """An exchange by whose clock ours is `ahead`."""
     return running(market_count=3, clock=AdjustableClock(datetime.now(UTC) - ahead))
 
 
 @given(MOMENTS, OFFSETS, SECONDS, SECONDS, st.one_of(st.none(), st.floats(0, 3600)))
 def test_a_clock_offset_is_never_overestimated(written, ahead, way_there, way_back, age):
-    """However long the call takes, whatever part of a second it was written in, and whatever cache it comes from."""
+    """For any duration of the call, fraction of a second, and cache."""
     asked_at = written + timedelta(seconds=age or 0) - way_there + ahead
     answered_at = written + timedelta(seconds=age or 0) + way_back + ahead
     headers = {"Date": format_datetime(written, usegmt=True)} | ({"Age": str(int(age))} if age else {})

@@ -24,7 +24,7 @@ TOLD = "group=candles; min=600; sec={}"
 
 
 class Clock:
-    """One that sleep moves on."""
+    """A clock that `sleep` advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,7 +38,7 @@ class Clock:
 
 @pytest.fixture
 def url(request) -> str:
-    """An exchange that no other test knows."""
+    """The URL of an exchange that no other test uses."""
     return f"http://{request.node.nodeid}"
 
 
@@ -95,7 +95,7 @@ def test_machines_behind_one_address_share_the_quota(url, clock, monkeypatch):
 
 @dataclass
 class World:
-    """Callers in any number of processes, and an exchange whose seconds begin when they do; in its own time."""
+    """Simulates callers in several processes and an exchange with its own seconds."""
 
     phase: float
     drift: float
@@ -104,7 +104,7 @@ class World:
     lost: float = 0  # the part of the calls whose caller is killed
     calls: Calls = field(default_factory=Calls)
     counted: Counter[int] = field(default_factory=Counter)
-    granted: list[tuple[float, bool, float]] = field(default_factory=list)  # when, background, asked since
+    granted: list[tuple[float, bool, float]] = field(default_factory=list)  # time, background, waiting since
 
     def run(self, background: int, live_every: float, seconds: float) -> None:
         dice, order, told = random.Random(self.seed), count(), {}
@@ -277,7 +277,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def shared_between_two(url: str) -> bool:
-    """Whether a second Limits waits for a call of the first's, with one a second permitted."""
+    """Whether a second Limits waits for a call of the first, at one call a second."""
     clock = Clock()
     first, second = (Limits(url, 1, clock=clock, sleep=clock.sleep) for _ in range(2))
     return waited(first, clock, "candle") == 0 and waited(second, clock, "candle") > 0

@@ -1,4 +1,4 @@
-"""The client's calls, answered by the offline exchange."""
+"""The client's calls, against the offline exchange."""
 
 import json
 from collections.abc import Iterator
