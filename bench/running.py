@@ -23,13 +23,17 @@ EVERY = 10  # seconds between two readings of the memory
 DAY, MONTH, YEAR = 86400, 30, 365
 MB, GB = 1e6, 1e9
 PARTS = ("Dagster and its runs", "PostgreSQL", "the board", "the stream")
+# the tables that runs add rows to; the rows of the others are updated in place, and autovacuum keeps their size
+LOG = """
+sum(pg_total_relation_size(relid)) FROM pg_stat_user_tables
+WHERE relname NOT IN ('job_ticks', 'jobs', 'instigators', 'asset_keys', 'daemon_heartbeats')
+"""
 TICKS = "pg_total_relation_size('job_ticks')"
 # bytes of a window's last materialization, which stays when its run is deleted
 KEPT = """
 SELECT avg(pg_column_size(event.*) + 250)  -- 250: five index entries, and half-filled pages
 FROM event_logs AS event WHERE dagster_event_type = 'ASSET_MATERIALIZATION'
 """
-WINDOWS_A_DAY = "SELECT count(DISTINCT (asset_key, partition)) FROM event_logs WHERE partition LIKE '%-%-%-%:%'"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Reading:
 
     at: float
     cpu: dict[str, float]
-    database: int
+    log: int
     ticks: int
     events: int
     runs: int
@@ -72,7 +76,7 @@ def measured(stage: Stage, name: str, *, stream: bool) -> Iterator[str]:
     def grown(name: str) -> float:
         return (getattr(last, name) - getattr(first, name)) * a_day
 
-    log = grown("database") - grown("ticks")
+    log = grown("log")
     days = settings.UPBIT_KEEP_DAGSTER_DAYS
     cpu = {name: (seconds - first.cpu[name]) * a_day / 3600 for name, seconds in last.cpu.items()}
     yield f"| {name} | a day | a month | a year |"
@@ -153,17 +157,17 @@ def read(home: Path, server: EmbeddedPostgres, stack: psutil.Process) -> Reading
     for process in processes(server, stack):
         cpu[part_of(process)] += seconds(process)
     with psycopg.connect(server.url("dagster")) as connection:
-        database, ticks, events, runs = (
+        log, ticks, events, runs = (
             value(connection, f"SELECT {figure}")
             for figure in (
-                "pg_database_size(current_database())",
+                LOG,
                 TICKS,
                 "count(*) FROM event_logs",
                 "count(*) FROM runs",
             )
         )
     files = [file for file in home.rglob("*") if file.is_file() and ".postgres" not in file.parts]
-    return Reading(at, cpu, database, ticks, events, runs, len(files), sum(file.stat().st_size for file in files))
+    return Reading(at, cpu, log, ticks, events, runs, len(files), sum(file.stat().st_size for file in files))
 
 
 def value(connection: psycopg.Connection[Any], query: str) -> Any:
