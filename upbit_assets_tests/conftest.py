@@ -180,7 +180,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 
 
 @pytest.fixture
-def still_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
+def frozen_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
     """The same with its market's clock stopped, so that repeated requests give the same reply."""
     moment = datetime.now(UTC)
     with running(market_count=30, clock=lambda: moment, date=real_time) as handle:

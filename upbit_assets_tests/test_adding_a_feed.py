@@ -58,7 +58,7 @@ def follow(page: str, project: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_feed_is_added_by_the_page_alone(another_url: str, still_exchange: Handle, tmp_path: Path):
+def test_a_feed_is_added_by_the_page_alone(another_url: str, frozen_exchange: Handle, tmp_path: Path):
     for part in ("upbit_assets", "upbit_assets_tests", "pyproject.toml"):
         copy = shutil.copytree if (PROJECT / part).is_dir() else shutil.copy
         copy(PROJECT / part, tmp_path / part)

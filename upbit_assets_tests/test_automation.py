@@ -143,7 +143,7 @@ def tick_at(moment: datetime, instance: DagsterInstance) -> RunRequest | SkipRea
     return asked
 
 
-def asked_for(instance: DagsterInstance) -> set[str]:
+def requested(instance: DagsterInstance) -> set[str]:
     asked = tick_at(now(), instance)
     assert isinstance(asked, RunRequest)
     return {key.to_user_string() for key in asked.asset_selection or ()}
@@ -157,18 +157,18 @@ class TestSchedule:
         assert asked.partition_key == windows.key_of(windows.at(moment).start)
 
     def test_a_tick_requests_all_layers_in_one_run(self, database: Database, instance: DagsterInstance):
-        assert asked_for(instance) == TICKERS
+        assert requested(instance) == TICKERS
         put_bronze(database, now(), {"KRW-BTC": ticker("KRW-BTC")})
         assert materialize("silver_ticker", "gold_market_stats", first=now()).success
-        assert asked_for(instance) == TICKERS | ORDERBOOKS
+        assert requested(instance) == TICKERS | ORDERBOOKS
 
     def test_a_tick_only_collects_while_the_previous_run_is_unfinished(
         self, market_url: str, instance: DagsterInstance
     ):
         run = instance.create_run_for_job(defs.resolve_job_def("collect"), status=DagsterRunStatus.STARTED)
-        assert asked_for(instance) == {"bronze_ticker_raw"}
+        assert requested(instance) == {"bronze_ticker_raw"}
         instance.report_run_failed(run)
-        assert asked_for(instance) == TICKERS
+        assert requested(instance) == TICKERS
 
     def test_a_tick_requests_nothing_while_the_stream_collects_and_gold_is_fresh(
         self, database: Database, instance: DagsterInstance, market_url: str
@@ -179,11 +179,11 @@ class TestSchedule:
         assert isinstance(skipped := tick_at(now(), instance), SkipReason)
         assert "The stream collects the window" in str(skipped.skip_message)
         ask(market_url, "UPDATE live.snapshot SET taken_at = taken_at - interval '2 minutes'")  # the stream has died
-        assert asked_for(instance) == TICKERS | ORDERBOOKS
+        assert requested(instance) == TICKERS | ORDERBOOKS
 
     def test_a_tick_requests_a_run_if_gold_is_late_despite_the_stream(self, instance: DagsterInstance, market_url: str):
         ask(market_url, NOTED, now())
-        assert asked_for(instance) == TICKERS
+        assert requested(instance) == TICKERS
 
     def test_a_tick_is_carried_out_as_one_more_snapshot(
         self, database: Database, exchange: Handle, instance: DagsterInstance
@@ -382,12 +382,12 @@ class TestLooks:
     @pytest.mark.long
     def test_a_tick_opens_the_same_number_of_partitions_however_many_exist(self, another_url: str, monkeypatch):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
-        few = self.locks_of_a_look(now())
+        few = self.locks_of_a_tick(now())
         ask(another_url, "SELECT bronze.make_partitions(now() - interval '60 days', now())")
         engine_for(another_url).dispose()
-        assert self.locks_of_a_look(now()) == few
+        assert self.locks_of_a_tick(now()) == few
 
-    def locks_of_a_look(self, moment: datetime) -> int:
+    def locks_of_a_tick(self, moment: datetime) -> int:
         """The number of locks of a tick that finds a changed window, with prepared statements."""
         put_bronze(Database(), moment, {"KRW-BTC": ticker("KRW-BTC")})
         cursor: dict[str, Any] = {}

@@ -58,20 +58,20 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch, dagster_url: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def database_of_its_own(server: EmbeddedPostgres) -> Iterator[str]:
+def separate_database(server: EmbeddedPostgres) -> Iterator[str]:
     """For tests that drop partitions."""
     with copy_of_upbit(server, "retention") as url:
         yield url
 
 
 @pytest.fixture
-def market(database_of_its_own: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def market(separate_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty database with partitions for OLD and for the days around EDGE, which is also UPBIT_POSTGRES_URL."""
-    empty(database_of_its_own)
-    monkeypatch.setenv("UPBIT_POSTGRES_URL", database_of_its_own)
+    empty(separate_database)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", separate_database)
     for first, last in ((OLD, OLD), (EDGE - 2 * DAY, EDGE + DAY)):
-        ask(database_of_its_own, "SELECT bronze.make_partitions(%s, %s)", first, last)
-    return database_of_its_own
+        ask(separate_database, "SELECT bronze.make_partitions(%s, %s)", first, last)
+    return separate_database
 
 
 def put(*moments: datetime) -> None:
@@ -295,7 +295,7 @@ def watched() -> None: ...
 
 
 @asset_check(asset=watched)
-def looked_at() -> AssetCheckResult:
+def evaluated_check() -> AssetCheckResult:
     return AssetCheckResult(passed=True)
 
 
@@ -306,7 +306,7 @@ class TestDagstersLog:
             yield instance
 
     def run(self, instance: DagsterInstance, window: str) -> str:
-        result = dagster_materialize([watched, looked_at], instance=instance, partition_key=window)
+        result = dagster_materialize([watched, evaluated_check], instance=instance, partition_key=window)
         assert result.success
         return result.run_id
 

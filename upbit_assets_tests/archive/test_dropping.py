@@ -31,23 +31,23 @@ FOLLOWING = TimeWindow(PAST.end, PAST.end + DAY)
 
 
 @pytest.fixture(scope="module")
-def database_of_its_own(server: EmbeddedPostgres) -> Iterator[str]:
+def separate_database(server: EmbeddedPostgres) -> Iterator[str]:
     """For tests that drop partitions."""
     with copy_of_upbit(server, "archived") as url:
         yield url
 
 
 @pytest.fixture
-def market(database_of_its_own: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def market(separate_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Two days of tickers and trades; bronze is kept for ten days."""
-    empty(database_of_its_own)
-    monkeypatch.setenv("UPBIT_POSTGRES_URL", database_of_its_own)
+    empty(separate_database)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", separate_database)
     monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
-    ask(database_of_its_own, "SELECT bronze.make_partitions(%s, %s)", PAST.start, FOLLOWING.start)
+    ask(separate_database, "SELECT bronze.make_partitions(%s, %s)", PAST.start, FOLLOWING.start)
     for day in (PAST, FOLLOWING):
-        put_rows(database_of_its_own, TICKERS, day)
-        put_rows(database_of_its_own, TRADES, day)
-    return database_of_its_own
+        put_rows(separate_database, TICKERS, day)
+        put_rows(separate_database, TRADES, day)
+    return separate_database
 
 
 def archive(*days: TimeWindow) -> None:

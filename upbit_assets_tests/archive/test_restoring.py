@@ -33,19 +33,19 @@ COLLECTED_AT = PAST.start + timedelta(hours=14)
 
 
 @pytest.fixture(scope="module")
-def database_of_its_own(server: EmbeddedPostgres) -> Iterator[str]:
+def separate_database(server: EmbeddedPostgres) -> Iterator[str]:
     """For tests that drop partitions."""
     with copy_of_upbit(server, "restored") as url:
         yield url
 
 
 @pytest.fixture
-def market(database_of_its_own: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    empty(database_of_its_own)
-    monkeypatch.setenv("UPBIT_POSTGRES_URL", database_of_its_own)
+def market(separate_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    empty(separate_database)
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", separate_database)
     monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
-    ask(database_of_its_own, "SELECT bronze.make_partitions(%s, %s)", PAST.start, PAST.start)
-    return database_of_its_own
+    ask(separate_database, "SELECT bronze.make_partitions(%s, %s)", PAST.start, PAST.start)
+    return separate_database
 
 
 def restore(*arguments: str) -> str:

@@ -73,7 +73,7 @@ def claimed(url: str, kind: str) -> set[tuple[str, datetime]]:
     return {(market, day) for market, day, proved in found if proved}
 
 
-def lies(*kinds: str, chance: float) -> list[dict[str, Any]]:
+def random_faults(*kinds: str, chance: float) -> list[dict[str, Any]]:
     options = {"rows": {"rows": [{"market": "*", "set": {"market": '"KRW-BTC"'}}]}}
     return [{"match": CALLS, "kind": kind, "chance": chance, **options.get(kind, {})} for kind in kinds]
 
@@ -82,11 +82,11 @@ def lies(*kinds: str, chance: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "faults",
     [
-        lies("empty", chance=0.1),
-        lies("short", chance=0.2),
-        lies("repeat", chance=0.2),
-        lies("rows", chance=0.2),
-        lies("empty", "short", "repeat", "rows", chance=0.05),
+        random_faults("empty", chance=0.1),
+        random_faults("short", chance=0.2),
+        random_faults("repeat", chance=0.2),
+        random_faults("rows", chance=0.2),
+        random_faults("empty", "short", "repeat", "rows", chance=0.05),
     ],
     ids=["nothing", "half a page", "the answer before", "another market's", "all of it"],
 )

@@ -32,7 +32,7 @@ TICKERS = "/v1/ticker/all?quote_currencies=KRW,BTC,USDT"
 MARKETS = "/v1/market/all?is_details=true"
 
 
-def said_by(exchange: Handle, target: str) -> Any:
+def reply_of(exchange: Handle, target: str) -> Any:
     return exact(http.get(exchange.url + target, timeout=5).text)
 
 
@@ -40,11 +40,11 @@ def stored(url: str, table: str) -> Any:
     return [exact(text) for (text,) in ask(url, f"SELECT raw_data::text FROM {table} ORDER BY id")]
 
 
-def test_bronze_holds_what_the_exchange_sent_to_the_last_digit(market_url: str, still_exchange: Handle):
+def test_bronze_holds_what_the_exchange_sent_to_the_last_digit(market_url: str, frozen_exchange: Handle):
     result = materialize("bronze_ticker_raw", first=now())
 
     assert result.success, run_errors(result)
-    reply = said_by(still_exchange, TICKERS)
+    reply = reply_of(frozen_exchange, TICKERS)
     assert len(reply) == 30
     assert stored(market_url, "bronze.ticker_raw") == reply
     assert ask(market_url, "SELECT market FROM bronze.ticker_raw ORDER BY id") == [(row["market"],) for row in reply]
@@ -69,16 +69,16 @@ def test_a_second_run_adds_a_snapshot_and_changes_nothing(database: Database, ex
     assert set(map(repr, before)) <= set(map(repr, after))
 
 
-def test_the_market_list_is_collected_once_a_window(market_url: str, still_exchange: Handle):
+def test_the_market_list_is_collected_once_a_window(market_url: str, frozen_exchange: Handle):
     first = now()
     results = [materialize("bronze_ticker_raw", first=first) for _ in range(2)]
 
-    assert stored(market_url, "bronze.market_raw") == said_by(still_exchange, MARKETS)
+    assert stored(market_url, "bronze.market_raw") == reply_of(frozen_exchange, MARKETS)
     assert all(checks(result)["markets_match_the_market_list"].passed for result in results)
 
 
-def test_a_failing_market_list_does_not_lose_tickers(market_url: str, still_exchange: Handle):
-    still_exchange.faults.add("market/all", "status", status=404)
+def test_a_failing_market_list_does_not_lose_tickers(market_url: str, frozen_exchange: Handle):
+    frozen_exchange.faults.add("market/all", "status", status=404)
     result = materialize("bronze_ticker_raw", first=now())
 
     assert result.success

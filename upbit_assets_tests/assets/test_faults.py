@@ -47,9 +47,9 @@ class TestBadInput:
     """Invalid rows of the exchange don't affect other rows."""
 
     @pytest.fixture(autouse=True)
-    def _surroundings(self, market_url: str, still_exchange: Handle) -> None:
-        self.url, self.exchange = market_url, still_exchange
-        self.markets = [listing.market for listing in still_exchange.market.markets()]
+    def _surroundings(self, market_url: str, frozen_exchange: Handle) -> None:
+        self.url, self.exchange = market_url, frozen_exchange
+        self.markets = [listing.market for listing in frozen_exchange.market.markets()]
 
     def run_with(self, *changes: dict[str, Any]) -> dict[str, str]:
         """The chain on a reply changed like this, held against the reply; returns {market: reason} of the rejected.
@@ -237,7 +237,7 @@ class TestBadNetwork:
         assert words in self.failure()
 
         exchange.faults.clear()
-        assert_healed()
+        assert_recovered()
 
     def test_connection_refused(self, exchange: Handle, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_API_URL", "http://127.0.0.1:9")
@@ -246,7 +246,7 @@ class TestBadNetwork:
         assert "UPBIT_API_URL" in words
 
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
-        assert_healed()
+        assert_recovered()
 
     @pytest.mark.long
     def test_a_block_is_respected_and_its_end_is_reported(self, exchange: Handle):
@@ -265,10 +265,10 @@ class TestBadNetwork:
 
         exchange.faults.clear()
         time.sleep(max(0, (end - datetime.now(UTC)).total_seconds()))
-        assert_healed()
+        assert_recovered()
 
 
-def assert_healed() -> None:
+def assert_recovered() -> None:
     result = materialize(*CHAIN, first=now())
     assert result.success, run_errors(result)
     assert all(check.passed for check in checks(result).values())
@@ -278,7 +278,7 @@ def assert_healed() -> None:
 def test_transient_failures_lose_nothing(database: Database, exchange: Handle, kind: str, options: dict[str, Any]):
     exchange.faults.add("ticker/all", kind, times=1, **options)
 
-    assert_healed()
+    assert_recovered()
     assert len(rows(database, tables.bronze_ticker_raw)) == 30
 
 
@@ -317,7 +317,7 @@ class TestBadDatabase:
     ):
         before = [rows(built, table) for table in RESULTS]
         with ThreadPoolExecutor(1) as pool:
-            with write_held_up(market_url) as writers:
+            with paused_writes(market_url) as writers:
                 run = pool.submit(materialize, "silver_ticker", "gold_market_stats", first=PAST)
                 ask(market_url, "SELECT pg_terminate_backend(%s)", *writers(1))
                 assert [rows(built, table) for table in RESULTS] == before
@@ -332,7 +332,7 @@ class TestBadDatabase:
         self, market_url: str, built: Database
     ):
         before = [rows(built, table) for table in RESULTS]
-        with write_held_up(market_url) as writers, run_of_its_own() as run:
+        with paused_writes(market_url) as writers, run_in_subprocess() as run:
             writers(1)
             run.send_signal(signal.SIGKILL)
             run.wait()
@@ -361,7 +361,7 @@ class TestBadDatabase:
 
 
 @contextmanager
-def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
+def paused_writes(url: str) -> Iterator[Callable[[int], list[int]]]:
     """Pauses silver's writes halfway; returns a function that waits for a number of them and returns their sessions."""
     waiting = (
         "SELECT pid FROM pg_stat_activity "
@@ -381,7 +381,7 @@ def write_held_up(url: str) -> Iterator[Callable[[int], list[int]]]:
 
 
 @contextmanager
-def run_of_its_own() -> Iterator[subprocess.Popen[bytes]]:
+def run_in_subprocess() -> Iterator[subprocess.Popen[bytes]]:
     """The same run in a separate process."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "upbit_assets.definitions"]
     with (

@@ -171,7 +171,7 @@ class Counter:
         self.exchange.faults.clear()
 
 
-def rows_told(exchange: Handle, kind: str, count: int = 200) -> list[str]:
+def newest_rows(exchange: Handle, kind: str, count: int = 200) -> list[str]:
     """Yesterday's newest rows as the exchange formats them."""
     which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
     reply = http.get(exchange.url + PATH[kind], params={"market": MARKET, "count": count, **which}, timeout=5)
@@ -268,26 +268,26 @@ class TestADay:
 class TestBadPages:
     @BOTH
     def test_a_page_that_overlaps_loses_and_repeats_nothing(self, market_url: str, exchange: Handle, kind: str):
-        answer(exchange, kind, rows_told(exchange, kind)[30 : 30 + A_PAGE], nth=1)
+        answer(exchange, kind, newest_rows(exchange, kind)[30 : 30 + A_PAGE], nth=1)
         collected(kind)
         assert_whole(market_url, exchange, kind)
 
     @BOTH
     def test_a_page_out_of_order_loses_nothing(self, market_url: str, exchange: Handle, kind: str):
-        rows = rows_told(exchange, kind)[:A_PAGE]
+        rows = newest_rows(exchange, kind)[:A_PAGE]
         answer(exchange, kind, rows[1::2] + rows[::2])
         collected(kind)
         assert_whole(market_url, exchange, kind)
 
     @BOTH
     def test_a_page_that_repeats_once_is_requested_again(self, market_url: str, exchange: Handle, kind: str):
-        answer(exchange, kind, rows_told(exchange, kind)[:A_PAGE], nth=1)
+        answer(exchange, kind, newest_rows(exchange, kind)[:A_PAGE], nth=1)
         collected(kind)
         assert_whole(market_url, exchange, kind)
 
     @BOTH
     def test_a_repeating_page_ends_the_run_and_stored_pages_stay(self, market_url: str, exchange: Handle, kind: str):
-        same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
+        same = f"[{','.join(newest_rows(exchange, kind)[:A_PAGE])}]"
         exchange.faults.add(PATH[kind], "body", body=same, skip=1)
         failure = failed(kind)
         assert "returned no rows older than those already known, so paging makes no progress." in failure
@@ -302,7 +302,7 @@ class TestBadPages:
     ):
         choose(monkeypatch, MARKET, OTHER)
         monkeypatch.setattr(history, "CONCURRENT_REQUESTS", 1)
-        same = f"[{','.join(rows_told(exchange, kind)[:A_PAGE])}]"
+        same = f"[{','.join(newest_rows(exchange, kind)[:A_PAGE])}]"
         exchange.faults.add(rf"{PATH[kind]}\?market={MARKET}", "body", body=same, skip=1)
         assert f"market={MARKET}" in failed(kind)
         assert_whole(market_url, exchange, kind, OTHER)
@@ -311,7 +311,7 @@ class TestBadPages:
         assert_whole(market_url, exchange, kind)
 
     def test_an_exchange_whose_pages_make_no_progress_is_not_requested_long(self, market_url: str, exchange: Handle):
-        same = f"[{','.join(rows_told(exchange, 'candle')[:A_PAGE])}]"
+        same = f"[{','.join(newest_rows(exchange, 'candle')[:A_PAGE])}]"
         exchange.faults.add("candles", "body", body=same)
         assert "paging makes no progress." in failed("candle", TODAY - 20 * DAY, YESTERDAY)
         # some are in progress when the last one ends the run, and some start before that is noticed; each has two calls
@@ -404,7 +404,7 @@ class TestBadRows:
     def test_a_time_of_seoul_where_utc_belongs_is_rejected_with_its_reason(
         self, market_url: str, exchange: Handle, index: int
     ):
-        row = json.loads(rows_told(exchange, "candle")[index])
+        row = json.loads(newest_rows(exchange, "candle")[index])
         fault = {"index": index, "set": {"candle_date_time_utc": json.dumps(row["candle_date_time_kst"])}}
         exchange.faults.add("candles", "rows", rows=[fault], times=1)
         collected("candle", silver=True)
@@ -414,7 +414,7 @@ class TestBadRows:
         assert reason == "candle_date_time_utc: of another day"
 
     def test_trades_that_differ_in_their_long_ids_alone_are_two(self, market_url: str, exchange: Handle):
-        row = json.loads(rows_told(exchange, "trade", 1)[0])
+        row = json.loads(newest_rows(exchange, "trade", 1)[0])
         ids = [2**53 + 1, 2**53 + 2]  # equal as floats
         assert float(ids[0]) != ids[0]
         answer(exchange, "trade", [json.dumps(row | {"sequential_id": each}) for each in ids])
@@ -426,7 +426,7 @@ class TestBadRows:
     def test_a_malformed_row_is_stored_once_and_does_not_lose_the_others(
         self, market_url: str, exchange: Handle, text: str
     ):
-        rows = rows_told(exchange, "candle")
+        rows = newest_rows(exchange, "candle")
         utc = json.loads(rows[0])["candle_date_time_utc"]
         bad = [rows[0].replace(f'"{utc}"', text), f'{rows[1][:-1]},"x":{text}}}']
         answer(exchange, "candle", bad + rows[2:A_PAGE])
@@ -533,7 +533,7 @@ class TestWhatIsGone:
         )
 
 
-def collect_for_ever(url: str, exchange_url: str) -> None:
+def collect_forever(url: str, exchange_url: str) -> None:
     """The process to be killed, on the real clock."""
     os.environ.update(UPBIT_POSTGRES_URL=url, UPBIT_API_URL=exchange_url)
     patch = pytest.MonkeyPatch()
@@ -549,7 +549,7 @@ def test_pages_of_a_killed_process_are_not_requested_again(market_url: str, monk
     with running(market_count=30) as exchange:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
         exchange.faults.add("candles", "slow", seconds=PATIENCE, skip=2)
-        process = spawn.Process(target=collect_for_ever, args=[market_url, exchange.url])
+        process = spawn.Process(target=collect_forever, args=[market_url, exchange.url])
         process.start()
         until(lambda: number_of_pages(market_url, "candle") == 2, "two pages are stored")
         process.kill()

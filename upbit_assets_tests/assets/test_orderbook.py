@@ -285,7 +285,7 @@ COLUMNS = (
 
 
 @st.composite
-def sound_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
+def valid_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
     """Books of a market near 1000, with levels also exactly on the borders of the depths."""
     middle = draw(st.sampled_from([1000, 1001, 2000]))
     unit = Decimal(draw(st.sampled_from(["0.5", "1e-9", "61728.3950617283951"])))
@@ -299,7 +299,7 @@ def sound_books(draw: st.DrawFn) -> tuple[list[Level], list[Level]]:
 
 
 @on_real_database
-@given(st.lists(st.tuples(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-ETH"]), sound_books()), min_size=1, max_size=9))
+@given(st.lists(st.tuples(st.sampled_from(["KRW-BTC", "BTC-ETH", "USDT-ETH"]), valid_books()), min_size=1, max_size=9))
 def test_gold_equals_its_definition(market_url: str, database: Database, books):
     ask(market_url, "DELETE FROM bronze.orderbook_raw")
     build(database, *((market, *sides) for market, sides in books))

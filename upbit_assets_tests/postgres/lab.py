@@ -253,12 +253,12 @@ def end_backends(url: str, *, busy: bool = False) -> None:
 def write_until_killed(url: str, reached: Any) -> None:
     """The process to be killed: a write that never ends."""
 
-    def for_ever() -> None:
+    def run_forever() -> None:
         reached.set()
         time.sleep(PATIENCE)
 
     os.environ["UPBIT_POSTGRES_URL"] = url
-    materialize(returning(lambda _: held(frame(7, 8, 9), for_ever)))
+    materialize(returning(lambda _: held(frame(7, 8, 9), run_forever)))
 
 
 spawn = multiprocessing.get_context("spawn")

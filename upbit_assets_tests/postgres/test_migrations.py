@@ -379,7 +379,7 @@ class TestPartitions:
     ):
         with psycopg.connect(another_url) as writer:
             put_raw(writer, AHEAD)
-            maker = make_meanwhile(another_url)
+            maker = make_concurrently(another_url)
             until(lambda: waits(another_owner), "the maker waits for the writer")
             writer.commit()
             maker()
@@ -401,7 +401,7 @@ class TestPartitions:
         """In the order in which the assets' writes touch their tables."""
         with psycopg.connect(another_url) as writer:
             writer.execute(f"LOCK TABLE ONLY {held} IN ROW EXCLUSIVE MODE")
-            maker = make_meanwhile(another_url)
+            maker = make_concurrently(another_url)
             until(lambda: waits(another_owner), "the maker waits for the writer")
             writer.execute("SET LOCAL lock_timeout = '500ms'")
             writer.execute(f"LOCK TABLE ONLY {wanted} IN ROW EXCLUSIVE MODE")
@@ -409,7 +409,7 @@ class TestPartitions:
             maker()
 
 
-def make_meanwhile(url: str) -> Callable[[], None]:
+def make_concurrently(url: str) -> Callable[[], None]:
     """Creates partitions in another session; the returned call waits for it and raises its error."""
     failures: list[BaseException] = []
 

@@ -117,7 +117,7 @@ class Client:
 
 
 @contextmanager
-def still_world(markets=30, **options) -> Iterator[World]:
+def stepped_world(markets=30, **options) -> Iterator[World]:
     clock, seconds = AdjustableClock(AT, speed=0), Seconds()
     with running(markets, clock, seconds=seconds, **options) as handle:
         yield World(handle, clock, seconds)

@@ -16,7 +16,7 @@ from upbit_assets.sandbox.subscription import CANDLES
 from upbit_assets.sandbox.tape import Tape
 from upbit_assets_tests import http
 from upbit_assets_tests.sandbox.conftest import AT
-from upbit_assets_tests.sandbox.streaming import Seconds, World, still_world, wanted
+from upbit_assets_tests.sandbox.streaming import Seconds, World, stepped_world, wanted
 
 CODES = [listing.market for listing in Market(count=30).markets()]
 MIDNIGHT = datetime(2026, 7, 31, tzinfo=UTC)
@@ -24,7 +24,7 @@ MIDNIGHT = datetime(2026, 7, 31, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def world():
-    with still_world() as world:
+    with stepped_world() as world:
         yield world
 
 
@@ -228,7 +228,7 @@ def codes_of(world):
 
 
 def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
-    with still_world(10) as world:
+    with stepped_world(10) as world:
         url = world.handle.url + "/_sandbox/listings"
         at = world.clock() + timedelta(seconds=30)
         code = http.post(url, json={"quote": "KRW", "at": at.isoformat()}, timeout=5).json()["market"]
@@ -260,7 +260,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
 
 
 def test_an_invalid_listing_is_rejected():
-    with still_world(3) as world:
+    with stepped_world(3) as world:
         url = world.handle.url + "/_sandbox/listings"
         for call, body in (
             (http.post, {"quote": "XAU"}),

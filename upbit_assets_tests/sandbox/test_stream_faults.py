@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from upbit_assets_tests import http
-from upbit_assets_tests.sandbox.streaming import still_world, wanted
+from upbit_assets_tests.sandbox.streaming import stepped_world, wanted
 
 BTC = wanted("trade", "KRW-BTC", is_only_realtime=True)
 BOTH = wanted("trade", "KRW-BTC", "KRW-ETH", is_only_realtime=True)
@@ -16,7 +16,7 @@ BOTH = wanted("trade", "KRW-BTC", "KRW-ETH", is_only_realtime=True)
 
 @pytest.fixture(scope="module")
 def shared():
-    with still_world() as world:
+    with stepped_world() as world:
         yield world
 
 

@@ -4,12 +4,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from upbit_assets.sandbox import frames
-from upbit_assets_tests.sandbox.streaming import still_world, wanted
+from upbit_assets_tests.sandbox.streaming import stepped_world, wanted
 
 
 @pytest.fixture(scope="module")
 def shared():
-    with still_world() as world:
+    with stepped_world() as world:
         yield world
 
 
@@ -244,7 +244,7 @@ TYPES = ("ticker", "trade", "orderbook", "candle.1s", "candle.240m")
 EVERY = [wanted(kind, "KRW-BTC", "BTC-ETH") for kind in TYPES]
 
 
-def spelled(row, kind):
+def formatted(row, kind):
     return {frames.NAMES[kind].get(name, name): value for name, value in row.items()}
 
 
@@ -257,8 +257,8 @@ def test_all_formats_have_the_same_values(world, form):
         assert len(other) == len(EVERY) * 2
     if form.startswith("SIMPLE"):
         for row in plain:
-            row["orderbook_units"] = [spelled(unit, "unit") for unit in row.get("orderbook_units", [])]
-        plain = [spelled(row, row["type"].partition(".")[0]) for row in plain]
+            row["orderbook_units"] = [formatted(unit, "unit") for unit in row.get("orderbook_units", [])]
+        plain = [formatted(row, row["type"].partition(".")[0]) for row in plain]
         plain = [{name: value for name, value in row.items() if name != "orderbook_units"} for row in plain]
     assert other == plain
 

@@ -202,11 +202,11 @@ def test_a_run_of_a_killed_worker_fails_and_another_worker_recomputes_its_window
         killed_at = time.time()
     until(lambda: stack.status(held) == DagsterRunStatus.FAILURE, "the end of the killed run", UNTIL_FAILED)
 
-    def made_up_for() -> bool:
+    def recomputed() -> bool:
         records = stack.instance.get_run_records(RunsFilter(job_name="collect", statuses=[DagsterRunStatus.SUCCESS]))
         return any((record.start_time or 0) > killed_at for record in records)
 
-    until(made_up_for, "the window computed by the other worker", BEFORE_A_RUN)
+    until(recomputed, "the window computed by the other worker", BEFORE_A_RUN)
 
 
 def test_a_canceled_run_ends_on_its_worker(stack: Stack):

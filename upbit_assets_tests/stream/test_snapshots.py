@@ -24,7 +24,7 @@ SNAPSHOT = "SELECT count(*), count(DISTINCT ingested_at) FROM bronze."
 
 
 @pytest.fixture
-def take(market_url: str, still_exchange: Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
+def take(market_url: str, frozen_exchange: Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
     """Takes some snapshots, as the database's one stream."""
     monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "KRW-BTC,KRW-ETH")
     now()
@@ -34,7 +34,7 @@ def take(market_url: str, still_exchange: Handle, tmp_path: Path, monkeypatch: p
         assert await writer.in_database(writer.store.lead)
         try:
             for _ in range(times):
-                await Snapshots(still_exchange.url, writer).take()
+                await Snapshots(frozen_exchange.url, writer).take()
         finally:
             await writer.close()
 
@@ -60,22 +60,22 @@ def test_it_is_what_a_run_collects_with_the_market_list_once_a_window(take: Take
     assert noted(market_url) == ask(market_url, "SELECT max(ingested_at) FROM bronze.ticker_raw")
 
 
-def test_order_books_that_fail_cost_no_ticker(take: Take, market_url: str, still_exchange: Handle):
-    still_exchange.faults.add("orderbook", "status", status=404)
+def test_order_books_that_fail_cost_no_ticker(take: Take, market_url: str, frozen_exchange: Handle):
+    frozen_exchange.faults.add("orderbook", "status", status=404)
     take(1)
     assert (found(market_url, "ticker_raw"), found(market_url, "orderbook_raw")) == ((30, 1), (0, 0))
     assert noted(market_url)
 
 
-def test_tickers_that_fail_are_left_to_a_run(take: Take, market_url: str, still_exchange: Handle):
-    still_exchange.faults.add("ticker/all", "status", status=404)
+def test_tickers_that_fail_are_left_to_a_run(take: Take, market_url: str, frozen_exchange: Handle):
+    frozen_exchange.faults.add("ticker/all", "status", status=404)
     with pytest.raises(SnapshotError, match="404"):
         take(1)
     assert (found(market_url, "ticker_raw"), noted(market_url)) == ((0, 0), [])
 
 
-def test_a_document_that_jsonb_refuses_costs_no_other(take: Take, market_url: str, still_exchange: Handle):
-    still_exchange.faults.add("ticker/all", "rows", rows=[{"market": "KRW-BTC", "set": {"trade_price": "NaN"}}])
+def test_a_document_that_jsonb_refuses_costs_no_other(take: Take, market_url: str, frozen_exchange: Handle):
+    frozen_exchange.faults.add("ticker/all", "rows", rows=[{"market": "KRW-BTC", "set": {"trade_price": "NaN"}}])
     take(1)
     assert found(market_url, "ticker_raw") == (30, 1)
 
