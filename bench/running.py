@@ -18,7 +18,7 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.sandbox.server import running as exchange_running
 from upbit_assets.settings import settings
 
-WARM_UP, MEASURED = 180, 600  # seconds: the first run and the day's candles; one period of all schedules
+WARM_UP, MEASURED = 600, 600  # seconds: the collection of the day so far; one period of all schedules
 EVERY = 10  # seconds between two readings of the memory
 DAY, MONTH, YEAR = 86400, 30, 365
 MB, GB = 1e6, 1e9
