@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,8 +77,7 @@ def cpu_of(process: psutil.Process) -> float:
 @contextmanager
 def collecting(stage: Stage, data: MarketData, a_second: int, seconds: float) -> Iterator[Running]:
     """Run `upbit-assets stream`; yields once its first trade is stored."""
-    port, home = free_port(18700), stage.folder / f"stream-{a_second}"
-    home.mkdir()
+    port, home = free_port(18700), Path(tempfile.mkdtemp(prefix="stream-", dir=stage.folder))
     environment = os.environ | {
         "UPBIT_POSTGRES_URL": data.url,
         "UPBIT_API_URL": f"http://127.0.0.1:{port}",
@@ -99,7 +99,7 @@ def collecting(stage: Stage, data: MarketData, a_second: int, seconds: float) ->
         running = psutil.Process(process.pid)
         yield Running(running, source, time.monotonic(), cpu_of(running))
     finally:
-        for each in (process, source):
+        for each in (source, process):  # the source would report a lost connection
             each.terminate()
             each.wait(60)
 
