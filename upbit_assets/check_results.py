@@ -123,8 +123,8 @@ def checks_of(
         table: the table whose retention applies; None: the one that the asset is named after.
         step: distinguishes several steps of an asset; None: its only one.
     """
-    key, of = AssetKey(asset), metadata.tables[asset.replace("_", ".", 1)] if table is None else table
-
+    key = AssetKey(asset)
+    retained = metadata.tables[asset.replace("_", ".", 1)] if table is None else table
     name = "_".join(filter(None, [asset, step])) + CHECKS
 
     @multi_asset_check(name=name, specs=[check.spec(asset) for check in checks], can_subset=True)
@@ -132,7 +132,7 @@ def checks_of(
         context: AssetCheckExecutionContext, database: Database
     ) -> Iterator[AssetCheckEvaluation | Output[None]]:
         chosen = [each for each in checks if AssetCheckKey(key, each.name) in context.selected_asset_check_keys]
-        log = CheckLog(asset, axis, of, context.run.run_id)
+        log = CheckLog(asset, axis, retained, context.run.run_id)
         own = axis.of_run(context.run.tags)
         if own:  # evaluated by a sensor and a schedule, as they don't concern the run's windows
             chosen = [each for each in chosen if not isinstance(each, CurrentStateCheck | SampledCheck)]
@@ -263,7 +263,7 @@ class CheckLog:
         named = fails.c.nth <= sa.case((fails.c.own, MAX_NAMED), else_=MAX_OTHERS_NAMED)
         order = (fails.c.check_name, fails.c.own.desc(), fails.c.nth)
         rows = connection.execute(sa.select(fails).where(named).order_by(*order)).all()
-        return {name: list(of) for name, of in groupby(rows, lambda row: row.check_name)}
+        return {name: list(windows) for name, windows in groupby(rows, lambda row: row.check_name)}
 
     def summary(self, check: WindowCheck, results: Results, failing: Sequence[sa.Row[Any]]) -> Result:
         """The result to report to Dagster: it passes only if no window fails, and describes the run's own windows."""

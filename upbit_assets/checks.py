@@ -125,16 +125,16 @@ def ranked(axis: Axis, start: sa.Column[Any], silver: sa.Table, ranks: Mapping[s
     @window_check()
     def ranks_are_complete(connection: sa.Connection, span: TimeWindow) -> Results:
         """Ranks start at 1 and follow their figures; every market of silver with a figure has one."""
-        in_place = []
+        correct = []
         for rank, figure in ((gold.c[rank], gold.c[figure]) for rank, figure in ranks.items()):
-            place = sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
-            expected = sa.case((figure.is_not(None), place)) if rank.nullable else place
-            in_place.append(rank.is_not_distinct_from(expected))
-        rows = sa.select(start.label("window"), gold.c.market, sa.and_(*in_place).label("right"))
+            position = sa.func.rank().over(partition_by=start, order_by=figure.desc().nulls_last())
+            expected = sa.case((figure.is_not(None), position)) if rank.nullable else position
+            correct.append(rank.is_not_distinct_from(expected))
+        rows = sa.select(start.label("window"), gold.c.market, sa.and_(*correct).label("correct"))
         row = rows.where(in_window(gold, span)).subquery("row")
-        there = sa.select(row.c.window, row.c.market)
-        wrong = by_window(connection, there.where(~row.c.right))
-        unranked = by_window(connection, sa.except_(markets_of(silver, span, axis), there))
+        ranked = sa.select(row.c.window, row.c.market)
+        wrong = by_window(connection, ranked.where(~row.c.correct))
+        unranked = by_window(connection, sa.except_(markets_of(silver, span, axis), ranked))
         return {
             start: Result(
                 not wrong[start] and not unranked[start],

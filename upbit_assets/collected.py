@@ -76,18 +76,18 @@ class CollectedIOManager(RetainingIOManager):
         if obj is None or basis is None or span is None:
             super().handle_output(context, obj)
             return
-        there = self.collected(basis, span)  # before the write too: a window that it empties counts
+        before = self.collected(basis, span)  # a window that the write empties counts too
         super().handle_output(context, obj)
-        materialize(context, basis, there | self.collected(basis, span))
+        materialize(context, basis, before | self.collected(basis, span))
 
     def collected(self, basis: Basis, span: TimeWindow) -> set[str]:
         with self.connect() as connection:
             return basis.keys(connection, span)
 
 
-def materialize(context: OutputContext, basis: Basis, there: set[str]) -> None:
+def materialize(context: OutputContext, basis: Basis, collected: set[str]) -> None:
     requested, asset = context.asset_partition_keys, context.asset_key.to_user_string()
-    missing = [key for key in requested if key not in there]
+    missing = [key for key in requested if key not in collected]
     if not missing:
         return
     absence = f"{basis.absence} {basis.axis.named([basis.axis.start_of(key) for key in missing])}"
@@ -98,4 +98,4 @@ def materialize(context: OutputContext, basis: Basis, there: set[str]) -> None:
         "requested partitions are materialized."
     )
     context.add_output_metadata({"not materialized": absence})
-    materialize_only(context, [key for key in requested if key in there])
+    materialize_only(context, [key for key in requested if key in collected])

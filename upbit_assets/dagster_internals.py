@@ -179,8 +179,8 @@ def dagster_tables() -> sa.Engine:
 
 
 def require_known(connection: sa.Connection) -> None:
-    there = connection.scalar(sa.text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-    found = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() if there else []
+    stamped = connection.scalar(sa.text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+    found = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() if stamped else []
     if not found or not REVISIONS.issuperset(found):
         raise UnknownDagsterSchemaError(
             f"Dagster's database has the schema revision {', '.join(found) or '(none)'}, but this version of "

@@ -25,8 +25,8 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
     """Every market with a book in a window has figures of its last one; a two-sided book has a positive spread."""
     silver, gold = tables.silver_orderbook, tables.gold_orderbook_stats
     start = windows.floor(silver.c.ingested_at).label("window")
-    there = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(in_window(silver, span))
-    last = there.group_by(start, silver.c.market).subquery("last")
+    books = sa.select(start, silver.c.market, sa.func.max(silver.c.ingested_at)).where(in_window(silver, span))
+    last = books.group_by(start, silver.c.market).subquery("last")
     one_sided = sa.or_(
         *(side == sa.cast([], sa.ARRAY(sa.Numeric)) for side in (silver.c.bid_prices, silver.c.ask_prices))
     )

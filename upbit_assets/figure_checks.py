@@ -56,14 +56,14 @@ def sampled(connection: sa.Connection, gold: GoldTable, night: date) -> list[dat
 
     Windows whose bronze has changed since are left out, as the sensor rebuilds them anyway.
     """
-    start, over = gold.build.c.window_start, datetime.now(UTC) - gold.axis.length - DAY
+    start, before = gold.build.c.window_start, datetime.now(UTC) - gold.axis.length - DAY
     kept = [
         sa.func.coalesce(start - source.older >= kept_from(table), True)
         for source in gold.sources
         for table in (source.feed.refinement.silver, *([] if source.older else [source.feed.refinement.bronze]))
     ]
     shuffled = sa.func.md5(sa.func.concat(str(night), "/", sa.extract("epoch", start)))
-    rows = sa.select(start).where(start < over, *kept).order_by(shuffled, start).limit(SAMPLES_PER_NIGHT[gold.axis])
+    rows = sa.select(start).where(start < before, *kept).order_by(shuffled, start).limit(SAMPLES_PER_NIGHT[gold.axis])
     drawn = set(connection.scalars(rows))
     return sorted(drawn - {each.start for each in stale(connection, gold, drawn)})
 

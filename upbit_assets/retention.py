@@ -176,10 +176,10 @@ def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -
     if kept is None or span.start >= kept:
         return
     axis, build, moment = *BUILDS[table], table.c[table.info["window"]]
-    had = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
+    rows_before = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
     start = build.c.window_start
-    held = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
-    dropped = sa.select(start).where(in_window(build, span), start < kept, held < had).order_by(start)
+    rows = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
+    dropped = sa.select(start).where(in_window(build, span), start < kept, rows < rows_before).order_by(start)
     if lost := connection.scalars(dropped).all():
         raise Failure(
             f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; its rows in {axis.named(lost)} "

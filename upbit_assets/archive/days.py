@@ -186,10 +186,10 @@ def claim_store(store: Store, connection: sa.Connection) -> None:
             store.put(ORIGIN, file)
         return
     with marker:
-        held = bool(json.load(marker)["simulated"])
-    if held != simulated:
+        existing = bool(json.load(marker)["simulated"])
+    if existing != simulated:
         raise ArchiveError(
-            f"{store.url} has {KIND[held]} data, but this database has {KIND[simulated]} data; they can't share an "
+            f"{store.url} has {KIND[existing]} data, but this database has {KIND[simulated]} data; they can't share an "
             "archive. Set UPBIT_ARCHIVE_URL to another one."
         )
 
@@ -310,14 +310,14 @@ def disagreement(connection: sa.Connection, store: Store, table: sa.Table, day: 
     lacking = set(schema_of(table).names) - set(archived.columns)
     if lacking:
         return archived.content.rows, f"{archived.path} has an older schema: archive the day again."
-    there = hashed(schema_of(table), read_table(connection, table, day)).content()
-    if there.rows != archived.content.rows:
-        return there.rows, (
-            f"{archived.path} has {archived.content.rows} rows, the table {there.rows}: archive the day again."
+    table_content = hashed(schema_of(table), read_table(connection, table, day)).content()
+    if table_content.rows != archived.content.rows:
+        return table_content.rows, (
+            f"{archived.path} has {archived.content.rows} rows, the table {table_content.rows}: archive the day again."
         )
-    if there != archived.content:
-        return there.rows, f"{archived.path} has other values than the table: archive the day again."
-    return there.rows, None
+    if table_content != archived.content:
+        return table_content.rows, f"{archived.path} has other values than the table: archive the day again."
+    return table_content.rows, None
 
 
 def agreed_rows(database: Database, store: Store, table: sa.Table, before: datetime) -> int:

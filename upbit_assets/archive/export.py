@@ -46,17 +46,17 @@ def export(database: Database, table: sa.Table, span: TimeWindow, file: Path, fo
         FileExistsError: the file exists.
         DatabaseError: the database is unreachable or rejected the query.
     """
-    beside = file.with_name(f".{file.name}.part")
+    partial = file.with_name(f".{file.name}.part")
     write: Callable[..., int] = {"csv": write_csv, "parquet": write_parquet}[form]
     if file.exists():
         raise FileExistsError(f"{file} already exists; name a new file.")
     try:
         with database.connect("REPEATABLE READ") as connection, connection.begin():
             connection.execute(SESSION)
-            rows = write(connection, table, span, beside)
-        beside.rename(file)
+            rows = write(connection, table, span, partial)
+        partial.rename(file)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return rows
 
 

@@ -174,8 +174,8 @@ class Hashing:
         for batch in batches:
             self.rows, self.bytes = self.rows + batch.num_rows, self.bytes + batch.nbytes
             for (shape, values), array in zip(self.columns.values(), batch.columns, strict=True):
-                for part, of in zip((shape, values), parts(array), strict=True):
-                    part.update(of)
+                for digest, data in zip((shape, values), parts(array), strict=True):
+                    digest.update(data)
             yield batch
 
     def content(self) -> Content:

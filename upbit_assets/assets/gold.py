@@ -42,8 +42,8 @@ def nothing_more(_connection: sa.Connection, _window: TimeWindow) -> Metadata:
     return {}
 
 
-def computed(context: AssetExecutionContext, *of: sa.Table, describe: Describe = nothing_more) -> Load:
-    return Load({table: figures(table, context.partition_time_window) for table in of}, describe)
+def computed(context: AssetExecutionContext, *written: sa.Table, describe: Describe = nothing_more) -> Load:
+    return Load({table: figures(table, context.partition_time_window) for table in written}, describe)
 
 
 @asset(

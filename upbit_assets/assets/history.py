@@ -187,12 +187,12 @@ class PagedHistory:
     def failed_verifications(self, connection: sa.Connection, gap: Gap) -> int:
         """How often verification of the day failed since its newest row was stored."""
         raw, page = self.raw.c, self.page.c
-        of = storable_market(gap.market)
-        newest = sa.select(sa.func.max(raw.ingested_at)).where(raw.day == gap.day, raw.market == of).scalar_subquery()
+        code = storable_market(gap.market)
+        newest = sa.select(sa.func.max(raw.ingested_at)).where(raw.day == gap.day, raw.market == code).scalar_subquery()
         since = sa.func.coalesce(page.ingested_at >= newest, True)
         return (
             connection.scalar(
-                sa.select(sa.func.count()).where(page.day == gap.day, page.market == of, ~page.proved, since)
+                sa.select(sa.func.count()).where(page.day == gap.day, page.market == code, ~page.proved, since)
             )
             or 0
         )
@@ -376,7 +376,7 @@ def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
 def page_record(page: Page) -> Records:
     received_at = page.reply.received_at if page.reply else datetime.now(UTC)
     covered: Range[datetime] = Range(page.start, page.end)
-    of = (storable_market(page.gap.market), page.gap.day)
-    row = (*of, covered, len(page.rows), page.problem, received_at, page.proved, page.day_candle)
+    key = (storable_market(page.gap.market), page.gap.day)
+    row = (*key, covered, len(page.rows), page.problem, received_at, page.proved, page.day_candle)
     names = ("market", "day", "covered", "rows", "problem", "ingested_at", "proved", "day_candle")
     return Records(names, [row])

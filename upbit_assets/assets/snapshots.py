@@ -225,8 +225,8 @@ def market_list(
 
 
 def missing(expected: AbstractSet[str], replies: Sequence[Reply]) -> dict[str, str]:
-    there = {row.market for reply in replies for row in reply.rows}
-    return {"not in the response": named(expected - there)} if expected - there else {}
+    received = {row.market for reply in replies for row in reply.rows}
+    return {"not in the response": named(expected - received)} if expected - received else {}
 
 
 def outdated(replies: Sequence[Reply]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""What runs by itself: collecting, computing again what changed, and filling in what was not collected."""
+"""Jobs, schedules and sensors: collection, recomputation of changed windows, and backfill of missing data."""

@@ -78,8 +78,8 @@ def opened(postgres_url: str) -> sa.Engine:
     """
     engine = shared_engine(postgres_url)
     with engine.connect() as connection:
-        there = TABLES.issubset(sa.inspect(connection).get_table_names())
-    if not there:
+        exist = TABLES.issubset(sa.inspect(connection).get_table_names())
+    if not exist:
         DagsterPostgresStorage(postgres_url)
     return engine
 

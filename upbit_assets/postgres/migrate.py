@@ -57,9 +57,9 @@ def make_partitions_ahead(connection: sa.Connection) -> int:
     return connection.execute(sa.select(wanted)).scalar_one()
 
 
-def make_partitions(connection: sa.Connection, first: datetime, last: datetime, of: Iterable[sa.Table]) -> None:
+def make_partitions(connection: sa.Connection, first: datetime, last: datetime, tables: Iterable[sa.Table]) -> None:
     """Create the partitions of some tables from `first` to `last`, a hundred at a time to limit the number of locks."""
     make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
-    for table in of:
+    for table in tables:
         while connection.execute(make, {"name": table.fullname, "first": first, "last": last}).scalar_one():
             pass

@@ -22,9 +22,9 @@ def claim_origin(connection: sa.Connection, source: str, *, simulated: bool) -> 
         OriginError: the database has data of the other kind.
     """
     connection.execute(insert(bronze_origin).values(simulated=simulated).on_conflict_do_nothing())
-    held = connection.execute(sa.select(bronze_origin.c.simulated)).scalar_one()
-    if held != simulated:
+    existing = connection.execute(sa.select(bronze_origin.c.simulated)).scalar_one()
+    if existing != simulated:
         raise OriginError(
-            f"This database has {KIND[held]} data, but {source} sends {KIND[simulated]} data; they can't be mixed. "
+            f"This database has {KIND[existing]} data, but {source} sends {KIND[simulated]} data; they can't be mixed. "
             "Set UPBIT_POSTGRES_URL to another database, or UPBIT_API_URL to the other exchange."
         )

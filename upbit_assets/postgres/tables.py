@@ -126,7 +126,7 @@ def history_table(name: str, key: str, comment: str) -> sa.Table:
     return raw_table(name, comment, day(), column("key", sa.String(30), key))
 
 
-def page_table(name: str, of: str) -> sa.Table:
+def page_table(name: str, rows: str) -> sa.Table:
     bare = name.partition(".")[2]
     return table(
         name,
@@ -141,7 +141,7 @@ def page_table(name: str, of: str) -> sa.Table:
         column(
             "proved",
             sa.Boolean,
-            f"Whether the volume of the day's {of} equals that of the exchange's day candle, to 1e-9 of it; if not, "
+            f"Whether the volume of the day's {rows} equals that of the exchange's day candle, to 1e-9 of it; if not, "
             "the coverage of all earlier pages of the day is void. NULL for a page of rows",
             nullable=True,
         ),
@@ -153,12 +153,12 @@ def page_table(name: str, of: str) -> sa.Table:
         ),
         sa.PrimaryKeyConstraint("day", "market", "id"),
         sa.Index(f"ix_{bare}_written_in", "written_in"),
-        comment=f"The pages by which {of} were collected: covered intervals are not requested again; append-only",
+        comment=f"The pages by which {rows} were collected: covered intervals are not requested again; append-only",
         window="day",
     )
 
 
-def rejected_table(name: str, of: str, of_window: sa.Column[Any] | None = None) -> sa.Table:
+def rejected_table(name: str, raw: str, of_window: sa.Column[Any] | None = None) -> sa.Table:
     window = of_window.name if of_window is not None else "ingested_at"
     return table(
         name,
@@ -167,7 +167,7 @@ def rejected_table(name: str, of: str, of_window: sa.Column[Any] | None = None) 
         column("raw_data", JSONB, "The raw row"),
         column("reason", sa.Text, "Why silver rejected it"),
         of_window if of_window is not None else ingested_at(),
-        column("bronze_id", sa.BigInteger, f"{of}.id"),
+        column("bronze_id", sa.BigInteger, f"{raw}.id"),
         computed_at(),
         sa.PrimaryKeyConstraint(window, "market", "bronze_id"),
         comment="Raw rows that can't be typed or are impossible, each with its reason",
@@ -175,7 +175,7 @@ def rejected_table(name: str, of: str, of_window: sa.Column[Any] | None = None) 
     )
 
 
-def silver_build_table(name: str, of: str) -> sa.Table:
+def silver_build_table(name: str, silver: str) -> sa.Table:
     bare = name.partition(".")[2]
     return table(
         name,
@@ -188,12 +188,12 @@ def silver_build_table(name: str, of: str) -> sa.Table:
         written_in(),
         sa.PrimaryKeyConstraint("window_start"),
         sa.Index(f"ix_{bare}_written_in", "written_in"),
-        comment=f"The builds of {of}, by window, with their row counts",
+        comment=f"The builds of {silver}, by window, with their row counts",
         window="window_start",
     )
 
 
-def gold_build_table(name: str, of: str, **sources: str) -> sa.Table:
+def gold_build_table(name: str, gold: str, **sources: str) -> sa.Table:
     return table(
         name,
         window_start(),
@@ -202,7 +202,7 @@ def gold_build_table(name: str, of: str, **sources: str) -> sa.Table:
         computed_at(),
         sa.PrimaryKeyConstraint("window_start"),
         sa.Index(f"ix_{name.partition('.')[2]}_computed_at", "computed_at"),
-        comment=f"The builds of {of}, by window, with the silver builds that they used",
+        comment=f"The builds of {gold}, by window, with the silver builds that they used",
         window="window_start",
     )
 

@@ -249,10 +249,10 @@ def insert_select(
     """
     names = known(table, rows.selected_columns.keys())
     statement = sa.insert(table).from_select(names, rows, include_defaults=False)
-    held = sa.select(sa.func.count()).select_from(table).where(in_window(table, window))
-    before = connection.execute(held).scalar_one() if window and not emptied else 0
+    row_count = sa.select(sa.func.count()).select_from(table).where(in_window(table, window))
+    before = connection.execute(row_count).scalar_one() if window and not emptied else 0
     count = connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
-    if window and connection.execute(held).scalar_one() != before + count:
+    if window and connection.execute(row_count).scalar_one() != before + count:
         column = rows.subquery().c[moment_of(table).name]
         first, last = connection.execute(sa.select(sa.func.min(column), sa.func.max(column))).one()
         raise out_of_window_error(first, last, table, window)
