@@ -16,7 +16,7 @@ from upbit_assets.postgres_io import time_window
 from upbit_assets.retention import RetainingIOManager
 
 NOT_COLLECTED = "Nothing was collected in"
-NOT_COMPUTED = "Nothing was collected in, or no silver is computed of,"
+NOT_COMPUTED = "Nothing was collected in, or silver was not computed for,"
 
 # other rows mean that nothing was collected
 CONDITIONS = {tables.silver_trade_coverage: (tables.silver_trade_coverage.c.state != MISSING,)}

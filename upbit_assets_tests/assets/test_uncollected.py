@@ -89,7 +89,7 @@ def test_gold_without_silver_is_not_materialized_though_the_window_was_collected
     put_tickers(database, 0)
     result = materialize("gold_market_stats", first=PAST)
     assert not result.success
-    assert "no silver is computed of, 2026-01-29-14:00" in run_errors(result)
+    assert "silver was not computed for, 2026-01-29-14:00" in run_errors(result)
 
 
 def test_a_window_emptied_by_a_run_is_materialized(database: Database):

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs inside the connection that `upbit_assets.postgres.migrate` hands over."""
+"""Alembic's entry point: uses the connection of `upbit_assets.postgres.migrate`."""
 
 from alembic import context
 
