@@ -35,9 +35,7 @@ def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
 
 
 class TestPsql:
-    def test_a_password_is_no_argument_which_everyone_could_see(
-        self, executed: list[Any], monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_a_password_is_never_a_process_argument(self, executed: list[Any], monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://me:top%20secret@127.0.0.1:1/upbit?sslmode=disable")
         assert CliRunner().invoke(main, ["psql", "-c", "SELECT 1"]).exit_code == 0
         arguments, environment = executed
@@ -52,16 +50,14 @@ class TestPsql:
         }
         assert environment["PGPASSWORD"] == "top secret"
 
-    def test_it_is_on_the_demo_where_that_runs(
-        self, executed: list[Any], monkeypatch: pytest.MonkeyPatch, demo_home: Path
-    ):
+    def test_it_uses_the_demo_if_that_runs(self, executed: list[Any], monkeypatch: pytest.MonkeyPatch, demo_home: Path):
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
         monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/upbit")
         assert CliRunner().invoke(main, ["psql"]).exit_code == 0
         assert executed[1]["DAGSTER_HOME"] == str(demo_home)
 
 
-def test_down_stops_what_it_can_though_a_stack_is_running(monkeypatch: pytest.MonkeyPatch, demo_home: Path):
+def test_down_stops_what_it_can_despite_a_running_stack(monkeypatch: pytest.MonkeyPatch, demo_home: Path):
     stopped: list[Path] = []
     monkeypatch.setattr("upbit_assets.cli.EmbeddedPostgres.stop", lambda server: stopped.append(server.folder))
     result = CliRunner().invoke(main, ["down"])
@@ -71,7 +67,7 @@ def test_down_stops_what_it_can_though_a_stack_is_running(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("command", ["exchange", "board"])
-def test_a_server_whose_port_is_taken_says_that_and_not_that_it_listens(command: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_taken_port_is_reported_instead_of_listening(command: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("UPBIT_READER_URL", "postgresql://127.0.0.1:1/none")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -81,7 +81,7 @@ def everything(board: str, path: str, **query: Any) -> list[Any]:
     return rows
 
 
-def test_figures_are_the_databases_to_the_last_digit(board: str, url: str):
+def test_figures_equal_the_databases_to_the_last_digit(board: str, url: str):
     columns = [column.name for column in tables.gold_market_stats.columns if column.name != "id"]
     stored = ask(url, f"SELECT {', '.join(columns)} FROM gold.market_stats WHERE ingested_at = %s", AT)
     wanted = {row[columns.index("market")]: dict(zip(columns, row, strict=True)) for row in stored}
@@ -105,7 +105,7 @@ def test_tiny_and_huge_figures_are_written_out(board: str, url: str):
     assert day["vwap"] == "1.50"
 
 
-def test_the_top_10_is_the_views(board: str, url: str):
+def test_the_top_10_equals_the_view(board: str, url: str):
     rows = get(board, "/api/markets", limit=10)["rows"]
     view = ask(url, "SELECT market, turnover_krw::text FROM gold.turnover_top10")
     assert [(row["market"], row["turnover_krw"]) for row in rows] == view
@@ -120,7 +120,7 @@ def test_the_top_10_is_the_views(board: str, url: str):
         ("/api/markets/KRW-XRP/windows", 50),
     ],
 )
-def test_pages_add_up_to_the_whole(board: str, path: str, limit: int):
+def test_pages_add_up_to_all_rows(board: str, path: str, limit: int):
     span = {} if path == "/api/markets" else {"from": (AT - DAY).isoformat(), "to": AT.isoformat()}
     by_page, at_once = everything(board, path, limit=limit, **span), everything(board, path, **span)
     assert by_page == at_once
@@ -172,7 +172,7 @@ def test_the_order_book_comes_with_its_spread(board: str, url: str):
     assert answer["spread_bps"] == spread
 
 
-def test_coverage_has_every_window_and_says_which_is_empty(board: str):
+def test_coverage_has_every_window_and_marks_empty_ones(board: str):
     rows = get(board, "/api/coverage", **{"from": (AT - DAY).isoformat(), "to": AT.isoformat()})["rows"]
     assert len(rows) == 144
     assert [row["window"] for row in rows if row["gold_rows"] is None] == [windows.key_of(MISSING)]
@@ -201,7 +201,7 @@ def test_coverage_counts_the_markets_whose_trades_are_proved_collected_and_missi
     assert set(counts.values()) == {(None, None, None)}
 
 
-def test_status_says_how_new_the_data_are_and_that_they_are_simulated(board: str):
+def test_status_has_the_datas_age_and_origin(board: str):
     status = get(board, "/api/status")
     assert status["simulated"] is True
     assert datetime.fromisoformat(status["collected_at"]) == AT.replace(microsecond=0)
@@ -209,7 +209,7 @@ def test_status_says_how_new_the_data_are_and_that_they_are_simulated(board: str
     assert status["stale_after"] == 180
 
 
-def test_a_streamed_windows_figures_are_not_stale_before_the_next_are_there(url: str):
+def test_streamed_figures_are_not_stale_before_the_next_window(url: str):
     ask(url, "INSERT INTO live.snapshot VALUES (now())")
     with running(url) as board:
         assert get(board, "/api/status")["stale_after"] == 780
@@ -238,7 +238,7 @@ def test_a_streamed_windows_figures_are_not_stale_before_the_next_are_there(url:
         ("/api/markets?offset=99999999999999999999", "offset must be a whole number from 0 to 1,000,000"),
     ],
 )
-def test_a_bad_question_is_refused_in_plain_words(board: str, path: str, said: str):
+def test_an_invalid_request_is_rejected_with_the_reason(board: str, path: str, said: str):
     assert said in refusal(board, path)
 
 
@@ -271,12 +271,12 @@ def test_a_market_that_has_candles_and_no_ticker_is_known_where_a_page_is_empty_
         ("/static/../app.py", "Not Found"),
     ],
 )
-def test_what_there_is_not_is_a_404(board: str, path: str, said: str):
+def test_unknown_paths_are_404(board: str, path: str, said: str):
     assert said in refusal(board, path, 404)
 
 
 @pytest.mark.parametrize("what", ["candles", "orderbook", "days"])
-def test_a_market_of_which_nothing_was_collected_has_an_empty_answer(board: str, what: str):
+def test_a_market_without_data_has_an_empty_response(board: str, what: str):
     assert get(board, f"/api/markets/KRW-ETH/{what}")["rows"] == []
 
 
@@ -287,7 +287,7 @@ values = texts | st.integers().map(str) | spans | st.sampled_from(["KRW", "1", "
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_question_whatever_breaks_it(board: str, data: st.DataObject):
+def test_no_request_causes_a_server_error(board: str, data: st.DataObject):
     endpoint = data.draw(st.sampled_from(ENDPOINTS))
     code = data.draw(st.sampled_from(["KRW-BTC", "KRW-NOSUCH"]) | st.text(min_size=1, max_size=20))
     names = st.sampled_from([each.name for each in endpoint.parameters if not each.in_path] or ["x"]) | texts
@@ -298,7 +298,7 @@ def test_no_question_whatever_breaks_it(board: str, data: st.DataObject):
     assert reply.json().get("error", {}).get("message", "") != "" or reply.status_code == 200
 
 
-def test_every_answer_is_what_openapi_says(board: str):
+def test_every_response_matches_openapi(board: str):
     described = get(board, "/openapi.json")
     for path, operation in described["paths"].items():
         content = operation["get"]["responses"]["200"]["content"]
@@ -344,14 +344,14 @@ def test_a_login_without_the_readers_role_gets_an_error(url: str):
             owner.execute("DROP ROLE stranger")
 
 
-def test_a_database_without_tables_gets_an_error_that_says_how_to_get_them(url: str):
+def test_a_database_without_tables_is_an_error_with_advice(url: str):
     bare = conninfo.make_conninfo(url, dbname="template1")
     with running(bare) as address:
         assert "Run: upbit-assets migrate" in refusal(address, "/api/markets", 503)
     engine_for(bare, READER_ROLE).dispose()
 
 
-def test_an_answer_that_did_not_change_is_not_sent_again(board: str):
+def test_an_unchanged_response_is_not_sent_again(board: str):
     first = session.get(board + "/api/markets", timeout=10)
     assert first.headers["Cache-Control"] == "no-cache"
     assert first.headers["Content-Encoding"] == "gzip"
@@ -361,7 +361,7 @@ def test_an_answer_that_did_not_change_is_not_sent_again(board: str):
     assert plain.json() == first.json()
 
 
-def test_each_reply_is_sealed_against_other_sites(board: str):
+def test_each_response_has_security_headers(board: str):
     for path in ("/", "/api/status", "/api/nothing", "/static/board.js", "/openapi.json"):
         headers = session.get(board + path, timeout=10).headers
         policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
@@ -374,23 +374,23 @@ def test_each_reply_is_sealed_against_other_sites(board: str):
 
 
 @pytest.mark.parametrize("host", ["rebound.example", "127.0.0.1.rebound.example", "", "localhost@rebound.example:80"])
-def test_a_name_that_is_not_its_own_is_rejected(board: str, host: str):
+def test_an_unknown_host_is_rejected(board: str, host: str):
     reply = session.get(board + "/api/status", headers={"Host": host}, timeout=10)
     assert reply.status_code == 421
     assert "simulated" not in reply.text
 
 
 @pytest.mark.parametrize("host", ["localhost:8501", "127.0.0.1", "[::1]:8501", "LOCALHOST"])
-def test_its_own_names_are_let_in(board: str, host: str):
+def test_known_hosts_are_accepted(board: str, host: str):
     assert session.get(board + "/api/status", headers={"Host": host}, timeout=10).status_code == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_nothing_but_reading_is_offered(board: str, method: str):
+def test_methods_that_write_are_rejected(board: str, method: str):
     assert session.request(method, board + "/api/markets", timeout=10).status_code == 405
 
 
-def test_the_vendored_libraries_are_the_ones_that_were_fetched(board: str):
+def test_vendored_libraries_have_their_recorded_hashes(board: str):
     vendor = STATIC / "vendor"
     sums = {name: digest for digest, name in map(str.split, (vendor / "SHA256SUMS").read_text().splitlines())}
     files = {str(file.relative_to(vendor)): file for file in vendor.glob("*/*")}
@@ -401,7 +401,7 @@ def test_the_vendored_libraries_are_the_ones_that_were_fetched(board: str):
     assert "immutable" in library.headers["Cache-Control"]
 
 
-def test_the_package_carries_the_page():
+def test_the_package_includes_the_page():
     project = tomllib.loads(Path("pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["package-data"]["upbit_assets.dashboard"] == ["static/**"]
 

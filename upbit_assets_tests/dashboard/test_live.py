@@ -87,7 +87,7 @@ def write(url: str, table: str = "gold.market_stats") -> None:
         notify(connection, table, windows.at(datetime.now(UTC)).start)
 
 
-def test_all_pages_hear_of_a_write_over_one_connection(board: str, url: str):
+def test_all_pages_get_a_write_over_one_connection(board: str, url: str):
     with ExitStack() as closing:
         pages = [OpenPage(board) for _ in range(40)]
         for page in pages:
@@ -122,7 +122,7 @@ def test_a_foreign_notification_is_ignored(url: str, open_page: OpenPage, payloa
     assert all(isinstance(value, str) for value in said.values())
 
 
-def test_it_says_that_the_database_was_lost_and_listens_again(url: str, open_page: OpenPage):
+def test_a_lost_database_is_reported_and_listening_resumes(url: str, open_page: OpenPage):
     open_page.until("database", {"up": True})
     with psycopg.connect(url) as connection:
         connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) listeners")
@@ -132,7 +132,7 @@ def test_it_says_that_the_database_was_lost_and_listens_again(url: str, open_pag
     assert open_page.event()[0] == "asset_written"
 
 
-def test_an_answer_is_kept_until_something_is_written(board: str, url: str):
+def test_a_response_is_cached_until_the_next_write(board: str, url: str):
     """A thousand pages that hear of a window must not each read it from the database."""
     start = windows.at(datetime.now(UTC)).start
 
@@ -178,7 +178,7 @@ def prices(page: OpenPage) -> dict[str, str]:
             return {market: price for market, price, *_ in said["rows"]}
 
 
-def test_a_page_gets_every_ticker_at_first_and_then_what_changed(board: str, stream: psycopg.Connection[Any]):
+def test_a_page_gets_all_tickers_first_then_changes(board: str, stream: psycopg.Connection[Any]):
     with OpenPage(board) as before:
         before.until("database", {"up": True})
         batch(stream, "KRW-A", "KRW-B")
@@ -218,7 +218,7 @@ def test_a_slow_page_gets_what_it_missed_at_once(url: str):
         assert announcer.news(page) == ""
 
 
-def test_a_page_gets_the_book_trades_and_candle_of_its_market_alone(board: str, stream: psycopg.Connection[Any]):
+def test_a_page_gets_book_trades_and_candle_of_its_market_only(board: str, stream: psycopg.Connection[Any]):
     with OpenPage(board, "KRW-A") as page, OpenPage(board, "KRW-B") as other:
         page.until("database", {"up": True})
         other.until("database", {"up": True})
@@ -244,7 +244,7 @@ def test_a_page_gets_the_book_trades_and_candle_of_its_market_alone(board: str, 
         assert [other.event()[0] for _ in range(2)] == ["tickers", "tickers"]
 
 
-def test_many_pages_of_the_present_take_one_connection(board: str, url: str, stream: psycopg.Connection[Any]):
+def test_many_live_pages_need_one_connection(board: str, url: str, stream: psycopg.Connection[Any]):
     with ExitStack() as closing:
         pages = [closing.enter_context(OpenPage(board)) for _ in range(100)]
         for page in pages:

@@ -74,7 +74,7 @@ def top10(url: str, order: str = "rank_volume") -> list[tuple[Any, ...]]:
     )
 
 
-def test_the_figures_are_the_databases(visitor: Visitor, board_url: str):
+def test_figures_equal_the_databases(visitor: Visitor, board_url: str):
     page = ready(visitor.open())
     for row, (rank, market, price, rate, turnover, _) in zip(rows(page, TOP10), top10(board_url), strict=True):
         assert list(map(Decimal, row["exact"])) == [price, rate, turnover]
@@ -86,7 +86,7 @@ def test_the_figures_are_the_databases(visitor: Visitor, board_url: str):
         assert Decimal(row["exact"][-1]) == volatility
 
 
-def test_everything_follows_the_row_that_is_clicked(visitor: Visitor, board_url: str, filled: datetime):
+def test_every_part_shows_the_clicked_market(visitor: Visitor, board_url: str, filled: datetime):
     page = ready(visitor.open())
     expect(page.locator("#market-code")).to_have_text("KRW-BTC")
     page.locator(TOP10, has_text="KRW-XRP").click()
@@ -145,7 +145,7 @@ def test_the_page_moves_with_the_stream_and_falls_back_to_the_window_without_it(
         connection.execute("DELETE FROM live.ticker; DELETE FROM live.trade")
 
 
-def test_a_keyboard_is_enough(visitor: Visitor):
+def test_the_keyboard_alone_is_enough(visitor: Visitor):
     page = ready(visitor.open())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -184,7 +184,7 @@ def test_it_supports_both_languages_and_remembers(visitor: Visitor, board_url: s
     assert korean == english
 
 
-def test_red_is_up_until_somebody_says_otherwise(visitor: Visitor):
+def test_red_is_up_by_default(visitor: Visitor):
     page = ready(visitor.open())
 
     def rgb(name: str) -> list[int]:
@@ -199,7 +199,7 @@ def test_red_is_up_until_somebody_says_otherwise(visitor: Visitor):
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_the_theme_is_the_systems_until_somebody_says_otherwise(visitor: Visitor, scheme: str):
+def test_the_theme_is_the_systems_by_default(visitor: Visitor, scheme: str):
     page = visitor.open(scheme=scheme)
 
     def dark() -> bool:
@@ -228,7 +228,7 @@ def test_nothing_scrolls_sideways_from_phone_to_wide_screen(visitor: Visitor):
 
 
 @pytest.mark.parametrize(("language", "scheme"), [("ko-KR", "dark"), ("en-US", "light")])
-def test_axe_finds_nothing_serious(visitor: Visitor, language: str, scheme: str):
+def test_axe_finds_no_serious_problem(visitor: Visitor, language: str, scheme: str):
     page = ready(visitor.open(language=language, scheme=scheme))
     page.locator("#as-table").click()
     expect(page.locator("#all tbody tr")).to_have_count(24)
@@ -237,7 +237,7 @@ def test_axe_finds_nothing_serious(visitor: Visitor, language: str, scheme: str)
     assert_accessible(page)
 
 
-def test_a_market_without_candles_says_so_and_shows_its_prices(visitor: Visitor):
+def test_a_market_without_candles_shows_a_notice_and_its_prices(visitor: Visitor):
     page = ready(visitor.open("/#market=KRW-ETH"))
     expect(page.locator("#market-code")).to_have_text("KRW-ETH")
     expect(page.locator("#chart-note")).to_contain_text("분봉이 없어")
@@ -245,7 +245,7 @@ def test_a_market_without_candles_says_so_and_shows_its_prices(visitor: Visitor)
     expect(page.locator("#book-there")).to_be_hidden()
 
 
-def test_a_hostile_address_chooses_nothing(visitor: Visitor):
+def test_a_malicious_url_selects_nothing(visitor: Visitor):
     page = ready(visitor.open("/#market=<img src=x onerror=alert(1)>&span=__proto__"))
     expect(page.locator("#market-code")).to_have_text("KRW-BTC")
     expect(page.locator("[name=span]:checked")).to_have_value("1d")
@@ -282,7 +282,9 @@ decimals = st.builds(lambda digits, scale: f"{Decimal(digits).scaleb(-scale):f}"
 # without shrinking, for which a browser is slow
 @settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(texts=st.lists(decimals, min_size=20, max_size=60))
-def test_figures_are_spelled_without_floats(in_browser: Callable[[list[str]], dict[str, list[str]]], texts: list[str]):
+def test_figures_are_formatted_without_floats(
+    in_browser: Callable[[list[str]], dict[str, list[str]]], texts: list[str]
+):
     made = in_browser(texts)
     with localcontext(prec=80):
         for place, exact in enumerate(map(Decimal, texts)):

@@ -78,7 +78,7 @@ def test_nothing_is_ranked_by_volatility_before_a_price_has_moved(visitor: Visit
 
 
 @pytest.mark.long
-def test_it_says_which_windows_were_not_collected_and_leads_to_them(visitor: Visitor, board_url: str, market: Market):
+def test_windows_not_collected_are_marked_and_linked(visitor: Visitor, board_url: str, market: Market):
     at = datetime.now(UTC)
     start = windows.at(at).start
     missing, short = start - 3 * WINDOW, start - 9 * WINDOW
@@ -117,7 +117,7 @@ def test_windows_before_the_first_one_collected_are_not_called_missing(
 
 
 @pytest.mark.parametrize("simulated", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_simulated_data_are_called_so(visitor: Visitor, board_url: str, market: Market, simulated: bool):
+def test_simulated_data_is_marked(visitor: Visitor, board_url: str, market: Market, simulated: bool):
     filled(board_url, market, datetime.now(UTC))
     ask(board_url, "UPDATE bronze.origin SET simulated = %s", simulated)
     tell(board_url)
@@ -125,7 +125,7 @@ def test_simulated_data_are_called_so(visitor: Visitor, board_url: str, market: 
     expect(page.locator("#simulated")).to_be_visible(visible=simulated)
 
 
-def test_an_empty_database_is_no_fault_and_fills_before_ones_eyes(visitor: Visitor, board_url: str, market: Market):
+def test_an_empty_database_is_shown_and_updated_live(visitor: Visitor, board_url: str, market: Market):
     page = visitor.open()
     expect(page.locator("#empty-title")).to_have_text("아직 수집된 데이터가 없습니다")
     expect(page.locator("#figures")).to_be_hidden()
@@ -136,7 +136,7 @@ def test_an_empty_database_is_no_fault_and_fills_before_ones_eyes(visitor: Visit
     expect(page.locator("#empty")).to_be_hidden()
 
 
-def test_it_turns_plainly_stale_when_collection_stops(visitor: Visitor, board_url: str, market: Market):
+def test_it_is_shown_as_stale_when_collection_stops(visitor: Visitor, board_url: str, market: Market):
     at = datetime.now(UTC) - timedelta(minutes=47)
     filled(board_url, market, at)
     page = ready(visitor.open())
@@ -160,7 +160,7 @@ def test_it_turns_plainly_stale_when_collection_stops(visitor: Visitor, board_ur
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_late_figures_of_data_that_come_in_are_not_called_stopped(visitor: Visitor, board_url: str, market: Market):
+def test_late_figures_are_distinguished_from_stopped_collection(visitor: Visitor, board_url: str, market: Market):
     filled(board_url, market, datetime.now(UTC) - timedelta(minutes=47))
     page = ready(visitor.open())
     expect(page.locator("body")).to_have_attribute("data-state", "stale")
@@ -183,7 +183,7 @@ def test_depths_beyond_the_levels_shown_are_one_row(visitor: Visitor, board_url:
 
 
 @pytest.mark.long
-def test_a_stopped_database_looks_deliberate_and_comes_back(
+def test_a_stopped_database_is_reported_and_recovers(
     troubled_visitor: Visitor, own_server: EmbeddedPostgres, board_url: str, market: Market
 ):
     filled(board_url, market, datetime.now(UTC))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 Stream = Callable[..., AbstractContextManager[Run]]
 
 
-def test_every_trade_is_there_once_as_the_exchange_sent_it(stream: Stream, exchange: Handle, market_url: str):
+def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exchange: Handle, market_url: str):
     with stream() as run:
         start = run.begin()
         time.sleep(3)
@@ -64,7 +64,7 @@ QUICKEST = ("dropped frames", "a close in the middle of a frame")
 @pytest.mark.parametrize(
     "fault", [each if each in QUICKEST else pytest.param(each, marks=pytest.mark.long) for each in ONE_SIDED]
 )
-def test_one_connections_fault_loses_nothing(stream: Stream, exchange: Handle, market_url: str, fault: str):
+def test_a_fault_of_one_connection_loses_nothing(stream: Stream, exchange: Handle, market_url: str, fault: str):
     match, kind, options = ONE_SIDED[fault]
     with stream() as run:
         start = run.begin()
@@ -86,7 +86,7 @@ def connection_of(run: Run, name: str) -> int:
     )
 
 
-def test_a_connection_without_data_is_dead_whatever_pongs_come(stream: Stream, exchange: Handle):
+def test_a_connection_without_data_counts_as_dead_despite_pongs(stream: Stream, exchange: Handle):
     with stream() as run:
         run.begin()
         mute = run.collector.connections[TRADES[0]]
@@ -97,7 +97,7 @@ def test_a_connection_without_data_is_dead_whatever_pongs_come(stream: Stream, e
 
 
 @pytest.mark.parametrize("resolves", [True, False], ids=["the network is there", "DNS is gone meanwhile"])
-def test_when_both_connections_are_lost_together_both_hear_again(
+def test_both_connections_recover_when_lost_together(
     exchange: Handle,
     market_url: str,
     tmp_path: Path,
@@ -168,7 +168,7 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
 
 @pytest.mark.parametrize("status", [429, 418, 503])
 @pytest.mark.long
-def test_refused_upgrades_are_waited_out(stream: Stream, exchange: Handle, market_url: str, status: int):
+def test_rejected_upgrades_are_retried_later(stream: Stream, exchange: Handle, market_url: str, status: int):
     exchange.faults.add("websocket/v1$", "status", status=status, times=1, body="Try again in 2 seconds.")
     with stream() as run:
         start = run.begin()
@@ -182,7 +182,9 @@ FIELDS = {"NaN": ("trade_price", "NaN"), "u0000": ("ask_bid", r'"\u0000"')}
 
 @pytest.mark.parametrize("odd", [*BODIES, *FIELDS], ids=lambda text: text[:10])
 @pytest.mark.long
-def test_frames_that_are_odd_are_kept_and_cost_no_other(stream: Stream, exchange: Handle, market_url: str, odd: str):
+def test_malformed_frames_are_stored_and_do_not_lose_the_others(
+    stream: Stream, exchange: Handle, market_url: str, odd: str
+):
     with stream() as run:
         run.begin()
         if odd in FIELDS:
@@ -198,7 +200,7 @@ def test_frames_that_are_odd_are_kept_and_cost_no_other(stream: Stream, exchange
         require_whole(exchange, market_url, start)
 
 
-def test_simulated_frames_never_come_into_a_real_database(stream: Stream, market_url: str):
+def test_simulated_frames_are_never_stored_in_a_real_database(stream: Stream, market_url: str):
     ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
     with stream() as run:
         until(lambda: run.error)

@@ -50,15 +50,13 @@ def publish(publisher: LivePublisher, *frames: bytes) -> bool:
     return publisher.publish(publisher.take())
 
 
-def test_a_price_is_the_exchanges_to_the_last_digit(publisher: LivePublisher, market_url: str):
+def test_prices_are_exact(publisher: LivePublisher, market_url: str):
     digits = "0.00000000123456789012345678"
     assert publish(publisher, ticker("BTC-X", digits))
     assert ask(market_url, "SELECT trade_price, sent_at FROM live.ticker") == [(Decimal(digits), AT)]
 
 
-def test_the_newest_ticker_replaces_the_one_before_and_comes_in_a_later_batch(
-    publisher: LivePublisher, market_url: str
-):
+def test_a_newer_ticker_replaces_the_previous_one_in_a_later_batch(publisher: LivePublisher, market_url: str):
     batches = []
     for price in ("1", "2"):
         publish(publisher, ticker("KRW-A", price))
@@ -83,7 +81,7 @@ def test_turnover_is_compared_in_krw_at_the_newest_rate(publisher: LivePublisher
     ]
 
 
-def test_a_frame_that_cannot_be_read_hides_no_other(publisher: LivePublisher, market_url: str):
+def test_an_unreadable_frame_does_not_lose_the_others(publisher: LivePublisher, market_url: str):
     bad = (
         b'{"type":"ticker","code":"KRW-B","trade_price":NaN}',
         b"\xff",
@@ -95,7 +93,7 @@ def test_a_frame_that_cannot_be_read_hides_no_other(publisher: LivePublisher, ma
     assert ask(market_url, "SELECT market FROM live.ticker") == [("KRW-A",)]
 
 
-def test_a_trade_that_comes_twice_is_there_once(publisher: LivePublisher, market_url: str):
+def test_a_duplicate_trade_is_stored_once(publisher: LivePublisher, market_url: str):
     publish(publisher, trade("KRW-A", 1), trade("KRW-A", 2), trade("KRW-B", 1))
     publish(publisher, trade("KRW-A", 2), trade("KRW-A", 3))
     assert ask(market_url, "SELECT market, trade_id FROM live.trade ORDER BY 1, 2") == [
@@ -111,7 +109,7 @@ def test_memory_stays_bounded_while_nothing_is_published(publisher: LivePublishe
     assert len(publisher.take()) == MAX_TRADES + 1
 
 
-def test_it_goes_on_after_the_database_was_unreachable(publisher: LivePublisher, market_url: str):
+def test_it_continues_after_the_database_was_unreachable(publisher: LivePublisher, market_url: str):
     publish(publisher, ticker("KRW-A", "1"))
     session = publisher.open().connection.driver_connection
     assert session
@@ -121,7 +119,7 @@ def test_it_goes_on_after_the_database_was_unreachable(publisher: LivePublisher,
     assert ask(market_url, "SELECT trade_price FROM live.ticker") == [(Decimal(3),)]
 
 
-def test_who_only_reads_can_read_them_and_no_more(publisher: LivePublisher, market_url: str):
+def test_the_reader_can_only_read_the_live_tables(publisher: LivePublisher, market_url: str):
     publish(publisher, ticker("KRW-A", "1"))
     with psycopg.connect(market_url) as connection:
         connection.execute("SET ROLE upbit_reader")
@@ -131,7 +129,7 @@ def test_who_only_reads_can_read_them_and_no_more(publisher: LivePublisher, mark
             connection.execute("DELETE FROM live.ticker")
 
 
-def test_the_stream_fills_them_from_the_exchange(
+def test_the_stream_fills_the_live_tables(
     stream: Callable[..., AbstractContextManager[Run]], exchange: Handle, market_url: str
 ):
     with stream():

@@ -61,7 +61,7 @@ def cut_off(exchange: Handle) -> None:
     exchange.faults.add("type=", "reset")
 
 
-def test_after_a_minute_without_both_connections_all_855_markets_are_whole_and_proved_within_two(
+def test_a_minute_without_connections_is_repaired_and_proved_within_two(
     market_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Runs are processes of their own, as Dagster starts them; the sensor is evaluated every ten seconds."""
@@ -146,7 +146,7 @@ SESSIONS = (
 )
 
 
-def test_of_a_day_with_two_hundred_faults_no_trade_is_lost_and_none_is_there_twice(
+def test_a_day_with_two_hundred_faults_loses_and_duplicates_no_trade(
     market_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """24 hours of exchange time in five minutes, held against the offline exchange's own truth."""

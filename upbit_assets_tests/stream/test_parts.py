@@ -24,7 +24,7 @@ class TestFrames:
         key=st.integers(0, 2**62),
         price=st.decimals(allow_nan=False, allow_infinity=False),
     )
-    def test_whatever_a_trade_says_is_read_alike_by_the_fast_and_the_lenient_way(
+    def test_the_fast_and_the_lenient_parser_agree_on_any_trade(
         self, code: str, timestamp: int, key: int, price: object
     ):
         text = json.dumps({"type": "trade", "code": code, "trade_timestamp": timestamp, "sequential_id": key})
@@ -32,19 +32,19 @@ class TestFrames:
         assert frames.parse(text) == frames.parse_leniently(text) == Frame("trade", code, "", timestamp, key)
 
     @given(st.binary(max_size=200))
-    def test_any_bytes_are_a_frame_of_some_kind(self, payload: bytes):
+    def test_any_bytes_can_be_parsed_as_a_frame(self, payload: bytes):
         frame = frames.parse(payload)
         row = frames.trade(frame, frames.text_of(payload), NOW, "trades-1")
         assert len(row.market) <= 30
         assert len(row.key) <= 30
         row.raw_data.encode()
 
-    def test_what_json_does_not_know_costs_no_other_field(self):
+    def test_an_invalid_value_does_not_lose_other_fields(self):
         text = f'{{"type":"trade","code":"KRW-BTC","trade_timestamp":{MS},"sequential_id":1,"trade_price":NaN}}'
         assert frames.parse(text) == Frame("trade", "KRW-BTC", "", MS, 1)
 
     @pytest.mark.parametrize("timestamp", [0, -1, 2**62, MS + 601_000])
-    def test_a_trade_that_names_no_possible_time_is_of_the_moment_of_its_receipt(self, timestamp: int):
+    def test_a_trade_without_a_valid_time_has_its_receipt_time(self, timestamp: int):
         assert frames.traded_at(Frame("trade", "KRW-BTC", "", timestamp), NOW) == NOW
 
     def test_the_time_is_exact_to_the_millisecond(self):
@@ -52,7 +52,7 @@ class TestFrames:
             at = frames.traded_at(Frame("trade", "KRW-BTC", "", MS - 1000 + ms), NOW)
             assert at.microsecond == ms * 1000
 
-    def test_the_first_frame_of_a_quiet_market_is_old_and_no_other_is(self):
+    def test_only_the_first_frame_of_a_quiet_market_is_old(self):
         old, new = MS - 601_000, MS - 599_000
         assert frames.is_old(Frame("trade", "A", "SNAPSHOT", old), NOW)
         assert not frames.is_old(Frame("trade", "A", "SNAPSHOT", new), NOW)
@@ -64,7 +64,7 @@ class TestRecent:
         known = recent.Recent()
         assert [known.add("A", 1), known.add("A", 1), known.add("B", 1), known.add("A", 2)] == [True, False, True, True]
 
-    def test_it_is_remembered_for_a_while_and_then_forgotten(self):
+    def test_known_trades_are_forgotten_after_a_while(self):
         now = [0.0]
         known = recent.Recent(lambda: now[0])
         known.add("A", 1)
@@ -77,7 +77,7 @@ class TestRecent:
 
 
 class TestConnection:
-    def test_back_off_grows_to_its_limit_and_never_comes_all_at_once(self):
+    def test_back_off_grows_to_its_limit_with_jitter(self):
         for failures in range(2000):
             longest = min(connection.FIRST_RETRY * 2 ** min(failures, 10), connection.LAST_RETRY)
             assert longest / 2 <= connection.back_off(failures) <= longest
@@ -89,10 +89,10 @@ class TestConnection:
 
 
 class TestStatus:
-    def test_it_is_well_where_data_come_in(self, tmp_path: Path):
+    def test_it_is_healthy_while_data_comes_in(self, tmp_path: Path):
         assert self.status(data_at={"trades-1": iso(-5), "trades-2": None}).health_problem(NOW) is None
 
-    def test_it_is_not_where_it_is_alive_and_mute(self):
+    def test_it_is_unhealthy_if_alive_without_data(self):
         mute = self.status(since=iso(-100), data_at={"trades-1": iso(-95), "state": None})
         assert (
             mute.health_problem(NOW) == f"The stream runs but has received no data since {NOW - timedelta(seconds=95)}."
@@ -100,10 +100,10 @@ class TestStatus:
         assert self.status(since=iso(-100)).health_problem(NOW)
         assert self.status(since=iso(-10)).health_problem(NOW) is None
 
-    def test_one_that_stands_by_need_hear_nothing(self):
+    def test_a_standby_is_healthy_without_data(self):
         assert self.status(role=STAND_BY, since=iso(-1000)).health_problem(NOW) is None
 
-    def test_it_is_not_where_it_says_nothing_any_more(self):
+    def test_it_is_unhealthy_without_a_recent_status(self):
         assert (
             self.status(at=iso(-20)).health_problem(NOW) == f"The stream has not updated its status since {iso(-20)}."
         )

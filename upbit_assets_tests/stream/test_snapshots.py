@@ -50,7 +50,7 @@ def noted(url: str) -> list[tuple[Any, ...]]:
     return ask(url, "SELECT taken_at FROM live.snapshot")
 
 
-def test_it_is_what_a_run_collects_with_the_market_list_once_a_window(take: Take, market_url: str):
+def test_a_snapshot_equals_a_runs_with_the_market_list_once_a_window(take: Take, market_url: str):
     take(2)
     assert [found(market_url, table) for table in ("ticker_raw", "orderbook_raw", "market_raw")] == [
         (60, 2),
@@ -60,27 +60,27 @@ def test_it_is_what_a_run_collects_with_the_market_list_once_a_window(take: Take
     assert noted(market_url) == ask(market_url, "SELECT max(ingested_at) FROM bronze.ticker_raw")
 
 
-def test_order_books_that_fail_cost_no_ticker(take: Take, market_url: str, frozen_exchange: Handle):
+def test_failing_order_books_do_not_lose_tickers(take: Take, market_url: str, frozen_exchange: Handle):
     frozen_exchange.faults.add("orderbook", "status", status=404)
     take(1)
     assert (found(market_url, "ticker_raw"), found(market_url, "orderbook_raw")) == ((30, 1), (0, 0))
     assert noted(market_url)
 
 
-def test_tickers_that_fail_are_left_to_a_run(take: Take, market_url: str, frozen_exchange: Handle):
+def test_failing_tickers_are_left_to_a_run(take: Take, market_url: str, frozen_exchange: Handle):
     frozen_exchange.faults.add("ticker/all", "status", status=404)
     with pytest.raises(SnapshotError, match="404"):
         take(1)
     assert (found(market_url, "ticker_raw"), noted(market_url)) == ((0, 0), [])
 
 
-def test_a_document_that_jsonb_refuses_costs_no_other(take: Take, market_url: str, frozen_exchange: Handle):
+def test_a_document_that_jsonb_rejects_does_not_lose_the_others(take: Take, market_url: str, frozen_exchange: Handle):
     frozen_exchange.faults.add("ticker/all", "rows", rows=[{"market": "KRW-BTC", "set": {"trade_price": "NaN"}}])
     take(1)
     assert found(market_url, "ticker_raw") == (30, 1)
 
 
-def test_what_the_database_refuses_is_stored_in_no_table(take: Take, market_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_snapshot_is_stored_in_no_table(take: Take, market_url: str, monkeypatch: pytest.MonkeyPatch):
     def refuse(connection: Any, _taken_at: datetime) -> None:
         connection.exec_driver_sql("SELECT * FROM nothing")
 
@@ -90,14 +90,14 @@ def test_what_the_database_refuses_is_stored_in_no_table(take: Take, market_url:
     assert (found(market_url, "ticker_raw"), noted(market_url)) == ((0, 0), [])
 
 
-def test_simulated_snapshots_never_come_into_a_real_database(take: Take, market_url: str):
+def test_simulated_snapshots_are_never_stored_in_a_real_database(take: Take, market_url: str):
     ask(market_url, "INSERT INTO bronze.origin (simulated) VALUES (false)")
     with pytest.raises(OriginError):
         take(1)
     assert found(market_url, "ticker_raw") == (0, 0)
 
 
-def test_a_minute_without_one_is_told_and_the_next_is_taken(monkeypatch: pytest.MonkeyPatch, caplog):
+def test_a_missed_snapshot_is_reported_and_the_next_is_taken(monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setattr(module, "MINUTE", timedelta(seconds=0.01))
     results = iter([SnapshotError("the exchange is away"), DatabaseError("the database is away"), OriginError("end")])
 

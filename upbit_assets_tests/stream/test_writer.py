@@ -79,7 +79,7 @@ class TestDatabase:
         with a_server() as server:
             yield server
 
-    def test_while_it_is_unreachable_trades_wait_in_files_and_come_in_after(
+    def test_trades_are_spilled_while_the_database_is_unreachable_and_loaded_later(
         self, own: EmbeddedPostgres, exchange: Handle, tmp_path: Path
     ):
         url = own.url("upbit")
@@ -98,7 +98,7 @@ class TestDatabase:
             require_whole(exchange, url, start, twice=True)
             assert run.collector.role == COLLECTING
 
-    def test_while_it_is_slow_memory_stays_flat(
+    def test_memory_is_bounded_while_the_database_is_slow(
         self, stream: Stream, exchange: Handle, market_url: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(module, "MAX_WAITING", 50)
@@ -113,7 +113,7 @@ class TestDatabase:
             require_whole(exchange, market_url, start)
             assert run.collector.writer.problem is None
 
-    def test_one_document_that_it_refuses_costs_no_other(self, market_url: str, tmp_path: Path):
+    def test_one_rejected_document_does_not_lose_the_others(self, market_url: str, tmp_path: Path):
         with closing(Store(lambda: market_url)) as store:
             assert store.lead()
             odd = trades(3)
@@ -129,7 +129,7 @@ class TestDatabase:
 
 
 class TestSpill:
-    def test_what_is_written_comes_back_as_it_was(self, tmp_path: Path):
+    def test_spilled_trades_are_read_back_unchanged(self, tmp_path: Path):
         spill, wanted = Spill(tmp_path), trades(3)
         spill.append(wanted[:2])
         spill.append(wanted[2:])
@@ -139,7 +139,7 @@ class TestSpill:
         waiting.done()
         assert (spill.oldest(), spill.size()) == (None, 0)
 
-    def test_files_have_a_size_beyond_which_another_is_begun(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_full_file_is_followed_by_another(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(spill_module, "LARGEST", 100)
         spill = Spill(tmp_path)
         for n in range(3):
@@ -152,7 +152,7 @@ class TestSpill:
             waiting.done()
         assert spill.oldest() is None
 
-    def test_a_torn_end_costs_its_own_trade_alone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def test_a_truncated_end_loses_only_its_own_trade(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
         spill = Spill(tmp_path)
         spill.append(trades(3))
         spill.end()
@@ -161,7 +161,7 @@ class TestSpill:
         assert found_in(tmp_path) == [1, 2]
         assert "is truncated" in caplog.text
 
-    def test_a_file_that_another_process_writes_is_left_to_it(self, tmp_path: Path):
+    def test_a_file_of_another_process_is_not_touched(self, tmp_path: Path):
         one, other = Spill(tmp_path), Spill(tmp_path)
         one.append(trades(1))
         assert other.oldest() is None
@@ -195,7 +195,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_is_in_memory_at_the_end_is_written(market_url: str, tmp_path: Path):
+def test_trades_in_memory_are_written_at_the_end(market_url: str, tmp_path: Path):
     async def write() -> None:
         writer = Writer(Store(lambda: market_url), tmp_path)
         assert writer.store.lead()
@@ -207,7 +207,7 @@ def test_what_is_in_memory_at_the_end_is_written(market_url: str, tmp_path: Path
     assert keys(market_url) == list(range(1, 11))
 
 
-def test_or_kept_in_a_file_where_the_database_is_unreachable(tmp_path: Path):
+def test_trades_in_memory_are_spilled_at_the_end_if_the_database_is_unreachable(tmp_path: Path):
     async def write() -> None:
         writer = Writer(Store(lambda: "postgresql://127.0.0.1:1/none"), tmp_path)
         for each in trades(10):
@@ -237,7 +237,7 @@ class TestWrittenTwice:
         assert ask(url, "SELECT trade_id FROM silver.trade_stream ORDER BY 1") == [(1,), (2,), (3,)]
         assert ask(url, "SELECT trades, volume FROM gold.trade_stats") == [(3, 6)]
 
-    def test_where_the_process_is_killed_after_the_commit(
+    def test_a_process_killed_after_the_commit(
         self, spilled: list[Trade], database: Database, market_url: str, tmp_path: Path
     ):
         killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_COMMIT, market_url, tmp_path], check=False)
@@ -254,7 +254,7 @@ class TestWrittenTwice:
         self.require_once(database, market_url)
         assert Spill(tmp_path).size() == 0
 
-    def test_where_the_connection_is_lost_after_the_commit(
+    def test_a_connection_lost_after_the_commit(
         self, spilled: list[Trade], database: Database, market_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(module, "RETRY", 0.05)
@@ -341,7 +341,7 @@ class TestProcesses:
         time.sleep(2)
         require_whole(exchange, market_url, start)
 
-    def test_one_that_is_asked_to_end_writes_what_it_has(
+    def test_a_terminated_stream_writes_its_trades_first(
         self, started: Callable[[str], "subprocess.Popen[bytes]"], exchange: Handle, market_url: str, tmp_path: Path
     ):
         child = started("one")
@@ -356,7 +356,7 @@ class TestProcesses:
         assert stored(market_url, start, end) == truth(exchange, start, end)
 
     @pytest.mark.long
-    def test_one_that_is_killed_and_restarted_again_and_again_leaves_no_trade_half_written(
+    def test_a_repeatedly_killed_stream_leaves_no_partial_trade(
         self, started: Callable[[str], "subprocess.Popen[bytes]"], exchange: Handle, market_url: str
     ):
         for _ in range(3):
@@ -377,7 +377,7 @@ def keys_of_all(url: str) -> list[tuple[str, str]]:
     return ask(url, "SELECT market, key FROM bronze.trade_stream_raw")
 
 
-def test_one_that_lost_its_lock_while_the_database_was_unreachable_stands_by(
+def test_a_stream_that_lost_its_lock_goes_to_standby(
     stream: Stream, exchange: Handle, market_url: str, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO)
