@@ -17,7 +17,7 @@ from upbit_assets.cli import main
 
 @pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a command gives its process over to, with the environment at that moment."""
+    """The program that a command executes in its place, with its environment."""
     found: list[Any] = []
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(os, "execv", lambda _path, arguments: found.extend([arguments, dict(os.environ)]))
@@ -26,7 +26,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture
 def demo_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Of a demo that is running."""
+    """The home of a running demo."""
     monkeypatch.setattr(cli, "home_of", lambda *, demo: tmp_path / ("demo" if demo else "live"))
     (tmp_path / "demo").mkdir()
     with stack.lock_home(tmp_path / "demo") as note:

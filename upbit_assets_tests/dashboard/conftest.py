@@ -1,4 +1,4 @@
-"""The board over a real PostgreSQL that can be stopped, and a real browser: one of each for a module."""
+"""The board over a real PostgreSQL that can be stopped, and a real browser: one of each per module."""
 
 import json
 import os
@@ -26,7 +26,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Chromium breaks off what it loads when one of the machine's interfaces comes or goes, as containers' do
+# Chromium aborts requests when a network interface appears or disappears, as those of containers do
 NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 
@@ -72,7 +72,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """A person at the board: pages of one browser, whose complaints are kept."""
+    """A user of the board: pages of one browser, whose console errors are recorded."""
 
     def __init__(self, browser: Browser, address: str) -> None:
         self.browser, self.address = browser, address
@@ -107,7 +107,7 @@ class Visitor:
 
 
 def ready(page: Page) -> Page:
-    """The page once all of it is drawn."""
+    """The page after it was drawn completely."""
     for part in (TOP10, "#map canvas", "#legend:not(:empty), #chart-note:not([hidden])", ".windows a"):
         page.wait_for_selector(part, state="attached")
     return page
@@ -120,7 +120,7 @@ def assert_accessible(page: Page) -> None:
 
 @pytest.fixture
 def troubled_visitor(browser: Browser, board: str) -> Iterator[Visitor]:
-    """One whose browser may complain: of a server that does not answer."""
+    """A visitor whose browser may report errors of an unreachable server."""
     visitor = Visitor(browser, board)
     yield visitor
     visitor.close()

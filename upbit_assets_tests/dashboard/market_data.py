@@ -1,4 +1,4 @@
-"""Silver and gold as the pipeline would leave them, from the offline exchange's figures."""
+"""Silver and gold as computed by the pipeline, from the offline exchange's figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ PLACES = Decimal(1).scaleb(-10)
 
 
 def put(url: str, contents: Mapping[sa.Table, Sequence[Row]]) -> None:
-    """Rows of several tables in one transaction, by their owner."""
+    """Insert rows into several tables in one transaction, as their owner."""
     engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         for table, rows in contents.items():
@@ -29,7 +29,7 @@ def put(url: str, contents: Mapping[sa.Table, Sequence[Row]]) -> None:
 
 
 def notify(connection: psycopg.Connection[Any], table: str, start: datetime) -> None:
-    """What the IO manager says in the transaction of a write."""
+    """The notification that the IO manager sends in a write's transaction."""
     connection.execute(
         "SELECT pg_notify('asset_written', json_build_object('table', %s::text, 'start', %s::timestamptz, "
         "'end', %s::timestamptz)::text)",
@@ -38,7 +38,7 @@ def notify(connection: psycopg.Connection[Any], table: str, start: datetime) -> 
 
 
 def figures(market: Market, codes: Iterable[str], at: datetime) -> list[Row]:
-    """Rows of gold.market_stats of the window that holds `at`, whose last snapshot is then."""
+    """Rows of gold.market_stats of the window that contains `at`, the time of its last snapshot."""
     start = windows.at(at).start
     rates = {quote: market.ticker(f"KRW-{quote}", at)["trade_price"] for quote in ("BTC", "USDT")} | {"KRW": Decimal(1)}
     rows = [one_figure(market, code, start, at, rates) for code in codes]
@@ -74,7 +74,7 @@ def one_figure(market: Market, code: str, start: datetime, at: datetime, rates: 
 
 
 def books_of(starts: Iterable[datetime], markets: int) -> dict[sa.Table, list[Row]]:
-    """What the windows were built from: ten snapshots each."""
+    """The windows' builds, from ten snapshots each."""
     starts = list(starts)
     counts = {"bronze_rows": 10 * markets, "silver_rows": 10 * markets, "rejected_rows": 0, "duplicate_rows": 0}
     return {
@@ -153,7 +153,7 @@ def orderbook(market: Market, code: str, at: datetime) -> dict[sa.Table, list[Ro
 
 
 def fill(url: str, market: Market, at: datetime, followed: Sequence[str], missing: Iterable[datetime] = ()) -> None:
-    """A day until `at`: of every market the newest window, of the followed ones all of it, with candles and books."""
+    """A day until `at`: the newest window of every market, and all windows, candles and books of the followed ones."""
     codes = [listing.market for listing in market.markets(at)]
     starts = [windows.at(at).start - back * WINDOW for back in range(144)]
     there = [start for start in starts if start not in set(missing)]

@@ -1,4 +1,4 @@
-"""The board's pictures for the README: python -m upbit_assets_tests.dashboard.screenshots."""
+"""The board's screenshots for the README: python -m upbit_assets_tests.dashboard.screenshots."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

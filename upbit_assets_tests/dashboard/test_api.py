@@ -1,4 +1,4 @@
-"""The API: exact, read-only, and plain with whoever asks for what there isn't."""
+"""The API: exact, read-only, with clear errors."""
 
 import hashlib
 import string
@@ -191,7 +191,7 @@ def test_coverage_counts_the_markets_whose_trades_are_proved_collected_and_missi
     ]
     put(url, {tables.silver_trade_coverage: rows})
     try:
-        span = {"from": (AT - DAY / 2).isoformat(), "to": AT.isoformat()}  # of which no answer is cached
+        span = {"from": (AT - DAY / 2).isoformat(), "to": AT.isoformat()}  # not cached yet
         found = get(board, "/api/coverage", **span)["rows"]
     finally:
         ask(url, "DELETE FROM silver.trade_coverage")

@@ -1,4 +1,4 @@
-"""What is written reaches every open page at once, over one connection, and again after the database was away."""
+"""Every write reaches all open pages at once, over one connection, also after the database was unavailable."""
 
 import json
 import time
@@ -39,7 +39,7 @@ FOREIGN = ("", "no json", "[1, 2]", '{"table": {"deep": "x\\ny"}, "other": 1}', 
 
 
 class OpenPage:
-    """The stream of one page."""
+    """The event stream of one page."""
 
     def __init__(self, address: str, market: str = "") -> None:
         self.reply = http.get(f"{address}/api/events?market={market}", stream=True, timeout=10)
@@ -52,7 +52,7 @@ class OpenPage:
         self.reply.close()
 
     def event(self) -> tuple[str, Any]:
-        """The next event, and what it says."""
+        """The next event and its data."""
         name = next(line for line in self.lines if line.startswith("event: ")).removeprefix("event: ")
         return name, json.loads(next(self.lines).removeprefix("data: "))
 
@@ -133,7 +133,7 @@ def test_a_lost_database_is_reported_and_listening_resumes(url: str, open_page: 
 
 
 def test_a_response_is_cached_until_the_next_write(board: str, url: str):
-    """A thousand pages that hear of a window must not each read it from the database."""
+    """A thousand pages that get a window's event must not each read it from the database."""
     start = windows.at(datetime.now(UTC)).start
 
     def rejected() -> int:
@@ -158,7 +158,7 @@ def test_a_response_is_cached_until_the_next_write(board: str, url: str):
 
 @pytest.fixture
 def stream(url: str, board: str) -> Iterator[psycopg.Connection[Any]]:
-    """A session of the stream, whose batches are told when it commits."""
+    """A session of the stream, whose batches are notified on commit."""
     empty(url)
     with psycopg.connect(url) as connection:
         yield connection

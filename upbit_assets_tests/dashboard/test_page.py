@@ -1,4 +1,4 @@
-"""The page in a real browser: its figures are the database's, and everybody can use it."""
+"""The page in a real browser: its figures equal the database's, and it is accessible."""
 
 import re
 from collections.abc import Callable
@@ -25,14 +25,14 @@ KOREAN, ENGLISH = [(12, "조"), (8, "억"), (4, "만")], [(12, "T"), (9, "B"), (
 
 @pytest.fixture(scope="module", autouse=True)
 def filled(board_url: str, market: Market) -> datetime:
-    """A day of the offline exchange's figures until just now, which it returns."""
+    """A day of the offline exchange's figures until now; returns that time."""
     at = datetime.now(UTC)
     fill(board_url, market, at, ["KRW-BTC", "KRW-XRP"])
     return at
 
 
 def rows(page: Page, table: str) -> list[dict[str, Any]]:
-    """What a list of markets shows: texts, and the exact figures behind them."""
+    """A list of markets as shown: texts, and their exact figures."""
     return page.eval_on_selector_all(
         table,
         """rows => rows.map(row => ({
@@ -42,7 +42,7 @@ def rows(page: Page, table: str) -> list[dict[str, Any]]:
 
 
 def places(figure: Decimal, count: int) -> Decimal:
-    """To so many places, and no negative zero."""
+    """Rounded to `count` places, without negative zero."""
     return figure.quantize(Decimal(1).scaleb(-count), ROUND_HALF_UP) + Decimal(0)
 
 
@@ -57,7 +57,7 @@ def percent(rate: Decimal) -> str:
 
 
 def amount(figure: Decimal, units: list[tuple[int, str]]) -> str:
-    """Three digits, or all before the point, of the largest unit that there is one of."""
+    """In the largest unit that is at most the amount, with three digits or all before the point."""
     for power, name in units:
         scaled = figure.scaleb(-power)
         if places(scaled, 2) >= 1:
@@ -270,7 +270,7 @@ SPELLED = """(texts) => import("/static/figures.js").then((figures) => ({
 
 @pytest.fixture(scope="module")
 def in_browser(browser: Any, board: str) -> Callable[[list[str]], dict[str, list[str]]]:
-    """What the page's own functions make of each text."""
+    """The results of the page's own functions for each text."""
     page = browser.new_page()
     page.goto(board + "/api")
     return lambda texts: page.evaluate(SPELLED, texts)
@@ -279,7 +279,7 @@ def in_browser(browser: Any, board: str) -> Callable[[list[str]], dict[str, list
 decimals = st.builds(lambda digits, scale: f"{Decimal(digits).scaleb(-scale):f}", WHOLE, st.integers(0, 20))
 
 
-# without shrinking, for which a browser is slow
+# without shrinking, as the browser is slow
 @settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(texts=st.lists(decimals, min_size=20, max_size=60))
 def test_figures_are_formatted_without_floats(

@@ -1,4 +1,4 @@
-"""The page while the data under it change, stop, or go away."""
+"""The page while its data changes, stops, or becomes unavailable."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 
 def tell(url: str) -> None:
-    """Say that gold was written."""
+    """Notify that gold was written."""
     with psycopg.connect(url) as connection:
         notify(connection, "gold.market_stats", windows.at(datetime.now(UTC)).start)
 
@@ -112,7 +112,7 @@ def test_windows_before_the_first_one_collected_are_not_called_missing(
     start = windows.at(at).start
     filled(board_url, market, at, tuple(start - back * WINDOW for back in (2, *range(4, 144))))
     page = ready(visitor.open())
-    # another window may have begun meanwhile
+    # another window may have begun since
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"없음 1\s*수집 중 1\s*수집 시작 전 1(40|39)"))
 
 

@@ -1,4 +1,4 @@
-"""The stream against the offline exchange and a real PostgreSQL, and what that exchange knows to be true."""
+"""The stream against the offline exchange and a real PostgreSQL, and that exchange's own trades."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ Trades = Counter[tuple[str, str]]
 
 
 def until(what: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until it is so."""
+    """Poll until the condition is true."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not come to be"
@@ -36,21 +36,21 @@ def until(what: Callable[[], object], seconds: float = 30) -> None:
 
 @dataclass
 class Run:
-    """A stream in a thread of its own."""
+    """A stream in a separate thread."""
 
     collector: Collector
     exchange: Handle
     error: BaseException | None = None
 
     def hears(self) -> bool:
-        """Whether it collects, and both connections have brought trades since they were opened."""
+        """Whether it collects, and both connections have received trades since they were opened."""
         assert self.error is None, self.error
         return self.collector.role == COLLECTING and all(
             (each := self.collector.connections[name]).socket and each.data_at for name in TRADES
         )
 
     def begin(self) -> datetime:
-        """The moment from which on it must have every trade."""
+        """The time from which it must have every trade."""
         until(self.hears)
         time.sleep(0.5)  # the second burst of snapshots
         return datetime.now(UTC)
@@ -109,7 +109,7 @@ def exchange(busy_exchange: Handle) -> Handle:
 
 @pytest.fixture
 def stream(exchange: Handle, market_url: str, tmp_path: Path) -> Callable[..., AbstractContextManager[Run]]:
-    """Starts a stream; `folder` is that of its files."""
+    """Starts a stream; `folder` has its spill files."""
     return lambda folder="stream": collecting(exchange, market_url, tmp_path / folder)
 
 
@@ -133,7 +133,7 @@ def stored(url: str, start: datetime, end: datetime) -> Trades:
 
 
 def require_whole(exchange: Handle, url: str, start: datetime, *, twice: bool = False) -> int:
-    """That every trade since `start` is there, and once unless it may be there `twice`; how many there are."""
+    """Assert that every trade since `start` is stored, once unless `twice` is allowed; returns their number."""
     end = datetime.now(UTC) - timedelta(milliseconds=50)
     start, end = (at.replace(microsecond=at.microsecond // 1000 * 1000) for at in (start, end))
     wanted = truth(exchange, start, end)

@@ -1,4 +1,4 @@
-"""Every trade comes in, once, whatever the connections do: held against what the offline exchange knows."""
+"""Every trade is collected once, whatever the connections do: compared with the offline exchange's trades."""
 
 import socket
 import time
@@ -40,7 +40,7 @@ def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exch
     assert wrong == []
 
 
-# of one connection, the other being well
+# faults of one connection; the other works
 ONE_SIDED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dropped frames": ("type=trade.*connection={n}$", "drop", {"chance": 0.3}),
     "doubled frames": ("type=trade.*connection={n}$", "rows", {"rows": [{"market": "*", "duplicate": 1}]}),
@@ -75,7 +75,7 @@ def test_a_fault_of_one_connection_loses_nothing(stream: Stream, exchange: Handl
 
 
 def connection_of(run: Run, name: str) -> int:
-    """By which number the exchange knows the connection."""
+    """The exchange's number of the connection."""
     socket = run.collector.connections[name].socket
     assert socket
     port = socket.local_address[1]
@@ -133,7 +133,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> int:
 
 @pytest.mark.long
 def test_a_renamed_market_is_collected_under_its_new_name(stream: Stream, exchange: Handle, market_url: str):
-    """As the exchange does it: the old code is delisted as the new one is listed."""
+    """As on the exchange: the old code is delisted when the new one is listed."""
     listings = exchange.url + "/_sandbox/listings"
     old = http.post(listings, json={"quote": "KRW"}, timeout=5).json()["market"]
     with stream() as run:
@@ -142,7 +142,7 @@ def test_a_renamed_market_is_collected_under_its_new_name(stream: Stream, exchan
         new = http.post(listings, json={"quote": "KRW"}, timeout=5).json()["market"]
         until(lambda: new in run.collector.listings.listed and old not in run.collector.listings.listed)
         until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE market = %s LIMIT 1", new), 60)
-        time.sleep(2.5)  # both connections have asked anew
+        time.sleep(2.5)  # both connections have subscribed again
         renamed = run.begin()
         time.sleep(2)
         require_whole(exchange, market_url, renamed)
@@ -156,7 +156,7 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
         new = http.post(exchange.url + "/_sandbox/listings", json={"quote": "KRW"}, timeout=5).json()["market"]
         until(lambda: new in run.collector.listings.known)
         until(lambda: ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE market = %s LIMIT 1", new), 60)
-        time.sleep(2.5)  # both connections have asked anew
+        time.sleep(2.5)  # both connections have subscribed again
         listed = run.begin()
         time.sleep(2)
         require_whole(exchange, market_url, listed)

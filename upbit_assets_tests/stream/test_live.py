@@ -1,4 +1,4 @@
-"""The live tables: the present, exactly as the exchange says it, and gone where nobody knows it any more."""
+"""The live tables: exactly the exchange's current data, deleted when outdated."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Minutes each, for `make test-long`: the stream's repair after a day of faults, and how fast it is whole again."""
+"""Tests of minutes, for `make test-long`: the stream's repair after an outage and after a day of faults."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ NOT_PROVED = "SELECT state, count(*) FROM silver.trade_coverage WHERE window_sta
 
 @contextmanager
 def snapshots_every_minute(exchange: Handle, database: Database) -> Iterator[None]:
-    """As the schedule takes them."""
+    """Snapshots as the schedule takes them."""
     ended = threading.Event()
 
     def take() -> None:
@@ -56,7 +56,7 @@ def snapshots_every_minute(exchange: Handle, database: Database) -> Iterator[Non
 
 
 def cut_off(exchange: Handle) -> None:
-    """Both connections are lost, and none comes about."""
+    """Both connections are lost and can't be reopened."""
     exchange.faults.add("websocket/v1$", "status", status=503)
     exchange.faults.add("type=", "reset")
 
@@ -64,9 +64,9 @@ def cut_off(exchange: Handle) -> None:
 def test_a_minute_without_connections_is_repaired_and_proved_within_two(
     market_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Runs are processes of their own, as Dagster starts them; the sensor is evaluated every ten seconds."""
+    """Runs are separate processes, as started by Dagster; the sensor is evaluated every ten seconds."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.undo()  # the waits are those of production
+    monkeypatch.undo()  # with production waits
     environment = {"UPBIT_POSTGRES_URL": market_url, "DAGSTER_HOME": str(tmp_path), "UPBIT_LIMITS_DIR": str(tmp_path)}
     with running(855) as exchange, DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
         for name, value in (environment | {"UPBIT_API_URL": exchange.url}).items():
@@ -76,7 +76,7 @@ def test_a_minute_without_connections_is_repaired_and_proved_within_two(
             until(run.hears, 120)
             time.sleep(2)
             before(exchange, database, datetime.now(UTC))
-            sensor.tick()  # what was before it began
+            sensor.tick()  # for the time before it began
             lost = datetime.now(UTC)
             cut_off(exchange)
             time.sleep(OUTAGE)
@@ -111,7 +111,7 @@ def test_a_minute_without_connections_is_repaired_and_proved_within_two(
 
 
 def before(exchange: Handle, database: Database, now: datetime) -> None:
-    """The window as if the stream had run for long: all its trades until now, and snapshots before and after them."""
+    """The window as after a long run of the stream: all trades until now, and snapshots before and after them."""
     start = windows.at(now).start
     put_all(database, trades_of(exchange.market, start - 2 * MINUTE, now))
     for at in (start - MINUTE, now):
@@ -122,7 +122,7 @@ SPEED, FAULTS = 288, 200  # a day in five minutes
 MARKETS, ACTIVITY = 6, 0.1
 ONE: dict[
     str, tuple[str, str, dict[str, Any]]
-] = {  # of a day's 200 faults, each for a moment: what frames or upgrades it hits, how, and how often
+] = {  # a day's 200 short faults: which frames or upgrades they hit, how, and how often
     "both connections lost": ("type=", "reset", {"times": 3}),
     "close 1006 in the middle of a frame": ("type=trade", "cut", {"closes": True, "times": 1}),
     "an error frame, then 1000": ("type=trade", "close", {"body": '{"error":{"name":"X","message":"x"}}', "times": 2}),
@@ -149,14 +149,14 @@ SESSIONS = (
 def test_a_day_with_two_hundred_faults_loses_and_duplicates_no_trade(
     market_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """24 hours of exchange time in five minutes, held against the offline exchange's own truth."""
+    """24 hours of exchange time in five minutes, compared with the offline exchange's trades."""
     end = windows.at(datetime.now(UTC)).start
     start, seed = end - DAY, int(os.environ.get("UPBIT_TEST_SEED", time.time()))
     draw, hit = random.Random(seed), Counter[str]()
     clock = AdjustableClock((start - 4 * WINDOW).astimezone(UTC), SPEED)
     with running(MARKETS, clock, activity=ACTIVITY, date=real_time) as exchange:
         monkeypatch.setenv("UPBIT_API_URL", exchange.url)
-        monkeypatch.setattr(Snapshots, "run", nothing)  # which it would take by this machine's clock
+        monkeypatch.setattr(Snapshots, "run", nothing)  # it would use this machine's clock
         with collecting(exchange, market_url, tmp_path / "stream") as run:
             until(run.hears, 60)
             a_day_of_faults(exchange, clock, end, draw, hit, market_url, database)

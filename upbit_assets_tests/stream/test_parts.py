@@ -1,4 +1,4 @@
-"""What the stream's small parts promise."""
+"""The stream's small parts."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ MS = int(NOW.timestamp() * 1000)
 
 
 class TestFrames:
-    @example(code="KRW-BTC", timestamp=MS, key=2**54 + 1, price=1)  # as a float, it is another id
+    @example(code="KRW-BTC", timestamp=MS, key=2**54 + 1, price=1)  # as a float, it would be another id
     @given(
         code=st.text(max_size=40),
         timestamp=st.integers(0, 2**62),

@@ -1,4 +1,4 @@
-"""The stream's snapshots: what a run would collect, all or nothing, noted so that no run need collect it."""
+"""The stream's snapshots: the same as a run's, atomic, and recorded so that no run is needed."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SNAPSHOT = "SELECT count(*), count(DISTINCT ingested_at) FROM bronze."
 
 @pytest.fixture
 def take(market_url: str, frozen_exchange: Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
-    """Takes some snapshots, as the database's one stream."""
+    """Takes snapshots as the database's only stream."""
     monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "KRW-BTC,KRW-ETH")
     now()
 
@@ -115,9 +115,9 @@ def test_a_missed_snapshot_is_reported_and_the_next_is_taken(monkeypatch: pytest
     [
         (2, -32, True),  # the last one, half a minute before the full one
         (2, -50, False),  # it missed one
-        (59, -89, True),  # and the one of this minute comes late
+        (59, -89, True),  # and this minute's is late
         (59, -110, False),
-        (2, 3600, False),  # by a clock that was ahead
+        (2, 3600, False),  # from a clock that was ahead
     ],
 )
 def test_runs_take_over_at_the_first_full_minute_without_one(

@@ -1,4 +1,4 @@
-"""Trades outlast what happens to the database, the disk and the process."""
+"""Trades survive failures of the database, the disk and the process."""
 
 import asyncio
 import errno
@@ -54,7 +54,7 @@ def trades(count: int, first: int = 1) -> list[Trade]:
 
 
 def found_in(folder: Path) -> list[int]:
-    """The ids of the trades that wait in the oldest file."""
+    """The ids of the trades in the oldest spill file."""
     waiting = Spill(folder).oldest()
     assert waiting
     waiting.release()
@@ -67,7 +67,7 @@ def keys(url: str) -> list[int]:
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """A database that takes no trades for a while, as another session holds the table."""
+    """A database that accepts no trades for a while, because another session locks the table."""
     with psycopg.connect(url) as connection:
         connection.execute("LOCK TABLE bronze.trade_stream_raw IN ACCESS EXCLUSIVE MODE")
         yield
@@ -186,7 +186,7 @@ class TestSpill:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """As if the disk were full beyond so many bytes of a file."""
+    """Simulates a full disk by a limit on the size of files."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -219,7 +219,7 @@ def test_trades_in_memory_are_spilled_at_the_end_if_the_database_is_unreachable(
 
 
 class TestWrittenTwice:
-    """Rows whose commit nobody learned of are written again: bronze has them twice, silver and gold once."""
+    """Rows whose commit was not confirmed are written again: bronze has them twice, silver and gold once."""
 
     @pytest.fixture
     def spilled(self, tmp_path: Path) -> list[Trade]:
@@ -304,7 +304,7 @@ asyncio.run(load())
 
 
 class TestProcesses:
-    """`upbit-assets stream` itself."""
+    """`upbit-assets stream` as a process."""
 
     @pytest.fixture
     def started(
