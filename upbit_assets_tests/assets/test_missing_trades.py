@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -121,9 +122,7 @@ class TestAsking:
         put_raw(database, wrong._replace(volume="1234567"))
         assert materialize(*CHAIN, first=start).success
         volume = "SELECT volume, source FROM silver.trade_stream WHERE trade_id = %s AND market = 'KRW-BTC'"
-        assert [(f"{said:f}", source) for said, source in ask(market_url, volume, wrong.key)] == [
-            (wrong.volume, "rest")
-        ]
+        assert ask(market_url, volume, wrong.key) == [(Decimal(wrong.volume), "rest")]
         assert len(ask(market_url, "SELECT 1 FROM bronze.trade_stream_raw WHERE key = %s", str(wrong.key))) == 2
         assert ask(market_url, LOST) == [(0,)]
 

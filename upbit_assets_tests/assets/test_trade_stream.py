@@ -332,7 +332,7 @@ class TestEveryTradeIsThere:
     @staticmethod
     @cache
     def trades(start: datetime) -> list[Trade]:
-        return trades_of(TestEveryTradeIsThere.MARKET, start - 2 * MINUTE, start + WINDOW + timedelta(seconds=1))
+        return trades_of(TestEveryTradeIsThere.MARKET, start - 2 * MINUTE, start + WINDOW + MINUTE / 2)
 
     def result(self, database: Database, start: datetime) -> Result:
         compute(database, silver_trade_stream, start)
@@ -446,6 +446,20 @@ class TestEveryTradeIsThere:
         put(database, tables.bronze_trade_stream_page, names, [page])
         compute(database, silver_trade_stream, start)
         assert ask(market_url, STATES) == [("KRW-BTC", "collected"), ("KRW-ETH", "proved")]
+
+    def test_a_silence_across_two_windows_is_missing_whether_they_are_computed_together_or_alone(
+        self, database: Database, market_url: str
+    ):
+        seconds = [n for n in range(-700, 700, 4) if not -6 <= n < 6]
+        put_all(database, [Trade(key=n + 1000, at=PAST + WINDOW + timedelta(seconds=n)) for n in seconds])
+        for spans in ([(PAST, PAST + WINDOW)], [(PAST, PAST), (PAST + WINDOW, PAST + WINDOW)]):
+            for first, last in spans:
+                compute(database, silver_trade_stream, first, last)
+            parts = ask(market_url, "SELECT missing FROM silver.trade_coverage ORDER BY window_start")
+            assert [(part[0].lower, part[0].upper) for (part,) in parts] == [
+                (PAST + WINDOW - timedelta(seconds=8), PAST + WINDOW),
+                (PAST + WINDOW, PAST + WINDOW + timedelta(seconds=8)),
+            ]
 
     def test_a_market_that_is_renamed_has_no_proof_in_that_window_and_nothing_missing(
         self, database: Database, market_url: str

@@ -166,11 +166,15 @@ silence AS (
   FROM (
     SELECT at, lead(at) OVER (ORDER BY at) AS following
     FROM (
-      SELECT traded_at AS at FROM pg_temp.trade WHERE traded_at >= :start AND traded_at < :end
+      -- from ten seconds around, so that a silence across the start or end of a window is one, whatever the span computed
+      SELECT traded_at AS at
+      FROM pg_temp.trade
+      WHERE traded_at >= CAST(:start AS timestamptz) - interval '10 seconds'
+        AND traded_at < CAST(:end AS timestamptz) + interval '10 seconds'
       UNION
-      SELECT CAST(:start AS timestamptz)
+      SELECT CAST(:start AS timestamptz) - interval '10 seconds'
       UNION
-      SELECT least(CAST(:end AS timestamptz), now() - interval '1 minute')
+      SELECT least(CAST(:end AS timestamptz) + interval '10 seconds', now() - interval '1 minute')
     ) AS received
   ) AS each
   WHERE following - at > interval '10 seconds'
