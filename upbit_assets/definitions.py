@@ -5,7 +5,7 @@ import gc
 from dagster import Definitions, in_process_executor, load_assets_from_modules
 
 from upbit_assets import archive, checks, day_checks, diff, figure_checks, retention
-from upbit_assets.assets import bronze, gold, silver
+from upbit_assets.assets import bronze, gold, markets, silver
 from upbit_assets.automation import changed_windows, jobs, missing_days, missing_trades, schedules
 from upbit_assets.collected import CollectedIOManager
 from upbit_assets.exchange import Exchange
@@ -25,7 +25,7 @@ class MarketDataIOManager(CollectedIOManager):
 database = Database()
 
 defs = Definitions(
-    assets=load_assets_from_modules([bronze, silver, gold]),
+    assets=load_assets_from_modules([bronze, silver, gold, markets]),
     asset_checks=[*checks.all_checks, *day_checks.all_checks, *figure_checks.all_checks],
     jobs=[
         jobs.collect,
@@ -33,6 +33,7 @@ defs = Definitions(
         jobs.repair_trades,
         jobs.collect_days,
         jobs.refresh_days,
+        jobs.list_markets,
         jobs.make_table_partitions,
         jobs.check_figures,
         diff.diff_job,
@@ -41,6 +42,7 @@ defs = Definitions(
     schedules=[
         schedules.collect_every_minute,
         schedules.collect_today,
+        schedules.list_markets_every_window,
         schedules.make_table_partitions_daily,
         schedules.check_figures_nightly,
         retention.drop_old_data_daily,

@@ -357,10 +357,11 @@ def print_top10() -> None:
     click.echo(f"\n거래대금 상위 10 · turnover top 10, window of {window:%Y-%m-%d %H:%M} KST ({kind} data)")
     largest = max(row.turnover_krw or 0 for row in rows) or 1
     for row in rows:
-        bar = "█" * round(24 * (row.turnover_krw or 0) / largest)
+        bar = f"{'█' * round(24 * (row.turnover_krw or 0) / largest):<25}"
+        name = row.korean_name or row.english_name or ""
         click.echo(
             f"{row.rank_volume:>4}  {row.market:<12}{format_decimal(row.trade_price):>16}  {row.change_rate:>+8.2%}"
-            f"{format_krw(row.turnover_krw):>14}  {bar}"
+            f"{format_krw(row.turnover_krw):>14}  {bar}{name}"
         )
     click.echo()
 

@@ -54,8 +54,8 @@ def test_a_gold_table_is_an_asset_made_of_its_feeds_by_two_sql_files(gold: GoldT
     assert all((SQL / f"{table.name}.sql").exists() for table in (gold.table, gold.build))
 
 
-def test_every_asset_is_a_feeds_or_a_gold_tables():
-    declared = [*(name for feed in FEEDS for name in (feed.bronze_asset, feed.silver_asset))]
+def test_every_asset_is_a_feeds_or_a_gold_tables_or_the_market_list():
+    declared = ["silver_market", *(name for feed in FEEDS for name in (feed.bronze_asset, feed.silver_asset))]
     declared += [gold.asset for gold in GOLD_TABLES]
     assert sorted(declared) == sorted(key.to_user_string() for key in GRAPH.get_all_asset_keys())
 

@@ -83,6 +83,13 @@ refresh_days = define_asset_job(
 )
 
 
+list_markets = define_asset_job(
+    "list_markets",
+    AssetSelection.assets("silver_market"),
+    description="Adds the newest market list to silver.market: names, warnings and cautions",
+)
+
+
 REFRESHES = {windows: refresh, days: refresh_days}
 
 

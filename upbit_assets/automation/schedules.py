@@ -25,6 +25,7 @@ from upbit_assets.automation.jobs import (
     check_figures,
     collect,
     collect_days,
+    list_markets,
     make_table_partitions,
     unfinished,
 )
@@ -96,6 +97,16 @@ def markets_are_chosen(database: Database, feeds: Sequence[Feed], now: datetime)
         except selection.NoRankingError:
             return False
     return True
+
+
+list_markets_every_window = ScheduleDefinition(
+    name="list_markets_every_window",
+    cron_schedule="2-59/10 * * * *",
+    job=list_markets,
+    execution_timezone=str(SEOUL),
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Adds the window's market list to silver.market",
+)
 
 
 make_table_partitions_daily = ScheduleDefinition(

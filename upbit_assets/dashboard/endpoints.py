@@ -131,7 +131,8 @@ def markets(connection: sa.Connection, values: Values) -> dict[str, Any]:
     if start is None:
         return page_of([], None)
     query = (
-        sa.select(*as_text(MARKET_FIELDS))
+        sa.select(*as_text(MARKET_FIELDS), *NAME_FIELDS)
+        .outerjoin(tables.silver_market, tables.silver_market.c.market == stats.c.market)
         .where(stats.c.window_start == start, stats.c.ingested_at >= start, stats.c.ingested_at < start + WINDOW)
         .order_by(*values["sort"], stats.c.market)
         .limit(values["limit"] + 1)
@@ -273,6 +274,7 @@ TRADES_BY_STATE = {
     }.items()
 }
 MARKET_FIELDS = fields_of(stats)
+NAME_FIELDS = fields_of(tables.silver_market, "market", "first_seen_at", "last_seen_at")
 BOOK_FIELDS = fields_of(book, "computed_at")
 SPREAD_FIELDS = fields_of(tables.gold_orderbook_stats, "ingested_at", "market", "computed_at")
 UNITS = {str(minutes): timedelta(minutes=minutes) for minutes in (1, 3, 5, 10, 15, 30, 60, 240, 1440)}
@@ -313,7 +315,7 @@ ENDPOINTS = (
         "/api/markets",
         "The figures of all markets in one ten-minute window, by default the newest",
         markets,
-        MARKET_FIELDS,
+        MARKET_FIELDS + NAME_FIELDS,
         (
             Parameter("window", "The window's key", {"type": "string", "examples": ["2026-01-29-14:00"]}, window_key),
             Parameter("quote", "Only markets of a quote currency", {"enum": list(QUOTES)}, one_of(QUOTES)),

@@ -551,6 +551,23 @@ silver_candle = table(
 )
 silver_candle_rejected = rejected_table("silver.candle_rejected", "bronze.candle_raw", day())
 silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
+silver_market = table(
+    "silver.market",
+    market(),
+    column("korean_name", sa.Text, "한글명; NULL if the exchange has none", nullable=True),
+    column("english_name", sa.Text, "영문명; NULL if the exchange has none", nullable=True),
+    column("warning", sa.Boolean, "유의 종목: whether the exchange warns of the market"),
+    column(
+        "cautions",
+        sa.ARRAY(sa.Text),
+        "주의 종목: the exchange's reasons for caution, e.g. PRICE_FLUCTUATIONS; empty if there are none",
+    ),
+    column("first_seen_at", Moment, "When the first collected market list that has the market was received"),
+    column("last_seen_at", Moment, "When the newest one was; names, warning and cautions are from it"),
+    sa.PrimaryKeyConstraint("market"),
+    comment="Every market that was on a collected market list, with its names and warnings",
+    window="first_seen_at",
+)
 silver_alert = table(
     "silver.alert",
     column("key", sa.Text, "Which trouble; the same as long as it lasts"),

@@ -12,6 +12,7 @@ from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.tables import DEPTHS
 from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.sandbox.instrument import Listing
 from upbit_assets.sandbox.market import Market
 
 Row = dict[str, Any]
@@ -152,12 +153,27 @@ def orderbook(market: Market, code: str, at: datetime) -> dict[sa.Table, list[Ro
     return {tables.silver_orderbook: [silver], tables.gold_orderbook_stats: [stats]}
 
 
+def named(market: Market, listing: Listing, at: datetime) -> Row:
+    """A row of silver.market."""
+    event: Row = market.event(listing.market, at)
+    return {
+        "market": listing.market,
+        "korean_name": listing.korean_name,
+        "english_name": listing.english_name,
+        "warning": event["warning"],
+        "cautions": sorted(name for name, there in event["caution"].items() if there),
+        "first_seen_at": at - DAY,
+        "last_seen_at": at,
+    }
+
+
 def fill(url: str, market: Market, at: datetime, followed: Sequence[str], missing: Iterable[datetime] = ()) -> None:
     """A day until `at`: the newest window of every market, and all windows, candles and books of the followed ones."""
     codes = [listing.market for listing in market.markets(at)]
     starts = [windows.at(at).start - back * WINDOW for back in range(144)]
     there = [start for start in starts if start not in set(missing)]
     put(url, {tables.bronze_origin: [{"simulated": True}], **books_of(there, len(codes))})
+    put(url, {tables.silver_market: [named(market, listing, at) for listing in market.markets(at)]})
     put(url, {tables.gold_market_stats: figures(market, codes, at)})
     for start in there[1:]:
         put(url, {tables.gold_market_stats: figures(market, followed, start + 9 * MINUTE)})

@@ -116,6 +116,27 @@ def test_windows_before_the_first_one_collected_are_not_called_missing(
     expect(page.locator("#coverage-key")).to_have_text(re.compile(r"없음 1\s*수집 중 1\s*수집 시작 전 1(40|39)"))
 
 
+def test_a_market_is_found_by_its_code_its_names_and_their_initial_consonants(
+    visitor: Visitor, board_url: str, market: Market
+):
+    filled(board_url, market, datetime.now(UTC))
+    ask(
+        board_url, "UPDATE silver.market SET warning = true, cautions = '{PRICE_FLUCTUATIONS}' WHERE market = 'KRW-ETH'"
+    )
+    tell(board_url)
+    page = ready(visitor.open())
+    for text, code in {"이더리움": "KRW-ETH", "ㅂㅌㅋㅇ": "KRW-BTC", "xrp": "KRW-XRP", "Ethereum": "KRW-ETH"}.items():
+        page.locator("#code").fill(text)
+        page.locator("#code").press("Enter")
+        expect(page.locator("#market-code")).to_have_text(code)
+    expect(page.locator("#market-name")).to_have_text("이더리움")
+    expect(page.locator("#market-warnings")).to_have_text("유의 종목 · 주의: 가격 급등락")
+    page.locator("#code").fill("없는종목")
+    page.locator("#code").press("Enter")
+    expect(page.locator("#code")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#market-code")).to_have_text("KRW-ETH")
+
+
 @pytest.mark.parametrize("simulated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_simulated_data_is_marked(visitor: Visitor, board_url: str, market: Market, simulated: bool):
     filled(board_url, market, datetime.now(UTC))

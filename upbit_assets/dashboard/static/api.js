@@ -24,6 +24,10 @@
  * @property {string | null} volatility
  * @property {number | null} rank_volatility
  * @property {string | null} vwap
+ * @property {string | null} korean_name
+ * @property {string | null} english_name
+ * @property {boolean | null} warning null if no market list has it
+ * @property {string[] | null} cautions
  *
  * @typedef {object} Book
  * @property {string} market

@@ -1,6 +1,7 @@
 // Controls: language, theme, colours, the chart's span, and the market search.
 
 import { byId, choosable, element, inputById, tableBody } from "./page.js";
+import { findMarket } from "./search.js";
 import { SPANS, colours, language, readAddress, state, theme, translation, writeAddress } from "./state.js";
 
 export function drawControls() {
@@ -64,9 +65,8 @@ export function listenToControls({ choose, drawAll, paint, drawLists, readCandle
 function listenToSearch(choose) {
   const input = inputById("code");
   const find = () => {
-    const code = input.value.trim().toUpperCase();
-    const found = [code, `KRW-${code}`].find((wanted) => state.markets.some(({ market }) => market === wanted));
-    input.setAttribute("aria-invalid", String(Boolean(code) && !found));
+    const found = findMarket(state.markets, input.value);
+    input.setAttribute("aria-invalid", String(Boolean(input.value.trim()) && !found));
     if (!found) return;
     input.value = "";
     choose(found);

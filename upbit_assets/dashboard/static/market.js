@@ -3,7 +3,7 @@
 import { get, getAll, serverNow } from "./api.js";
 import { candleChart, timeOf as chartTime } from "./chart.js";
 import { brief, full, percent } from "./figures.js";
-import { byId, change, element, figure, minuteOf, price, quantity, won } from "./page.js";
+import { byId, change, element, figure, minuteOf, nameOf, price, quantity, warningsOf, won } from "./page.js";
 import { hasMoved } from "./rankings.js";
 import { SPANS, language, state, translation } from "./state.js";
 
@@ -15,6 +15,8 @@ export const chart = candleChart(byId("chart"), { hovered: (row) => drawLegend(r
 export function drawMarket() {
   const row = state.markets.find(({ market }) => market === state.market);
   byId("market-code").textContent = state.market ?? "";
+  byId("market-name").textContent = row ? nameOf(row, language.get()) : "";
+  byId("market-warnings").textContent = row ? warningsOf(row, translation()).join(" · ") : "";
   byId("market-price").replaceChildren(...(row ? [price(row.trade_price)] : []));
   byId("market-quote").textContent = row?.quote_currency ?? "";
   byId("market-change").replaceChildren(...(row ? [change(row.change_rate)] : []));

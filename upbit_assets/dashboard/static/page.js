@@ -64,6 +64,16 @@ export const price = (exact) => figure(exact, full(exact));
 /** @param {string} exact */
 export const quantity = (exact) => figure(exact, brief(exact));
 
+/** The market's name in the page's language, if it has one. @param {Market} market @param {string} language */
+export const nameOf = (market, language) =>
+  (language === "ko" ? market.korean_name : null) ?? market.english_name ?? market.korean_name ?? "";
+
+/** What the exchange warns of. @param {Market} market @param {Record<string, any>} words @returns {string[]} */
+export const warningsOf = ({ warning, cautions }, words) => [
+  ...(warning ? [words.warning] : []),
+  ...(cautions ?? []).map((caution) => words[caution] ?? caution),
+];
+
 /** The headers of the lists of markets, which differ in the last column. */
 export function headLists() {
   for (const table of /** @type {NodeListOf<HTMLTableElement>} */ (document.querySelectorAll(".list"))) {

@@ -1,7 +1,7 @@
 // The rankings by turnover and by volatility.
 
 import { percent } from "./figures.js";
-import { byId, element, figure, marketRows, minuteOf, tableBody, won } from "./page.js";
+import { byId, element, figure, marketRows, minuteOf, nameOf, tableBody, won } from "./page.js";
 import { language, state, translation } from "./state.js";
 
 /** @import { Market } from "./api.js" */
@@ -27,7 +27,9 @@ export function drawRankings() {
   byId("window").textContent = state.status?.window_start
     ? translation().window(minuteOf(state.status.window_start))
     : "";
-  byId("codes").replaceChildren(...markets.map((market) => element("option", { value: market.market })));
+  byId("codes").replaceChildren(
+    ...markets.map((market) => element("option", { value: market.market, label: nameOf(market, language.get()) })),
+  );
 }
 
 /**
