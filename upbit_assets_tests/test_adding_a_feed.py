@@ -26,11 +26,11 @@ from upbit_assets import feeds, stack
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import stale
-from upbit_assets_tests.pipeline import checks, materialize, now, said
+from upbit_assets_tests.pipeline import checks, materialize, now, run_errors
 
 at = now()
 result = materialize(*feeds.TICK_STATS.bronze_assets, *feeds.TICK_STATS.computed_assets, first=at)
-assert result.success, said(result)
+assert result.success, run_errors(result)
 assert [check.passed for check in checks(result).values()] == [True]
 
 window = windows.at(at).start
