@@ -139,7 +139,7 @@ def test_current_figures_are_fresh(database: Database, exchange: Handle):
 
 def test_freshness_targets_the_newest_materialization(database: Database, exchange: Handle, tmp_path: Path):
     result = materialize(*CHAIN, first=now(), instance=DagsterInstance.local_temp(str(tmp_path)))
-    assert FRESHNESS[1] not in evaluated(result), "which would say the same of every run"
+    assert FRESHNESS[1] not in evaluated(result), "each run has its own result"
     with database.connect() as connection, DagsterInstance.local_temp(str(tmp_path)) as instance:
         evaluation = evaluate_current(FRESHNESS[0], checks.FRESHNESS, connection, instance)
     target = evaluation.target_materialization_data

@@ -148,7 +148,7 @@ def test_the_demo_collects_ranks_repairs_and_leaves_nothing_running(tmp_path: Pa
         assert "거래대금 상위 10" in stack.said
         asked = '{ assetNodeOrError(assetKey: {path: ["silver_ticker"]}) { ... on AssetNode { partitionKeys } } }'
         first, *_ = stack.graphql(asked)["assetNodeOrError"]["partitionKeys"]
-        assert first.endswith("-00:00"), "Dagster's first partition is that of the first day's midnight"
+        assert first.endswith("-00:00"), "Dagster's first partition starts at the first day's midnight"
         assert windows.start_of(first) > now() - timedelta(days=1, minutes=10)
         os.kill(stack.process.pid, signal.SIGINT)
         assert stack.process.wait(60) == 0

@@ -152,7 +152,7 @@ def test_gold_is_computed_from_the_new_silver(computed: str, database: Database)
         assert changed == ({"gold.market_stats": {"change_rate_24h": 2}} if changes else {})
     ask(computed, "UPDATE silver.ticker SET trade_price = 2 * trade_price WHERE ingested_at = %s", PAST + WINDOW / 5)
     told = lines(diff("--partition", KEY, "--select", "gold_market_stats").output)
-    assert any("trade_price" in line for line in told), "alone, from the silver that is there"
+    assert any("trade_price" in line for line in told), "only gold, from the stored silver"
 
 
 def test_collecting_and_reading_continue_but_a_write_of_the_window_waits(

@@ -213,7 +213,7 @@ class TestDropped:
         ask(market_url, "DELETE FROM bronze.candle_raw")
         ask(market_url, "INSERT INTO bronze.retention VALUES ('bronze.candle_raw', %s, 'infinity')", day + DAY)
         assert not materialize(*names[1:], first=day, axis=days).success
-        assert daemon.tick() != requests_for("candle", 1), "of itself a complete day is not requested"
+        assert daemon.tick() != requests_for("candle", 1), "a complete day is not requested by the sensor"
         ask(market_url, "UPDATE bronze.retention SET dropped_at = %s", Clock.moment + timedelta(seconds=1))
         Clock.moment += timedelta(minutes=1)
         assert collect().success

@@ -110,7 +110,7 @@ class TestDropping:
         dropped = {f"bronze.ticker_raw_{day:%Y%m%d}" for day in (OLD, EDGE - 2 * DAY, EDGE - DAY)}
         assert before - partitions_of(market, "bronze.ticker_raw") == dropped
         assert moments(tables.bronze_ticker_raw) == [EDGE, MIDNIGHT]
-        assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept for ever"
+        assert partitions_of(market, "silver.ticker") > {f"silver.ticker_{OLD:%Y%m%d}"}, "silver is kept forever"
 
     def test_a_large_drop_goes_a_few_partitions_at_a_time(self, market: str, monkeypatch):
         first = EDGE - 75 * DAY
@@ -120,7 +120,9 @@ class TestDropping:
         [(dropped, _)] = ask(market, "SELECT * FROM bronze.drop_partitions('bronze.market_raw', %s)", EDGE)
         noted = "SELECT kept_from FROM bronze.retention WHERE table_name = 'bronze.market_raw'"
         assert dropped == 50
-        assert ask(market, noted) == [(first + 50 * DAY,)], "the oldest go first, and what is left is not given up"
+        assert ask(market, noted) == [(first + 50 * DAY,)], (
+            "the oldest are dropped first, and the rest is not recorded as dropped"
+        )
 
         monkeypatch.setenv("UPBIT_KEEP_BRONZE_DAYS", "10")
         assert drop_old_data().success
@@ -141,7 +143,7 @@ class TestDropping:
         assert min(partitions_of(market, "gold.market_stats") - {"gold.market_stats_default"}) == first_kept
         noted = ask(market, "SELECT kept_from FROM bronze.retention WHERE table_name = 'gold.market_stats'")
         dropped = [(EDGE.replace(day=1),)] if OLD.month != EDGE.month else []
-        assert noted == dropped, "what is still there is not noted as dropped"
+        assert noted == dropped, "kept data is not recorded as dropped"
 
     def test_check_results_are_deleted_with_their_windows(self, market: str, monkeypatch: pytest.MonkeyPatch):
         put(OLD, EDGE)
@@ -333,7 +335,7 @@ class TestDagstersLog:
         assert left == [("ASSET_MATERIALIZATION",)] * 2
         assert instance.all_logs(new)
         checks = ask(server.url("dagster"), "SELECT DISTINCT run_id FROM asset_check_executions")
-        assert checks == [(new,)], "of the checks the last result stays"
+        assert checks == [(new,)], "the checks' last results stay"
 
     def test_the_uis_partition_cache_is_updated_nightly(self, instance: DagsterInstance):
         key = AssetKey("bronze_ticker_raw")

@@ -81,7 +81,7 @@ class TestContent:
                 )
                 assert row["market"] == by_name["market"]
                 for name in ("raw_data", "day_candle", "key", "problem"):
-                    assert row.get(name) == by_name.get(name), "the text that PostgreSQL has"
+                    assert row.get(name) == by_name.get(name), "PostgreSQL's text"
                 assert row["ingested_at"] == datetime.fromisoformat(by_name["ingested_at"])
                 if "day" in by_name:
                     assert row["day_start"] == datetime.fromisoformat(by_name["day"])
@@ -108,7 +108,7 @@ class TestContent:
         assert len(groups) > 3
         assert [group.min for group in groups] == sorted(group.min for group in groups)
         assert {market for group in groups for market in (group.min, group.max)} <= set(MARKETS)
-        assert file.metadata.row_group(0).column(2).statistics is None, "of JSON they would be of no use"
+        assert file.metadata.row_group(0).column(2).statistics is None, "statistics of JSON would be useless"
 
     def test_a_day_is_seouls(self, database: Database, market_url: str, store: Store):
         instant = timedelta(microseconds=1)
@@ -241,7 +241,7 @@ class TestLateRows:
             monkeypatch.setattr(Store, "put", put_late)
             archived = archive_day(database, store, TICKERS, PAST)
         assert archived is not None
-        assert archived.content.rows == 30, "one snapshot, whatever comes meanwhile"
+        assert archived.content.rows == 30, "one snapshot, whatever is written meanwhile"
         monkeypatch.setattr(Store, "put", put)
         assert "has 30 rows, the table 36" in str(late_check(market_url, store))
 

@@ -73,7 +73,7 @@ def test_what_the_archive_has_is_dropped(market: str, store: Store, monkeypatch:
     assert (rows_of(market), rows_of(market, TRADES)) == (0, 0)
     for day in (PAST, FOLLOWING):
         with Database().connect("REPEATABLE READ") as connection, connection.begin():
-            assert agrees(connection, store, TICKERS, day).passed, "the file is what it was"
+            assert agrees(connection, store, TICKERS, day).passed, "the file is unchanged"
 
 
 def test_what_it_lacks_stays_and_is_named(market: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -193,7 +193,7 @@ def test_a_dropped_day_comes_back_row_for_row(market: str, store: Store, monkeyp
             assert restore_day(Database(), store, table, day) == 30
     assert (texts(market, TICKERS), texts(market, TRADES)) == before
     put_rows(market, TICKERS, count=1)
-    assert len(texts(market, TICKERS)) == 61, "ids go on above those that came back"
+    assert len(texts(market, TICKERS)) == 61, "new ids are above the restored ones"
     newest = max(int(row[0]) for row in before[0])
     assert int(texts(market, TICKERS)[-1][0]) > newest
 

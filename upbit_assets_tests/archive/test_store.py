@@ -127,11 +127,11 @@ def test_what_a_store_does_is_one_plain_error_without_credentials_and_the_versio
     assert "UPBIT_ARCHIVE_URL is s3://upbit/bronze" in str(error.value)
     assert ACCESS_KEY not in str(error.value)
     assert SECRET not in str(error.value)
-    assert error.value.__cause__ is None, "whose text would be in Dagster's database"
+    assert error.value.__cause__ is None, "its text would be stored in Dagster's database"
 
     use_s3(monkeypatch, s3_server)
     assert read_back(Store(), TICKERS, PAST) == before
-    assert ask(market_url, "SELECT count(*) FROM bronze.archive") == [(1,)], "what failed is not noted"
+    assert ask(market_url, "SELECT count(*) FROM bronze.archive") == [(1,)], "a failed archive is not recorded"
     again = archive_day(database, Store(), TICKERS, PAST)
     assert again is not None
     assert again.content.rows == 35

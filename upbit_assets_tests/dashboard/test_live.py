@@ -148,7 +148,7 @@ def test_a_response_is_cached_until_the_next_write(board: str, url: str):
     assert rejected() == 0
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE silver.ticker_build SET rejected_rows = 7")
-    assert rejected() == 0, "it was read again though nothing was told"
+    assert rejected() == 0, "it was read again without a notification"
     with psycopg.connect(url) as connection:
         notify(connection, "silver.ticker", start)
     deadline = time.monotonic() + 2
@@ -194,7 +194,7 @@ def test_a_stream_that_is_down_is_not_shown_as_live(board: str, stream: psycopg.
         page.until("database", {"up": True})
         batch(stream, "KRW-A", age="20 s")
         batch(stream, "KRW-B")
-        assert prices(page).keys() == {"KRW-A", "KRW-B"}, "the old one came by itself"
+        assert prices(page).keys() == {"KRW-A", "KRW-B"}, "the old one was sent without a request"
 
 
 def test_a_page_that_opens_after_the_stream_went_down_gets_no_old_tickers(url: str, monkeypatch: pytest.MonkeyPatch):

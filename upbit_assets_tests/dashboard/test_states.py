@@ -53,7 +53,7 @@ def test_a_new_window_is_there_once_it_is_committed(visitor: Visitor, board_url:
         notify(connection, "gold.market_stats", windows.at(at).start)
     expect(page.locator("#market-price data")).to_have_attribute("value", str(price))
     expect(page.locator("#market-price")).to_contain_text(f"{price:,}")
-    assert page.evaluate("window.untouched"), "the page was loaded again"
+    assert page.evaluate("window.untouched"), "the page was reloaded"
 
 
 def test_nothing_is_ranked_by_volatility_before_a_price_has_moved(visitor: Visitor, board_url: str, market: Market):
@@ -165,7 +165,7 @@ def test_it_is_shown_as_stale_when_collection_stops(visitor: Visitor, board_url:
     expect(page.locator("#notice")).to_contain_text("수집이 멈췄습니다. 보이는 값은 47분 전")
     expect(page.locator("#age")).to_have_text("47분 전")
     assert shade(page, "#top10") == "grayscale(1)"
-    assert shade(page, "#coverage") == "none", "its colours tell what is missing"
+    assert shade(page, "#coverage") == "none", "its colours show what is missing"
     assert_accessible(page)
     now = datetime.now(UTC)
     build = {"window_start": windows.at(now).start, "gold_rows": 2}

@@ -40,7 +40,7 @@ def test_a_runs_relevant_events_are_stored(log: list[tuple[DagsterEventType | No
         DagsterEventType.RUN_SUCCESS: 1,
     }.items():
         assert stored[kind] == count
-    assert stored[None] == 0, "what is in the materialization, or in the checks' history, is not logged once more"
+    assert stored[None] == 0, "events that repeat a materialization or a check's history are not stored"
 
 
 def test_definition_metadata_is_not_repeated_by_every_run(log: list[tuple[DagsterEventType | None, str]]):

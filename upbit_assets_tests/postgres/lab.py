@@ -187,7 +187,7 @@ class Pause:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.over.wait(PATIENCE), "nobody ended the pause"
+        assert self.over.wait(PATIENCE), "the pause was never ended"
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def until(what: Callable[[], object], seconds: float = 30) -> None:
     """Poll until the condition is true."""
     end = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition never became true"
         time.sleep(0.02)
 
 

@@ -358,4 +358,4 @@ def test_threads_fetch_through_one_background_client_as_fast_as_is_permitted():
         with ThreadPoolExecutor(4) as threads:
             replies = list(threads.map(lambda _: client.orderbook(["KRW-BTC"]), range(25)))
         assert len(replies) == 25
-        assert time.monotonic() - began < 10, "one after the other they take 25"
+        assert time.monotonic() - began < 10, "sequentially they would take 25"
