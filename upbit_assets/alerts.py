@@ -1,4 +1,4 @@
-"""Alerts people, once when a trouble begins and once when it is over: `upbit-assets alerts`.
+"""Alerts people, once when a problem begins and once when it is over: `upbit-assets alerts`.
 
 A process beside Dagster, so that it also notices that Dagster or a database has stopped.
 """
@@ -15,14 +15,14 @@ from dagster import DagsterInstance
 from upbit_assets.notify import Channel
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.postgres.tables import silver_alert
+from upbit_assets.problems import Problem, find_problems
 from upbit_assets.settings import ALERTS_HEARTBEAT, settings
-from upbit_assets.troubles import Trouble, find_troubles
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 30
-SETTLED = timedelta(minutes=5)  # a trouble that comes back before is still the same
-DATABASE_AWAY = Trouble(
+SETTLED = timedelta(minutes=5)  # a problem that comes back before is still the same
+DATABASE_AWAY = Problem(
     "database",
     "데이터베이스를 사용할 수 없습니다. PostgreSQL이 실행 중인지 확인하세요.",
     "A database can't be used. Check that PostgreSQL runs.",
@@ -36,7 +36,7 @@ class Alerts:
     That a database is away is only kept here.
 
     Args:
-        suspected: troubles found the last time of which people were not told, with the time of the first sight.
+        suspected: problems found the last time of which people were not told, with the time of the first sight.
     """
 
     channel: Channel
@@ -47,37 +47,37 @@ class Alerts:
     told_of_away: bool = False
 
     def look(self, now: datetime) -> None:
-        """Find the troubles, and tell which are new and which are over."""
+        """Find the problems, and tell which are new and which are over."""
         try:
             with self.open_instance() as instance, self.database.connect() as connection:
-                self.tell(connection, find_troubles(connection, instance, now), now)
+                self.tell(connection, find_problems(connection, instance, now), now)
         except (DatabaseError, sa.exc.OperationalError) as error:
             log.warning("%s", error)
             self.tell_away(now)
         else:
             self.tell_back(now)
 
-    def tell(self, connection: sa.Connection, found: Iterable[Trouble], now: datetime) -> None:
-        """Tell of each trouble that was also found the time before, and of each that is over."""
-        troubles = {trouble.key: trouble for trouble in found}
+    def tell(self, connection: sa.Connection, found: Iterable[Problem], now: datetime) -> None:
+        """Tell of each problem that was also found the time before, and of each that is over."""
+        problems = {problem.key: problem for problem in found}
         told = {row.key: row for row in connection.execute(sa.select(silver_alert))}
         key = silver_alert.c.key
-        connection.execute(sa.update(silver_alert).where(key.in_(troubles.keys() & told.keys())).values(seen_at=now))
-        suspected = {new: self.suspected.get(new, now) for new in troubles.keys() - told.keys()}
+        connection.execute(sa.update(silver_alert).where(key.in_(problems.keys() & told.keys())).values(seen_at=now))
+        suspected = {new: self.suspected.get(new, now) for new in problems.keys() - told.keys()}
         for new in suspected.keys() & self.suspected.keys():
-            text = self.text_of(troubles[new])
+            text = self.text_of(problems[new])
             if self.channel.begun(text):
                 row = {"key": new, "began_at": suspected.pop(new), "seen_at": now, "text": text}
                 connection.execute(sa.insert(silver_alert).values(row))
         self.suspected = suspected
-        for gone in told.keys() - troubles.keys():
+        for gone in told.keys() - problems.keys():
             last = told[gone]
             if now - last.seen_at >= SETTLED and self.channel.over(last.text, last.seen_at - last.began_at):
                 connection.execute(sa.delete(silver_alert).where(key == gone))
 
-    def text_of(self, trouble: Trouble) -> str:
-        text = trouble.korean if self.channel.language == "ko" else trouble.english
-        return f"{text}\n{settings.UPBIT_DAGSTER_URL}{trouble.path}"
+    def text_of(self, problem: Problem) -> str:
+        text = problem.korean if self.channel.language == "ko" else problem.english
+        return f"{text}\n{settings.UPBIT_DAGSTER_URL}{problem.path}"
 
     def tell_away(self, now: datetime) -> None:
         if self.away_since is None:
@@ -100,5 +100,5 @@ def serve() -> None:
         try:
             alerts.look(datetime.now(UTC))
         except Exception:  # the next time may go well, and nobody would be told of this process' end
-            log.exception("Looking for troubles failed.")
+            log.exception("Looking for problems failed.")
         time.sleep(EVERY_SECONDS)

@@ -133,7 +133,7 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps(asdict(found), default=datetime.isoformat, ensure_ascii=False, indent=2))
     else:
         click.echo("\n".join(found.lines()))
-    sys.exit(1 if found.troubles else 0)
+    sys.exit(1 if found.problems else 0)
 
 
 @main.command()

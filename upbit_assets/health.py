@@ -61,13 +61,13 @@ def stream() -> str | None:
 
 
 def alerts() -> str | None:
-    """None if the process of this container has lately looked for troubles."""
+    """None if the process of this container has lately looked for problems."""
     import time
 
     from upbit_assets.settings import ALERTS_HEARTBEAT
 
     alive = ALERTS_HEARTBEAT.exists() and time.time() - ALERTS_HEARTBEAT.stat().st_mtime < STALE_SECONDS
-    return None if alive else f"nobody has looked for troubles in the last {STALE_SECONDS} s"
+    return None if alive else f"nobody has looked for problems in the last {STALE_SECONDS} s"
 
 
 CHECKS: dict[str, Callable[[], str | None]] = {

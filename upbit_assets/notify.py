@@ -52,11 +52,11 @@ class Channel:
         self.messages = MESSAGES[self.language]
 
     def begun(self, text: str) -> bool:
-        """Tell of a trouble; returns whether it was sent."""
+        """Tell of a problem; returns whether it was sent."""
         return self.send(self.messages["begun"], text, apprise.NotifyType.FAILURE)
 
     def over(self, text: str, lasted: timedelta) -> bool:
-        """Tell that a trouble is over; returns whether it was sent."""
+        """Tell that a problem is over; returns whether it was sent."""
         duration = self.messages["lasted"].format(max(round(lasted / timedelta(minutes=1)), 1))
         return self.send(self.messages["over"], f"{duration}\n{text}", apprise.NotifyType.SUCCESS)
 

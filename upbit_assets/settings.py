@@ -26,7 +26,7 @@ UI_PORT, BOARD_PORT, EXCHANGE_PORT = 3000, 8501, 8766
 UPBIT_OPENED = "2017-09-25"  # the day of the first trade
 WINDOW_FORMAT = "%Y-%m-%d-%H:%M"
 ALL_MARKETS = 2**31 - 1
-ALERTS_HEARTBEAT = Path(tempfile.gettempdir()) / "upbit-assets-alerts"  # touched whenever troubles are looked for
+ALERTS_HEARTBEAT = Path(tempfile.gettempdir()) / "upbit-assets-alerts"  # touched whenever problems are looked for
 
 
 def home_of(*, demo: bool) -> Path:

@@ -11,7 +11,7 @@ from upbit_assets.automation.jobs import UNFINISHED
 from upbit_assets.feeds import FEEDS, Feed
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.troubles import RECENT, Trouble, find_troubles
+from upbit_assets.problems import RECENT, Problem, find_problems
 
 DAYS_SHOWN = 7
 
@@ -45,7 +45,7 @@ class Report:
     runs_failed: int
     feeds: list[FeedStatus]
     failing_windows: int
-    troubles: list[Trouble]
+    problems: list[Problem]
 
     def lines(self) -> Iterator[str]:
         data = {True: "simulated data", False: "real data", None: "no data yet"}[self.simulated]
@@ -60,8 +60,8 @@ class Report:
         yield f"checks        {self.failing_windows} windows fail" + (
             "; see silver.check_result" if self.failing_windows else ""
         )
-        yield "Everything is well." if not self.troubles else f"{len(self.troubles)} problem(s):"
-        yield from (f"* {trouble.english}" for trouble in self.troubles)
+        yield "Everything is well." if not self.problems else f"{len(self.problems)} problem(s):"
+        yield from (f"* {problem.english}" for problem in self.problems)
 
 
 DAILY = {feed.name for feed in FEEDS if feed.axis is days}
@@ -83,7 +83,7 @@ def report(connection: sa.Connection, instance: DagsterInstance, version: str, n
         runs_failed=instance.get_runs_count(failed),
         feeds=[feed_status(connection, feed, now) for feed in FEEDS],
         failing_windows=connection.scalar(sa.select(sa.func.count()).where(~results.c.passed)) or 0,
-        troubles=find_troubles(connection, instance, now),
+        problems=find_problems(connection, instance, now),
     )
 
 

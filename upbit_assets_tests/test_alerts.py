@@ -1,4 +1,4 @@
-"""Alerts reach real listeners: once when trouble begins, once when it is over."""
+"""Alerts reach real listeners: once when a problem begins, once when it is over."""
 
 import json
 import socketserver
@@ -17,12 +17,12 @@ from upbit_assets import alerts, cli
 from upbit_assets.alerts import SETTLED, Alerts
 from upbit_assets.notify import AlertError, Channel
 from upbit_assets.postgres.resource import Database
-from upbit_assets.troubles import Trouble
+from upbit_assets.problems import Problem
 from upbit_assets_tests.pipeline import ask
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
-TROUBLE = Trouble("run/collect", "작업이 실패했습니다", "A job failed", "/runs/abc")
+PROBLEM = Problem("run/collect", "작업이 실패했습니다", "A job failed", "/runs/abc")
 
 
 @contextmanager
@@ -72,22 +72,22 @@ class Mail(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def told(database: Database, posted: list[Any]) -> Callable[[datetime, list[Trouble]], None]:
-    """A look at which these troubles are there."""
+def told(database: Database, posted: list[Any]) -> Callable[[datetime, list[Problem]], None]:
+    """A look at which these problems are there."""
     watch = Alerts(Channel(), database)
 
-    def look(now: datetime, troubles: list[Trouble]) -> None:
+    def look(now: datetime, problems: list[Problem]) -> None:
         with database.connect() as connection:
-            watch.tell(connection, troubles, now)
+            watch.tell(connection, problems, now)
 
     return look
 
 
 def test_one_message_when_it_begins_and_one_when_it_is_over(
-    told: Callable[[datetime, list[Trouble]], None], posted: list[Any]
+    told: Callable[[datetime, list[Problem]], None], posted: list[Any]
 ):
     for minute in range(20):
-        told(NOW + minute * MINUTE, [TROUBLE])
+        told(NOW + minute * MINUTE, [PROBLEM])
     assert len(posted) == 1
     assert "작업이 실패했습니다\nhttp://127.0.0.1:3000/runs/abc" in posted[0]["message"]
     told(NOW + 20 * MINUTE, [])
@@ -98,10 +98,10 @@ def test_one_message_when_it_begins_and_one_when_it_is_over(
     assert "19분" in posted[1]["message"]
 
 
-def test_what_is_there_at_a_single_look_is_not_told(told: Callable[[datetime, list[Trouble]], None], posted: list[Any]):
-    told(NOW, [TROUBLE])
+def test_what_is_there_at_a_single_look_is_not_told(told: Callable[[datetime, list[Problem]], None], posted: list[Any]):
+    told(NOW, [PROBLEM])
     told(NOW + MINUTE, [])
-    told(NOW + 2 * MINUTE, [TROUBLE])
+    told(NOW + 2 * MINUTE, [PROBLEM])
     assert posted == []
 
 
@@ -110,7 +110,7 @@ def test_after_a_restart_it_is_not_told_again(database: Database, posted: list[A
         watch = Alerts(Channel(), database)
         with database.connect() as connection:
             for minute in range(3):
-                watch.tell(connection, [TROUBLE], NOW + minute * MINUTE)
+                watch.tell(connection, [PROBLEM], NOW + minute * MINUTE)
     assert len(posted) == 1
 
 
@@ -120,11 +120,11 @@ def test_what_nobody_could_be_told_is_told_later(
     deaf = Alerts(Channel(urls=("json://127.0.0.1:1/",)), database)
     with database.connect() as connection:
         for minute in range(3):
-            deaf.tell(connection, [TROUBLE], NOW + minute * MINUTE)
+            deaf.tell(connection, [PROBLEM], NOW + minute * MINUTE)
     assert ask(market_url, "SELECT * FROM silver.alert") == []
     deaf.channel = Channel()
     with database.connect() as connection:
-        deaf.tell(connection, [TROUBLE], NOW + 3 * MINUTE)
+        deaf.tell(connection, [PROBLEM], NOW + 3 * MINUTE)
     assert len(posted) == 1
 
 
@@ -132,7 +132,7 @@ def test_a_database_that_is_away_is_told_and_that_it_is_back(
     database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, posted: list[Any]
 ):
     watch = Alerts(Channel(language="en"), database, DagsterInstance.ephemeral)
-    monkeypatch.setattr(alerts, "find_troubles", lambda *_: [])
+    monkeypatch.setattr(alerts, "find_problems", lambda *_: [])
     monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
     for minute in range(4):
         watch.look(NOW + minute * MINUTE)

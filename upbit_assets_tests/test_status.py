@@ -13,10 +13,10 @@ from upbit_assets import cli
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
+from upbit_assets.problems import check_problems, day_problems, disk_problems, freshness_problems, run_problems
+from upbit_assets.problems import stream_problems as stream
 from upbit_assets.settings import PROJECT
 from upbit_assets.status import report
-from upbit_assets.troubles import check_troubles, day_troubles, disk_troubles, freshness_troubles, run_troubles
-from upbit_assets.troubles import stream_troubles as stream
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
 
@@ -24,7 +24,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def keys(found: Any) -> list[str]:
-    return [trouble.key for trouble in found]
+    return [problem.key for problem in found]
 
 
 def test_it_says_of_each_feed_how_fresh_and_whole_it_is(database: Database, market_url: str, instance: DagsterInstance):
@@ -41,7 +41,7 @@ def test_it_says_of_each_feed_how_fresh_and_whole_it_is(database: Database, mark
     assert any(
         line.startswith("ticker        newest 60 s ago, 3 of 5 windows collected, 6 rows") for line in found.lines()
     )
-    assert keys(found.troubles) == ["daemon", "late"]
+    assert keys(found.problems) == ["daemon", "late"]
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_what_stopped_is_told_from_what_is_late(
             now - figures_age * MINUTE,
         )
     with database.connect() as connection:
-        assert keys(freshness_troubles(connection, now)) == expected
+        assert keys(freshness_problems(connection, now)) == expected
 
 
-def test_the_last_run_of_a_job_is_in_trouble_until_the_next_succeeds(instance: DagsterInstance):
+def test_the_last_run_of_a_job_is_a_problem_until_the_next_succeeds(instance: DagsterInstance):
     works = False
 
     @op
@@ -79,14 +79,14 @@ def test_the_last_run_of_a_job_is_in_trouble_until_the_next_succeeds(instance: D
         call()
 
     collect.execute_in_process(instance=instance, raise_on_error=False)
-    (trouble,) = run_troubles(instance, datetime.now(UTC))
-    assert trouble.key == "blocked"
-    assert "until noon" in trouble.korean
-    assert "Failure:" not in trouble.korean, "a person reads the message alone"
-    assert trouble.path.startswith("/runs/")
+    (problem,) = run_problems(instance, datetime.now(UTC))
+    assert problem.key == "blocked"
+    assert "until noon" in problem.korean
+    assert "Failure:" not in problem.korean, "a person reads the message alone"
+    assert problem.path.startswith("/runs/")
     works = True
     collect.execute_in_process(instance=instance)
-    assert list(run_troubles(instance, datetime.now(UTC))) == []
+    assert list(run_problems(instance, datetime.now(UTC))) == []
 
 
 def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one(database: Database, market_url: str):
@@ -124,17 +124,17 @@ def test_failing_checks_and_days_that_stay_incomplete_are_told(database: Databas
     coverage = [day | {"minutes_missing": 1440, "problem": "volumes differ"}]
     put(market_url, {tables.silver_check_result: rows, tables.silver_candle_coverage: coverage})
     with database.connect() as connection:
-        (check,) = check_troubles(connection)
-        (incomplete,) = day_troubles(connection, now)
+        (check,) = check_problems(connection)
+        (incomplete,) = day_problems(connection, now)
     assert "fails in 2 window(s)" in check.english
     assert windows.key_of(windows.at(now - DAY).start) in check.korean
     assert "volumes differ" in incomplete.english
 
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
-    assert keys(disk_troubles(tmp_path)) in ([], ["disk"])
-    monkeypatch.setattr("upbit_assets.troubles.LEAST_FREE", 1.0)
-    assert keys(disk_troubles(tmp_path / "not" / "there")) == ["disk"]
+    assert keys(disk_problems(tmp_path)) in ([], ["disk"])
+    monkeypatch.setattr("upbit_assets.problems.LEAST_FREE", 1.0)
+    assert keys(disk_problems(tmp_path / "not" / "there")) == ["disk"]
 
 
 def test_where_nothing_runs_it_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
@@ -161,7 +161,7 @@ def test_a_script_gets_an_exit_code_and_json(market_url: str, monkeypatch: pytes
     result = CliRunner().invoke(cli.main, ["status", "--json"])
     assert result.exit_code == 1
     found = json.loads(result.stdout)
-    assert {trouble["key"] for trouble in found["troubles"]} >= {"daemon", "stale"}
+    assert {problem["key"] for problem in found["problems"]} >= {"daemon", "stale"}
     assert datetime.fromisoformat(found["at"]) <= datetime.now(UTC)
 
 

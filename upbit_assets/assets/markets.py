@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from dagster import AssetExecutionContext, MaterializeResult, asset
+from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
 from upbit_assets.assets import RETRY
 from upbit_assets.partitions import DAY
@@ -21,6 +21,7 @@ ADD = sa.text(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
     owners=["team:upbit_assets"],
     group_name="ticker",
     kinds={"postgres", "sql", "silver"},
+    backfill_policy=BackfillPolicy.single_run(),  # so that a range of its group may be materialized
     retry_policy=RETRY,
     metadata=stored_in(silver_market, write="append"),
 )

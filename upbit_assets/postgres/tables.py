@@ -570,12 +570,12 @@ silver_market = table(
 )
 silver_alert = table(
     "silver.alert",
-    column("key", sa.Text, "Which trouble; the same as long as it lasts"),
+    column("key", sa.Text, "Which problem; the same as long as it lasts"),
     column("began_at", Moment, "When it was first found"),
     column("seen_at", Moment, "When it was last found"),
     column("text", sa.Text, "What they were told"),
     sa.PrimaryKeyConstraint("key"),
-    comment="Trouble that people were told of and that is not over",
+    comment="Problems that people were told of and that are not over",
     window="began_at",
 )
 silver_candle_coverage = table(

@@ -1,4 +1,4 @@
-"""Troubles that people were told of."""
+"""Problems that people were told of."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
--- Troubles that people were told of, so that a restart tells nothing again.
+-- Problems that people were told of, so that a restart tells nothing again.
 CREATE TABLE silver.alert (
   key      text PRIMARY KEY,
   began_at timestamptz NOT NULL,

@@ -18,7 +18,7 @@ FRESH = timedelta(minutes=5)
 STREAM_SILENT = timedelta(minutes=2)
 DAEMON_SILENT = timedelta(minutes=3)  # each of its threads writes a heartbeat twice a minute
 LEAST_FREE = 0.10  # of the disk
-# a daily job that failed is in trouble until it succeeds the next day
+# a daily job that failed is a problem until it succeeds the next day
 RECENT = timedelta(hours=25)
 LOOKED_BACK_DAYS = 8  # trades are available for seven
 LONGEST_REASON = 300
@@ -26,7 +26,7 @@ BLOCKED = "blocked this IP address"
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Problem:
     """Something that is wrong.
 
     Args:
@@ -41,20 +41,20 @@ class Trouble:
     path: str = ""
 
 
-def find_troubles(connection: sa.Connection, instance: DagsterInstance, now: datetime) -> list[Trouble]:
+def find_problems(connection: sa.Connection, instance: DagsterInstance, now: datetime) -> list[Problem]:
     """Everything that is wrong.
 
     Args:
         connection: to the market database, with the pipeline's role.
     """
     return [
-        *disk_troubles(settings.DAGSTER_HOME),
-        *daemon_troubles(instance, now),
-        *run_troubles(instance, now),
-        *freshness_troubles(connection, now),
-        *stream_troubles(connection, now),
-        *check_troubles(connection),
-        *day_troubles(connection, now),
+        *disk_problems(settings.DAGSTER_HOME),
+        *daemon_problems(instance, now),
+        *run_problems(instance, now),
+        *freshness_problems(connection, now),
+        *stream_problems(connection, now),
+        *check_problems(connection),
+        *day_problems(connection, now),
     ]
 
 
@@ -62,22 +62,22 @@ def in_seoul(moment: datetime) -> str:
     return f"{moment.astimezone(SEOUL):%Y-%m-%d %H:%M:%S} KST"
 
 
-def disk_troubles(folder: Path) -> Iterator[Trouble]:
+def disk_problems(folder: Path) -> Iterator[Problem]:
     there = next(each for each in (folder, *folder.parents) if each.exists())
     usage = shutil.disk_usage(there)
     if usage.free < LEAST_FREE * usage.total:
         left = f"{usage.free / usage.total:.0%}"
-        yield Trouble(
+        yield Problem(
             "disk",
             f"디스크 여유 공간이 {left}뿐입니다({there}). 공간을 확보하거나 UPBIT_KEEP_…_DAYS를 설정하세요.",
             f"Only {left} of the disk is free ({there}). Free some space, or set UPBIT_KEEP_…_DAYS.",
         )
 
 
-def daemon_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Trouble]:
+def daemon_problems(instance: DagsterInstance, now: datetime) -> Iterator[Problem]:
     beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
     if not beats or now.timestamp() - max(beats) > DAEMON_SILENT.total_seconds():
-        yield Trouble(
+        yield Problem(
             "daemon",
             "Dagster 데몬이 동작하지 않아 스케줄과 센서가 멈췄습니다. 데몬을 다시 시작하세요.",
             "Dagster's daemon doesn't run, so schedules and sensors have stopped. Start it again.",
@@ -85,7 +85,7 @@ def daemon_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Troubl
         )
 
 
-def run_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Trouble]:
+def run_problems(instance: DagsterInstance, now: datetime) -> Iterator[Problem]:
     """Of each job the last finished run, if it failed; its steps were retried by then."""
     failed = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=now - RECENT), limit=1000)
     for job in sorted({run.job_name for run in failed}):
@@ -95,14 +95,14 @@ def run_troubles(instance: DagsterInstance, now: datetime) -> Iterator[Trouble]:
             continue
         reason = failure_of(instance, run)
         if BLOCKED in reason:
-            yield Trouble(
+            yield Problem(
                 "blocked",
                 f"업비트가 이 IP 주소의 호출을 차단했습니다(418). {reason}",
                 f"The exchange blocks this IP address (418). {reason}",
                 f"/runs/{run.run_id}",
             )
         else:
-            yield Trouble(
+            yield Problem(
                 f"run/{job}",
                 f"작업 {job}이(가) 재시도 후에도 실패했습니다: {reason}",
                 f"The job {job} failed after its retries: {reason}",
@@ -129,11 +129,11 @@ SELECT max(ingested_at) FROM gold.market_stats WHERE ingested_at > now() - inter
 NEWEST_RAW = sa.text("SELECT received_at FROM bronze.newest_ticker")
 
 
-def freshness_troubles(connection: sa.Connection, now: datetime) -> Iterator[Trouble]:
+def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
     raw, figures = connection.scalar(NEWEST_RAW), connection.scalar(NEWEST_FIGURES)
     if raw is None or now - raw > FRESH:
         since_ko, since_en = (f"{in_seoul(raw)} 이후", f"since {in_seoul(raw)}") if raw else ("하루 동안", "for a day")
-        yield Trouble(
+        yield Problem(
             "stale",
             f"{since_ko} 새 시세가 수집되지 않았습니다. 수집이 실행 중인지, 거래소에 연결되는지 확인하세요.",
             f"No ticker was collected {since_en}. Check whether collection runs and reaches the exchange.",
@@ -141,7 +141,7 @@ def freshness_troubles(connection: sa.Connection, now: datetime) -> Iterator[Tro
         )
     elif figures is None or now - figures > FRESH:
         last = in_seoul(figures) if figures else "–"
-        yield Trouble(
+        yield Problem(
             "late",
             f"시세는 수집되고 있으나 지표가 계산되지 않고 있습니다(마지막 지표: {last}). 대기 중인 실행을 확인하세요.",
             f"Tickers are collected, but no figures are computed (the last ones: {last}). Check the queued runs.",
@@ -156,21 +156,21 @@ SELECT (SELECT max(received_at) FROM live.ticker) AS heard,
 """)
 
 
-def stream_troubles(connection: sa.Connection, now: datetime) -> Iterator[Trouble]:
+def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
     """Of a stream that has collected within the last day; whoever doesn't run it misses nothing."""
     heard, stored = connection.execute(STREAM).one()
     if not stored:
         return
     if heard is None or now - heard > STREAM_SILENT:
         since = in_seoul(heard or stored)
-        yield Trouble(
+        yield Problem(
             "stream",
             f"실시간 스트림이 {since} 이후 수신되지 않습니다. upbit-assets stream이 실행 중인지 확인하세요.",
             f"The stream has received nothing since {since}. Check that upbit-assets stream runs.",
             "/assets/bronze_trade_stream_raw",
         )
     elif now - stored > FRESH:
-        yield Trouble(
+        yield Problem(
             "stream-behind",
             f"실시간 스트림이 체결을 {in_seoul(stored)} 이후 저장하지 못하고 있습니다. 스트림의 로그를 확인하세요.",
             f"The stream has stored no trade since {in_seoul(stored)}. See its log.",
@@ -190,11 +190,11 @@ ORDER BY asset, check_name
 """)
 
 
-def check_troubles(connection: sa.Connection) -> Iterator[Trouble]:
+def check_problems(connection: sa.Connection) -> Iterator[Problem]:
     axes = {feed.silver_asset: feed.axis for feed in FEEDS} | {gold.asset: gold.axis for gold in GOLD_TABLES}
     for asset, name, count, newest, reason in connection.execute(FAILING):
         key = axes.get(asset, days).key_of(newest)
-        yield Trouble(
+        yield Problem(
             f"check/{asset}/{name}",
             f"{asset}의 검사 {name}이(가) {count}개 구간에서 실패했습니다. 가장 최근 구간 {key}: {reason}",
             f"The check {name} of {asset} fails in {count} window(s), the newest {key}: {reason}",
@@ -211,11 +211,11 @@ ORDER BY day
 """)
 
 
-def day_troubles(connection: sa.Connection, now: datetime) -> Iterator[Trouble]:
+def day_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
     since = days.at(now - timedelta(days=LOOKED_BACK_DAYS)).start
     for day, markets, market, problem in connection.execute(UNCOLLECTABLE, {"since": since}):
         key = days.key_of(day)
-        yield Trouble(
+        yield Problem(
             f"day/{key}",
             f"{key}의 캔들을 온전히 수집할 수 없습니다: {market} 등 {markets}개 종목, {problem}",
             f"The candles of {key} can't be collected completely: {market} and others, {markets} in all, {problem}",
