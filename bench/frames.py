@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from bench.stage import DAY, tickers
+from bench.stage import codes
 
 TICK = 0.01  # seconds between two bursts
 TICKERS = 0.2  # share of all frames
@@ -38,7 +38,7 @@ class Source:
 
     def __init__(self, a_second: float, seconds: float) -> None:
         self.a_second, self.seconds = a_second, seconds
-        self.codes = [code for code, _ in tickers(DAY)]
+        self.codes = codes()
         self.subscribed: dict[str, list[ServerConnection]] = {"trade": [], "ticker": []}
         self.started = asyncio.Event()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,13 @@ class MarketData:
 def tickers(at: datetime) -> list[tuple[str, str]]:
     """(market, its ticker as JSON text) of every market of the offline exchange."""
     market = Market(count=MARKETS)
-    codes = [listing.market for listing in market.markets()]
-    return [(code, wire.array([wire.raw(market.ticker(code, at))])[1:-1]) for code in codes]
+    return [(code, wire.array([wire.raw(market.ticker(code, at))])[1:-1]) for code in codes()]
+
+
+@cache
+def codes() -> tuple[str, ...]:
+    """The markets of the offline exchange."""
+    return tuple(listing.market for listing in Market(count=MARKETS).markets())
 
 
 def span(first: datetime, snapshots: int) -> TimeWindow:

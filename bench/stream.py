@@ -21,7 +21,7 @@ from dagster import TimeWindow
 from bench.board import p99, served
 from bench.frames import TRADE
 from bench.measure import Contender, Result, interleaved
-from bench.stage import DAY, MINUTE, MarketData, Stage, output_of, tickers
+from bench.stage import DAY, MARKETS, MINUTE, MarketData, Stage, codes, output_of, tickers
 from upbit_assets.assets.gold import gold_trade_stats
 from upbit_assets.assets.silver import silver_ticker, silver_trade_stream
 from upbit_assets.checks import every_trade_is_there
@@ -108,8 +108,7 @@ def to_a_page(stage: Stage) -> list[Result]:
     """The latency from a trade's time at the exchange to the pages that show its market."""
     pages, seconds = max(50, round(PAGES * stage.scale)), max(10, LIVE_SECONDS * stage.scale)
     with stage.database() as data, served(data.url) as address, collecting(stage, data, LIVE, seconds + 60):
-        codes = [code for code, _ in tickers(DAY)][:20]
-        latencies = asyncio.run(read_pages(address, [codes[nth % len(codes)] for nth in range(pages)], seconds))
+        latencies = asyncio.run(read_pages(address, [codes()[nth % 20] for nth in range(pages)], seconds))
     what = f"From a trade at the exchange to {pages:,} open pages at {LIVE:,} frames a second"
     return [
         Result(f"{what}: p50", "300 ms", statistics.median(latencies), P50, at_most=1),
@@ -187,12 +186,11 @@ def steady(stage: Stage) -> list[Result]:
 
 def trades(first: int, number: int, at: Callable[[int], datetime]) -> list[Trade]:
     """Trades of all markets in turn, as parsed from the WebSocket."""
-    codes = [code for code, _ in tickers(DAY)]
     made = []
     for nth in range(first, first + number):
         moment = at(nth)
         now, taker = int(moment.timestamp() * 1000), "BID" if nth % 3 else "ASK"
-        text = TRADE.format(code=codes[nth % len(codes)], now=now, id=(now << 16) + nth, taker=taker)
+        text = TRADE.format(code=codes()[nth % MARKETS], now=now, id=(now << 16) + nth, taker=taker)
         made.append(trade(parse(text), text, moment, "trades-1"))
     return made
 
