@@ -5,8 +5,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import alembic.command
+import click
 import sqlalchemy as sa
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.postgresql import insert
 
 from upbit_assets.postgres.tables import bronze_collection_start, metadata
@@ -15,18 +18,38 @@ from upbit_assets.postgres.url import sqlalchemy_url
 DAYS_AHEAD = timedelta(days=14)
 
 
+class NewerSchemaError(click.ClickException):
+    """The database was migrated by a newer version of this project."""
+
+
 def migrate(url: str) -> None:
     """Migrate the database at `url` to the newest schema in one transaction, and create partitions in advance.
 
     The login must own the tables and, on the first run, be allowed to create roles.
+
+    Raises:
+        NewerSchemaError: the database's schema is newer than this code.
     """
     engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('upbit_assets.migrate', 0))"))
-        alembic.command.upgrade(alembic_config(connection), "head")
+        config = alembic_config(connection)
+        require_known_schema(connection, config)
+        alembic.command.upgrade(config, "head")
         set_comments(connection)
         note_first_start(connection)
         make_partitions_ahead(connection)
+
+
+def require_known_schema(connection: sa.Connection, config: Config) -> None:
+    found = MigrationContext.configure(connection, opts={"version_table_schema": "public"}).get_current_revision()
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]  # newest first
+    if found and found not in known:
+        raise NewerSchemaError(
+            f"The market database has schema {found}, but this version of upbit_assets only knows schemas up to "
+            f"{known[0]}: a newer version has migrated it. Use that version, or restore a backup from before. Nothing "
+            "was changed."
+        )
 
 
 def alembic_config(connection: sa.Connection) -> Config:

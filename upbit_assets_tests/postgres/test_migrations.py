@@ -12,13 +12,16 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from click.testing import CliRunner
 from psycopg import sql
 
+from upbit_assets.cli import main
 from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import DAYS_AHEAD, alembic_config, migrate
 from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
 
 DAY = timedelta(days=1)
@@ -489,6 +492,17 @@ def test_a_database_that_holds_data_keeps_the_first_window_that_it_had(of_versio
         owner.execute("INSERT INTO bronze.origin (simulated) VALUES (true)")
         migrate(url)
         assert column(owner, "SELECT starts_at FROM bronze.collection_start") == [datetime(2026, 1, 1, tzinfo=SEOUL)]
+
+
+def test_a_database_that_is_newer_than_the_code_is_an_error_that_says_so(
+    another_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    ask(another_url, "UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
+    result = CliRunner().invoke(main, ["migrate"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: The market database has schema 9999, but this version of upbit_assets only")
+    assert "a newer version has migrated it. Use that version, or restore a backup" in result.output
 
 
 @pytest.mark.parametrize("role", ["upbit_pipeline", "upbit_reader"])
