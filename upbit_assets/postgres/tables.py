@@ -570,12 +570,12 @@ silver_market = table(
 )
 silver_alert = table(
     "silver.alert",
-    column("key", sa.Text, "Which problem; the same as long as it lasts"),
-    column("began_at", Moment, "When it was first found"),
-    column("seen_at", Moment, "When it was last found"),
-    column("text", sa.Text, "What they were told"),
+    column("key", sa.Text, "Identifies the problem as long as it lasts"),
+    column("began_at", Moment, "When it was first detected"),
+    column("seen_at", Moment, "When it was last detected"),
+    column("text", sa.Text, "The message that was sent"),
     sa.PrimaryKeyConstraint("key"),
-    comment="Problems that people were told of and that are not over",
+    comment="Current problems for which a message was sent",
     window="began_at",
 )
 silver_candle_coverage = table(
