@@ -16,7 +16,8 @@ from upbit_assets.cli import main
 from upbit_assets.settings import DECLARED, PROJECT, Setting, SettingError, Settings, check, settings, text_of
 
 KNOWN = {name for setting in DECLARED for name in setting.names}
-NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS"}
+PUBLISHED = {"UPBIT_UI_PORT": "3000", "UPBIT_BOARD_PORT": "8501", "UPBIT_METABASE_PORT": "3001"}
+NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS", *PUBLISHED}
 OF_TESTS = "UPBIT_TEST_"
 NAME = re.compile(r"\b(?:UPBIT|METABASE|DAGSTER_HOME|DAGSTER_POSTGRES)(?:_[A-Z]+)*\b(?!_)")
 WRONG = {
@@ -236,8 +237,9 @@ class TestDocuments:
         assert sorted("".join(tables).splitlines()) == sorted(map(row, DECLARED))
 
     def test_the_example_explains_those_that_compose_takes(self):
-        head, *blocks = (PROJECT / ".env.example").read_text().split("\n\n")[2:]
+        head, _, ports, *blocks = (PROJECT / ".env.example").read_text().split("\n\n")[2:]
         assert head.endswith("# COMPOSE_PROFILES=metabase")
+        assert dict(re.findall(r"# (\w+)=(\d+)$", ports, re.MULTILINE)) == PUBLISHED
         wanted = [example(setting) for setting in DECLARED if setting.service]
         assert sorted(block.rstrip() for block in blocks) == sorted(block.rstrip() for block in wanted)
 
@@ -252,6 +254,11 @@ class TestDocuments:
         assert passed == {
             (service, setting.name) for setting in DECLARED for service in (setting.service or "").split()
         }
+
+    def test_compose_publishes_ports_of_the_env_file(self):
+        services = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
+        ports = "\n".join(port for service in services.values() for port in service.get("ports", []))
+        assert dict(re.findall(r"^127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+$", ports, re.MULTILINE)) == PUBLISHED
 
     def test_nothing_mentions_a_missing_one(self):
         listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True)
