@@ -1,19 +1,21 @@
 """Alerts reach real listeners: once when a problem begins, once when it is over."""
 
 import json
+import os
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance
 
-from upbit_assets import alerts, cli
+from upbit_assets import alerts, cli, health
 from upbit_assets.alerts import SETTLED, Alerts
 from upbit_assets.notify import AlertError, Channel
 from upbit_assets.postgres.resource import Database
@@ -140,6 +142,16 @@ def test_a_database_that_is_away_is_told_and_that_it_is_back(
     monkeypatch.setenv("UPBIT_POSTGRES_URL", market_url)
     watch.look(NOW + 4 * MINUTE)
     assert "It lasted 4 min." in posted[1]["message"]
+
+
+def test_the_health_check_notices_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heartbeat = tmp_path / "heartbeat"
+    monkeypatch.setattr("upbit_assets.settings.ALERTS_HEARTBEAT", heartbeat)
+    assert health.alerts() is not None
+    heartbeat.touch()
+    assert health.alerts() is None
+    os.utime(heartbeat, (0, 0))
+    assert health.alerts() is not None
 
 
 def test_mail_arrives(monkeypatch: pytest.MonkeyPatch):
