@@ -25,7 +25,7 @@ MB, GB = 1e6, 1e9
 PARTS = ("Dagster and its runs", "PostgreSQL", "the board", "the stream")
 # the tables that runs add rows to; the rows of the others are updated in place, and autovacuum keeps their size
 LOG = """
-sum(pg_total_relation_size(relid)) FROM pg_stat_user_tables
+sum(pg_total_relation_size(relid))::bigint FROM pg_stat_user_tables
 WHERE relname NOT IN ('job_ticks', 'jobs', 'instigators', 'asset_keys', 'daemon_heartbeats')
 """
 TICKS = "pg_total_relation_size('job_ticks')"

@@ -382,10 +382,11 @@ class TestLooks:
     @pytest.mark.long
     def test_a_tick_opens_the_same_number_of_partitions_however_many_exist(self, another_url: str, monkeypatch):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
-        few = self.locks_of_a_tick(now())
+        moment = now()
+        few = self.locks_of_a_tick(moment)
         ask(another_url, "SELECT bronze.make_partitions(now() - interval '60 days', now())")
         engine_for(another_url).dispose()
-        assert self.locks_of_a_tick(now()) == few
+        assert self.locks_of_a_tick(moment) == few
 
     def locks_of_a_tick(self, moment: datetime) -> int:
         """The number of locks of a tick that finds a changed window, with prepared statements."""
