@@ -119,8 +119,8 @@ def status(as_json: bool) -> None:
     os.environ.setdefault("DAGSTER_HOME", str(settings.DAGSTER_HOME))
     from dagster import DagsterInstance
 
+    from upbit_assets.monitoring.status import report
     from upbit_assets.postgres.resource import Database, DatabaseError
-    from upbit_assets.status import report
 
     try:
         with DagsterInstance.get() as instance, Database().connect() as connection:
@@ -394,7 +394,7 @@ def alerts() -> None:
 
     use_the_running_stack()
     os.environ.setdefault("DAGSTER_HOME", str(settings.DAGSTER_HOME))
-    from upbit_assets.alerts import serve
+    from upbit_assets.monitoring.alerts import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     serve()
@@ -403,7 +403,7 @@ def alerts() -> None:
 @main.command()
 def alert_test() -> None:
     """Send a test message to UPBIT_ALERT_URLS."""
-    from upbit_assets.notify import Channel
+    from upbit_assets.monitoring.notify import Channel
 
     Channel().test()
     click.echo("The test message was sent.")

@@ -233,7 +233,7 @@ def serve(
     started: ExitStack, home: Path, write_state: Callable[[dict[str, str]], None], *, demo: bool, stream: bool
 ) -> None:
     if settings.UPBIT_ALERT_URLS:
-        from upbit_assets.notify import Channel  # takes a while
+        from upbit_assets.monitoring.notify import Channel  # takes a while
 
         Channel()  # an error in them ends this before anything is started
     ports = {"ui": chosen_port("Dagster", UI_PORT), "board": chosen_port("the board", BOARD_PORT)}

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from dagster import DagsterInstance
 
-from upbit_assets.notify import Channel
+from upbit_assets.monitoring.notify import Channel
+from upbit_assets.monitoring.problems import Problem, find_problems
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.postgres.tables import silver_alert
-from upbit_assets.problems import Problem, find_problems
 from upbit_assets.settings import ALERTS_HEARTBEAT, settings
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,19 @@ from click.testing import CliRunner
 from dagster import DagsterInstance, Failure, job, op
 
 from upbit_assets import cli
+from upbit_assets.monitoring.problems import (
+    check_problems,
+    day_problems,
+    disk_problems,
+    freshness_problems,
+    run_problems,
+)
+from upbit_assets.monitoring.problems import stream_problems as stream
+from upbit_assets.monitoring.status import report
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets.problems import check_problems, day_problems, disk_problems, freshness_problems, run_problems
-from upbit_assets.problems import stream_problems as stream
 from upbit_assets.settings import PROJECT
-from upbit_assets.status import report
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
 
@@ -133,7 +139,7 @@ def test_failing_checks_and_days_that_stay_incomplete_are_told(database: Databas
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
     assert keys(disk_problems(tmp_path)) in ([], ["disk"])
-    monkeypatch.setattr("upbit_assets.problems.LEAST_FREE", 1.0)
+    monkeypatch.setattr("upbit_assets.monitoring.problems.LEAST_FREE", 1.0)
     assert keys(disk_problems(tmp_path / "not" / "there")) == ["disk"]
 
 

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance
 
-from upbit_assets import alerts, cli, health
-from upbit_assets.alerts import SETTLED, Alerts
-from upbit_assets.notify import AlertError, Channel
+from upbit_assets import cli, health
+from upbit_assets.monitoring import alerts
+from upbit_assets.monitoring.alerts import SETTLED, Alerts
+from upbit_assets.monitoring.notify import AlertError, Channel
+from upbit_assets.monitoring.problems import Problem
 from upbit_assets.postgres.resource import Database
-from upbit_assets.problems import Problem
 from upbit_assets_tests.pipeline import ask
 
 MINUTE = timedelta(minutes=1)

@@ -9,9 +9,9 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from upbit_assets.automation.jobs import UNFINISHED
 from upbit_assets.feeds import FEEDS, Feed
+from upbit_assets.monitoring.problems import RECENT, Problem, find_problems
 from upbit_assets.partitions import DAY, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.problems import RECENT, Problem, find_problems
 
 DAYS_SHOWN = 7
 
