@@ -1,4 +1,4 @@
-"""Trades that the stream missed, asked for over REST: of exactly the markets and spans of which the counters tell."""
+"""Requests trades that the stream missed over REST: exactly the markets and intervals that the counters show."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -28,20 +28,20 @@ from upbit_assets.upbit import UpbitClient, UpbitError
 
 RAW, PAGE = tables.bronze_trade_stream_raw, tables.bronze_trade_stream_page
 REST = "rest"  # in the place of a connection's name
-STORED = 2.0  # seconds, within which the stream has written what it heard before a snapshot
+WRITE_DELAY = 2.0  # seconds in which the stream has written the trades received before a snapshot
 JUST_NOW = timedelta(seconds=5)
 
 
 def collect(context: AssetExecutionContext, exchange: Exchange, database: Database) -> MaterializeResult:
-    """Ask for what is missing of the run's windows, as far as the exchange still tells it.
+    """Request the missing trades of the run's windows, as far as the exchange still has them.
 
-    What it doesn't tell now stays missing, and keeps nothing from being computed from what is there.
+    Trades that can't be fetched stay missing; silver and gold are computed from the others.
 
     Raises:
-        Failure: there is neither a trade nor a snapshot that tells of any.
+        Failure: there are no trades, and no snapshot that shows whether there were any.
     """
     span, progress = context.partition_time_window, Progress(context)
-    # from one snapshot to the next the trades may lie in the windows beside them
+    # the trades between two snapshots may be in the neighbouring windows
     around = TimeWindow(span.start - WINDOW, span.end + WINDOW)
     keys = [windows.key_of(start) for start in windows.starts_in(around)]
     with (
@@ -58,13 +58,13 @@ def collect(context: AssetExecutionContext, exchange: Exchange, database: Databa
                 make_partitions(connection, around.start, around.end - MILLISECOND, (RAW, TRADE_STREAM.silver))
                 fill(gaps, client, database, connection, out, progress)
         except UpbitError as error:  # the client has already tried again where that could help
-            progress.problems["not asked further"] = str(error)
-            context.log.warning(f"{error} What is missing stays so, and is asked for again.")
+            progress.problems["stopped"] = str(error)
+            context.log.warning(f"{error} The remaining trades stay missing, and are requested again later.")
         rows = connection.scalar(sa.select(sa.func.count()).where(in_window(RAW, span))) or 0
-        if not rows and not is_told_of(connection, span):
+        if not rows and not can_be_empty(connection, span):
             raise Failure(
-                "The stream collected nothing there, and no snapshot tells what was traded. Without it running, "
-                "`upbit-assets stream`, nothing comes in.",
+                "The stream collected no trades there, and no snapshot shows whether there were any. Trades are only "
+                "collected while `upbit-assets stream` runs.",
                 allow_retries=False,
             )
     return MaterializeResult(metadata={**out.metadata(), **progress.metadata(), "dagster/partition_row_count": rows})
@@ -73,7 +73,7 @@ def collect(context: AssetExecutionContext, exchange: Exchange, database: Databa
 def take_snapshot(
     context: AssetExecutionContext, client: UpbitClient, database: Database, connection: sa.Connection, out: Writer
 ) -> None:
-    """See that there is a snapshot by which the windows can be judged up to their end, or to now."""
+    """Take a snapshot unless there is one after the windows' end, or of just now: the proof ends at the last one."""
     now, end = datetime.now(UTC), context.partition_time_window.end
     came = tables.bronze_ticker_raw.c.ingested_at
     later = sa.select(came).where(came >= min(end, now - JUST_NOW), came < end + FAR).limit(1)
@@ -82,13 +82,13 @@ def take_snapshot(
     reply = client.tickers()
     snapshots.claim_origin(database, reply)
     out.append(Load({tables.bronze_ticker_raw: snapshots.as_records(reply)}))
-    time.sleep(STORED)
+    time.sleep(WRITE_DELAY)
 
 
 def missing(database: Database, span: TimeWindow, around: TimeWindow) -> list[Gap]:
-    """What to ask for, the newest first: what is missing of the span, with what of it lies around."""
+    """The gaps to request, newest first: those of the span, including their parts in the neighbouring windows."""
     parts = missing_trades(database, span, TICKER, TRADE_STREAM)
-    # what reaches the span's edge goes on in the window beside it
+    # a gap at the span's edge continues in the neighbouring window
     before = around.start if any(start == span.start for _, start, _ in parts) else span.start
     after = around.end if any(end == span.end for _, _, end in parts) else span.end
     if (before, after) != (span.start, span.end):
@@ -102,8 +102,8 @@ def missing(database: Database, span: TimeWindow, around: TimeWindow) -> list[Ga
     return sorted(found, key=lambda gap: gap.end, reverse=True)
 
 
-def is_told_of(connection: sa.Connection, span: TimeWindow) -> bool:
-    """Whether the stream had begun, and there is a snapshot by which a window without trades can be judged."""
+def can_be_empty(connection: sa.Connection, span: TimeWindow) -> bool:
+    """Whether the stream had begun, and a snapshot can prove that a window has no trades."""
     came = tables.silver_ticker.c.ingested_at
     snapshot = sa.select(came).where(came >= span.start - FAR, came < span.end + FAR).limit(1)
     begun = sa.select(RAW.c.traded_at).where(RAW.c.traded_at < span.end).limit(1)
@@ -118,19 +118,20 @@ def fill(
     out: Writer,
     progress: "Progress",
 ) -> None:
-    """Ask for the gaps page by page, and store each page with its note before the next. Raises UpbitError."""
+    """Request the gaps page by page, and store each page and its record before the next one. Raises UpbitError."""
     oldest = days.at(datetime.now(UTC)).start - TRADE_DAYS * DAY
-    told = [gap for gap in gaps if gap.day >= oldest]
-    progress.too_old = len(gaps) - len(told)
-    with closing(interleave_concurrently((pages(client, gap, progress) for gap in told), CONCURRENT_REQUESTS)) as found:
-        for page in snapshots.with_known_origin(found, database, progress.context.log):
+    available = [gap for gap in gaps if gap.day >= oldest]
+    progress.too_old = len(gaps) - len(available)
+    requests = (pages(client, gap, progress) for gap in available)
+    with closing(interleave_concurrently(requests, CONCURRENT_REQUESTS)) as received:
+        for page in snapshots.with_known_origin(received, database, progress.context.log):
             new = new_rows(connection, page)
-            out.append(Load({RAW: as_records(page, new), PAGE: note(page)}))
+            out.append(Load({RAW: as_records(page, new), PAGE: record_of(page)}))
             progress.add(page, len(new))
 
 
 def pages(client: UpbitClient, gap: Gap, progress: "Progress") -> Iterator[Page]:
-    """A gap's pages; one of a market that can't be had keeps no other waiting."""
+    """A gap's pages; a gap that can't be fetched doesn't stop the others."""
     try:
         yield from trade_pages(client, gap)
     except NoProgressError as error:
@@ -138,7 +139,7 @@ def pages(client: UpbitClient, gap: Gap, progress: "Progress") -> Iterator[Page]
 
 
 def new_rows(connection: sa.Connection, page: Page) -> list[KeyedRow]:
-    """The rows of a page that silver would not read just so in bronze, whoever told them."""
+    """The rows of a page that silver would not read with the same values from bronze as it is."""
     at = [row.at for row in page.rows if row.at]
     if not at:
         return list(page.rows)
@@ -150,12 +151,12 @@ def new_rows(connection: sa.Connection, page: Page) -> list[KeyedRow]:
     validated = TRADE_STREAM.validated(raw.subquery("bronze")).subquery("row")
     trade = TRADE_STREAM.accepted_rows(validated).subquery("trade").c
     found = connection.execute(sa.select(trade.trade_id, trade.traded_at, trade.price, trade.volume, trade.taker))
-    known = {str(trade_id): said for trade_id, *said in found}
-    return [row for row in page.rows if known.get(row.key) != says(row)]
+    known = {str(trade_id): values for trade_id, *values in found}
+    return [row for row in page.rows if known.get(row.key) != values_of(row)]
 
 
-def says(row: KeyedRow) -> list[Any] | None:
-    """When, at what price, how much, and who took; None where it doesn't plainly say."""
+def values_of(row: KeyedRow) -> list[Any] | None:
+    """Time, price, volume and taker of a trade; None if a figure is not a number."""
     price, volume, taker = fields(row.row, "trade_price", "trade_volume", "ask_bid")
     try:
         return [row.at, Decimal(price), Decimal(volume), taker]
@@ -173,7 +174,7 @@ def as_records(page: Page, rows: Sequence[KeyedRow]) -> Records:
     )
 
 
-def note(page: Page) -> Records:
+def record_of(page: Page) -> Records:
     received_at = page.reply.received_at if page.reply else datetime.now(UTC)
     of = (snapshots.storable_market(page.gap.market), windows.at(page.start).start)
     covered: Range[datetime] = Range(page.start, page.end)
@@ -183,11 +184,11 @@ def note(page: Page) -> Records:
 
 @dataclass
 class Progress:
-    """What a run has asked for so far, told in its log every few seconds and at its end."""
+    """What a run has requested so far, for its log every few seconds and its metadata."""
 
     context: AssetExecutionContext
     markets: set[str] = field(default_factory=set)
-    asked: timedelta = timedelta()
+    requested: timedelta = timedelta()
     covered: timedelta = timedelta()
     pages: int = 0
     rows: int = 0
@@ -198,9 +199,9 @@ class Progress:
 
     def begin(self, gaps: Sequence[Gap]) -> None:
         self.markets = {gap.market for gap in gaps}
-        self.asked = sum((gap.end - gap.start for gap in gaps), timedelta())
+        self.requested = sum((gap.end - gap.start for gap in gaps), timedelta())
         if gaps:
-            self.context.log.info(f"Trades may be missing of {len(self.markets)} markets: {named(self.markets)}.")
+            self.context.log.info(f"Trades of {len(self.markets)} markets may be missing: {named(self.markets)}.")
 
     def add(self, page: Page, new: int) -> None:
         self.pages, self.rows, self.covered = self.pages + 1, self.rows + new, self.covered + page.end - page.start
@@ -209,7 +210,7 @@ class Progress:
         if time.monotonic() - self.logged_at >= LOG_EVERY:
             self.logged_at = time.monotonic()
             self.context.log.info(
-                f"{self.covered / self.asked:.1%} of what is missing: {self.rows:,} trades in {self.pages:,} pages"
+                f"{self.covered / self.requested:.1%} of what is missing: {self.rows:,} trades in {self.pages:,} pages"
             )
 
     def metadata(self) -> Metadata:
@@ -217,10 +218,12 @@ class Progress:
             return {"missing": "nothing"}
         return {
             "missing": f"trades of {len(self.markets)} markets: {named(self.markets)}",
-            "asked for over REST": f"{self.pages:,} pages, {self.rows:,} trades that were not known",
-            "seconds of asking": round(time.monotonic() - self.started, 1),
+            "requested over REST": f"{self.pages:,} pages, {self.rows:,} new trades",
+            "seconds of requests": round(time.monotonic() - self.started, 1),
             **(
-                {"too old to ask for": f"{self.too_old:,} spans, from before {TRADE_DAYS} days"} if self.too_old else {}
+                {"too old to request": f"{self.too_old:,} intervals, over {TRADE_DAYS} days old"}
+                if self.too_old
+                else {}
             ),
-            **({"not to be had": self.problems} if self.problems else {}),
+            **({"unavailable": self.problems} if self.problems else {}),
         }

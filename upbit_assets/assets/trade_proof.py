@@ -1,6 +1,6 @@
-"""Whether all trades of a window are there, by the exchange's own counters: sql/trade_coverage.sql and its input.
+"""Whether a window's trades are complete, by the exchange's own counters: sql/trade_coverage.sql and its input.
 
-It reads bronze as silver would, so that it also knows what came in since silver was computed, and the window now open.
+It reads bronze as silver would, so it includes rows received since silver was computed, and the open window.
 """
 
 from collections import Counter, defaultdict
@@ -19,15 +19,15 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Metadata, create_stages, in_window, stage
 
 STATES = PROVED, COLLECTED, MISSING = "proved", "collected", "missing"
-# A snapshot that is further away proves nothing; what happened between two that are further apart than the SQL file
-# says is not added up, so that no more trades are needed.
+# snapshots further away prove nothing; the SQL file doesn't compare snapshots so far apart that it would need trades
+# from further away than NEAR
 FAR, NEAR = 30 * DAY, timedelta(hours=2)
 CLOCKS_DIFFER = timedelta(seconds=10)
-BEFORE_A_SNAPSHOT = timedelta(minutes=2)  # trades in the millisecond of its last one
+BEFORE_A_SNAPSHOT = timedelta(minutes=2)  # for the other trades in the millisecond of its last trade
 
 
 def with_coverage(load: Load, span: TimeWindow, ticker: Refinement, trade: Refinement) -> Load:
-    """Silver's load with the coverage of its windows, and how much of it there is in the metadata."""
+    """Silver's load with the coverage of its windows, and the number of markets by state in the metadata."""
     coverage = {tables.silver_trade_coverage: figures(tables.silver_trade_coverage, span)}
     staged = {**load.staged, **surroundings(span, ticker, trade)}
 
@@ -55,7 +55,7 @@ def counted_states(connection: sa.Connection, span: TimeWindow) -> dict[datetime
 def missing_trades(
     database: Database, span: TimeWindow, ticker: Refinement, trade: Refinement
 ) -> list[tuple[str, datetime, datetime]]:
-    """(market, start, end) of what may be missing in a span, as the coverage would say it now."""
+    """(market, start, end) of the intervals with missing trades, by the coverage as computed now."""
     row = figures(tables.silver_trade_coverage, span).subquery("coverage").c
     part = sa.func.unnest(sa.func.range_agg(row.missing)).label("part")
     parts = sa.select(row.market, part).where(row.missing.is_not(None)).group_by(row.market).subquery()
@@ -85,7 +85,7 @@ def first_and_last(span: TimeWindow) -> tuple[sa.ColumnElement[Any], sa.ColumnEl
 def snapshots(
     span: TimeWindow, ticker: Refinement, first: sa.ColumnElement[Any], last: sa.ColumnElement[Any]
 ) -> sa.Select[Any]:
-    """Of silver, and of bronze those before and after them."""
+    """Those of silver, and of bronze those before and after them."""
     names = ("market", "ingested_at", "traded_at", "day_volume", "day_turnover")
     silver, bronze = tables.silver_ticker, tables.bronze_ticker_raw
     at = silver.c.ingested_at

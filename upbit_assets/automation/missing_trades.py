@@ -1,4 +1,4 @@
-"""The sensor that asks for the windows of which the stream missed trades."""
+"""The sensor that requests the windows in which the stream missed trades."""
 
 import json
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ from upbit_assets.partitions import DAY, WINDOW, days, windows
 from upbit_assets.postgres.resource import Database
 
 AT_ONCE, LATER = {PRIORITY: "9"}, {PRIORITY: "-10"}
-COMPUTED = timedelta(minutes=5)  # after its end, a window is by then
+COMPUTED = timedelta(minutes=5)  # a window is computed this long after its end
 RECENT = timedelta(minutes=15)
 
-# when the stream last heard of a market, and since when it had heard of none for ten seconds before it heard again
-HEARD = sa.text("""
-SELECT max(heard_at) AS heard_at,
-       max(heard_at) FILTER (WHERE was_silent) AS heard_again_at,
+# when the stream last received a trade, and the silence of at least ten seconds before it received one again
+RECEIVED = sa.text("""
+SELECT max(received_at) AS received_at,
+       max(received_at) FILTER (WHERE was_silent) AS resumed_at,
        min(silent_since) FILTER (WHERE was_silent) AS silent_since
 FROM (
-  SELECT *, heard_at - silent_since > interval '10 seconds' AS was_silent
+  SELECT *, received_at - silent_since > interval '10 seconds' AS was_silent
   FROM (
-    SELECT heard_at, lag(heard_at, 1, CAST(:since AS timestamptz)) OVER (ORDER BY heard_at) AS silent_since
+    SELECT received_at, lag(received_at, 1, CAST(:since AS timestamptz)) OVER (ORDER BY received_at) AS silent_since
     FROM (
-      SELECT DISTINCT date_trunc('second', ingested_at) AS heard_at
+      SELECT DISTINCT date_trunc('second', ingested_at) AS received_at
       FROM bronze.trade_stream_raw
-      -- the key is by the exchange's clock
+      -- traded_at, which the index is on, is by the exchange's clock
       WHERE traded_at >= CAST(:since AS timestamptz) - interval '1 minute'
         AND ingested_at >= :since AND connection <> 'rest'
     ) AS second
@@ -50,14 +50,14 @@ FROM (
 ) AS each
 """)
 
-# windows with missing trades that the exchange still tells, and those since the stream began that nobody looked at
-LACKING = sa.text("""
-SELECT window_start, md5(string_agg(concat_ws(' ', market, missing), ',' ORDER BY market)) AS lack
+# windows with missing trades that the exchange still has, and those since the stream began that were never verified
+INCOMPLETE = sa.text("""
+SELECT window_start, md5(string_agg(concat_ws(' ', market, missing), ',' ORDER BY market)) AS digest
 FROM silver.trade_coverage
-WHERE missing IS NOT NULL AND window_start >= :told_from AND window_start < :over
+WHERE missing IS NOT NULL AND window_start >= :available_from AND window_start < :settled
 GROUP BY window_start
 UNION ALL
-SELECT each.start, 'not looked at'
+SELECT each.start, 'not verified'
 FROM generate_series(
   greatest(
     date_bin('10 minutes', (SELECT min(traded_at) FROM bronze.trade_stream_raw), '2000-01-01 00:00+09'),
@@ -82,29 +82,29 @@ ORDER BY 1 DESC
     job=repair_trades,
     minimum_interval_seconds=10,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Asks over REST for trades that the stream missed: at once when it hears again, and where they don't "
-    "add up to the exchange's counters, newest first",
+    description="Requests trades that the stream missed over REST: at once when it receives data again, and where the "
+    "trades don't add up to the exchange's counters, newest first",
 )
 def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> SensorResult:
-    """Asks for the windows in which the stream heard nothing for a while, once it hears again, and for those whose
-    coverage has something missing that the exchange still tells: newest first, a stretch at a time.
+    """Requests the windows of a silence of the stream once it receives data again, and the windows with missing trades
+    that the exchange still has: newest first, one range of neighbouring windows at a time.
 
-    What stays missing although it was asked for is asked for again at growing intervals, a few times.
+    Trades that stay missing are requested again at growing intervals, a few times.
     """
     now, cursor = datetime.now(UTC), json.loads(context.cursor or "{}")
-    # each tick reads only what was heard since the one before
-    heard_before = datetime.fromisoformat(cursor.get("heard_at", (now - RECENT).isoformat()))
-    since = max(heard_before, now - RECENT, windows.partitions.start)
+    # each tick reads only the trades received since the previous one
+    received_before = datetime.fromisoformat(cursor.get("received_at", (now - RECENT).isoformat()))
+    since = max(received_before, now - RECENT, windows.partitions.start)
     with database.connect() as connection:
-        heard = connection.execute(HEARD, {"since": since}).one()
-        lacking = lacking_windows(connection, now)
+        received = connection.execute(RECEIVED, {"since": since}).one()
+        incomplete = incomplete_windows(connection, now)
     requests = list[RunRequest]()
-    if heard.heard_at:
-        cursor["heard_at"] = heard.heard_at.isoformat()
-    if heard.silent_since:
-        silence = TimeWindow(windows.at(heard.silent_since).start, windows.at(heard.heard_again_at).end)
+    if received.received_at:
+        cursor["received_at"] = received.received_at.isoformat()
+    if received.silent_since:
+        silence = TimeWindow(windows.at(received.silent_since).start, windows.at(received.resumed_at).end)
         requests.append(request(windows.starts_in(silence), now, AT_ONCE))
-    due = due_windows(lacking, cursor, now, busy={start for _, start in busy_windows(context.instance)})
+    due = due_windows(incomplete, cursor, now, busy={start for _, start in busy_windows(context.instance)})
     if not requests and unfinished(context.instance, job_name=repair_trades.name, tags=LATER):
         return SensorResult(skip_reason=STILL_COLLECTING, cursor=json.dumps(cursor))
     if not requests and due:
@@ -112,29 +112,29 @@ def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> Se
             key = windows.key_of(start)
             cursor["waiting"][key] = astuple(Attempt(*cursor["waiting"][key]).next(now))
         requests.append(request(due, now, LATER))
-    nothing = f"{len(lacking)} windows stay as they are for now" if lacking else "Nothing is missing"
+    nothing = f"{len(incomplete)} windows are incomplete, none is due" if incomplete else "Nothing is missing"
     return SensorResult(
         run_requests=requests, cursor=json.dumps(cursor), skip_reason=None if requests else SkipReason(nothing)
     )
 
 
-def lacking_windows(connection: sa.Connection, now: datetime) -> dict[datetime, str]:
-    """{start: what is missing, in a word that changes with it}, newest first."""
+def incomplete_windows(connection: sa.Connection, now: datetime) -> dict[datetime, str]:
+    """{start: a hash of what is missing}, newest first."""
     values = {
-        "told_from": max(days.at(now).start - TRADE_DAYS * DAY, windows.partitions.start),
-        "over": windows.at(now - SETTLED).start,
+        "available_from": max(days.at(now).start - TRADE_DAYS * DAY, windows.partitions.start),
+        "settled": windows.at(now - SETTLED).start,
         "since": max(windows.at(now - FAR).start, windows.partitions.start),
         "computed": windows.at(now - COMPUTED).start,
     }
-    return dict(connection.execute(LACKING, values).tuples().all())
+    return dict(connection.execute(INCOMPLETE, values).tuples().all())
 
 
 def due_windows(
-    lacking: dict[datetime, str], cursor: dict[str, Any], now: datetime, busy: set[datetime]
+    incomplete: dict[datetime, str], cursor: dict[str, Any], now: datetime, busy: set[datetime]
 ) -> list[datetime]:
-    """The newest neighbouring windows that may be asked for now; notes in the cursor how often each was."""
+    """The newest neighbouring windows that are due; the cursor keeps how often each was requested."""
     waiting = cursor.get("waiting", {})
-    attempts = {start: Attempt.of(waiting.get(windows.key_of(start)), lack) for start, lack in lacking.items()}
+    attempts = {start: Attempt.of(waiting.get(windows.key_of(start)), digest) for start, digest in incomplete.items()}
     cursor["waiting"] = {windows.key_of(start): astuple(attempt) for start, attempt in attempts.items()}
     found = list[datetime]()
     for start, attempt in attempts.items():

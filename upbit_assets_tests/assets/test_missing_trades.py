@@ -1,4 +1,4 @@
-"""What the stream missed is asked for over REST: exactly that, newest first, and judged again."""
+"""Trades that the stream missed are requested over REST: exactly those, newest first, and verified again."""
 
 import json
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ class TestAsking:
         assert ask(market_url, told) == [(len(lost), "rest")]
         assert ask(market_url, LOST) == [(0,)]
         assert checks(result)["every_trade_is_there"].passed
-        assert f"{len(lost):,} trades that were not known" in metadata_of(result, CHAIN[0])["asked for over REST"]
+        assert f"{len(lost):,} new trades" in metadata_of(result, CHAIN[0])["requested over REST"]
 
     @pytest.mark.long
     def test_what_nobody_streamed_comes_over_rest_where_the_counters_moved(
@@ -134,7 +134,7 @@ class TestAsking:
         result = materialize(*CHAIN, first=start)
         assert result.success, run_errors(result)
         assert not checks(result)["every_trade_is_there"].passed
-        assert "not asked further" in str(metadata_of(result, CHAIN[0])["not to be had"])
+        assert "stopped" in str(metadata_of(result, CHAIN[0])["unavailable"])
 
     def test_a_market_that_the_exchange_does_not_know_any_more_is_told(
         self, database: Database, market_url: str, exchange: Handle, start: datetime, trades: list[Trade]
@@ -144,7 +144,7 @@ class TestAsking:
         exchange.faults.add("ticks.*market=KRW-BTC", "status", status=404, body=body)
         result = materialize(*CHAIN, first=start)
         assert result.success, run_errors(result)
-        assert "KRW-BTC" in metadata_of(result, CHAIN[0])["not to be had"]
+        assert "KRW-BTC" in metadata_of(result, CHAIN[0])["unavailable"]
         assert ask(market_url, "SELECT DISTINCT market FROM silver.trade_coverage WHERE state = 'missing'") == [
             ("KRW-BTC",)
         ]
@@ -199,7 +199,7 @@ class TestSensor:
         put_all(database, [Trade(key=n + 1, at=now - timedelta(seconds=s)) for n, s in enumerate((80, 75, 3, 2))])
         cover(database, windows.at(now).start - WINDOW)
         first, last = (windows.key_of(windows.at(now - timedelta(seconds=s)).start) for s in (75, 3))
-        sensor.cursor = json.dumps({"heard_at": (now - timedelta(seconds=75)).isoformat()})
+        sensor.cursor = json.dumps({"received_at": (now - timedelta(seconds=75)).isoformat()})
         assert sensor.tick() == {(first, last, "9")}
         assert sensor.tick() == set()
 
@@ -230,7 +230,7 @@ class TestSensor:
         third = (windows.key_of(newest - 5 * WINDOW),) * 2 + ("-10",)
         asked = [sensor.tick() for _ in range(8)]
         assert asked == [{both}] * 3 + [{third}] * 3 + [set()] * 2
-        assert sensor.skipped == "3 windows stay as they are for now"
+        assert sensor.skipped == "3 windows are incomplete, none is due"
 
     def test_windows_that_nobody_looked_at_are_since_the_stream_began(self, sensor: Sensor, database: Database):
         over = windows.at(datetime.now(UTC) - missing_trades.COMPUTED).start

@@ -412,7 +412,7 @@ class TestEveryTradeIsThere:
         result = materialize("bronze_trade_stream_raw", "silver_trade_stream", first=PAST)
         assert "Nothing was collected in" in run_errors(result)
         assert ask(market_url, "SELECT market, state FROM silver.trade_coverage") == [("KRW-BTC", "missing")]
-        assert metadata_of(result, "bronze_trade_stream_raw")["too old to ask for"].startswith("1 spans")
+        assert metadata_of(result, "bronze_trade_stream_raw")["too old to request"].startswith("1 intervals")
 
     @pytest.mark.parametrize("counted", [1, 2], ids=["in its middle", "at its end"])
     @pytest.mark.parametrize("lost", [False, True], ids=["whole", "lost"])
