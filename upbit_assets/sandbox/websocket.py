@@ -171,7 +171,8 @@ class Connection(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Send everything due by `now`."""
         while self.bursts and now >= self.bursts[0][0]:
-            self.hub.start(self.hub.send_snapshots(self, self.bursts.pop(0)[1]))
+            self.hub.start(self.hub.send_snapshots(self, self.bursts[0][1]))
+            self.bursts.pop(0)
         if self.up_at is not None and now >= self.up_at:
             self.up_at += UP_EVERY
             if not self.dropped("status"):

@@ -33,7 +33,7 @@ MARKETS = "/v1/market/all?is_details=true"
 
 
 def reply_of(exchange: Handle, target: str) -> Any:
-    return exact(http.get(exchange.url + target, timeout=5).text)
+    return exact(http.get(exchange.url + target, timeout=60).text)
 
 
 def stored(url: str, table: str) -> Any:

@@ -60,7 +60,7 @@ class TestBadInput:
         result = materialize(*CHAIN, first=now())
         assert result.success, run_errors(result)
         assert_whole(result)
-        self.assert_bronze_is(http.get(self.exchange.url + TICKERS, timeout=5).text)
+        self.assert_bronze_is(http.get(self.exchange.url + TICKERS, timeout=60).text)
         rejected = ask(self.url, "SELECT market, reason FROM silver.ticker_rejected")
         self.found = ask(self.url, "SELECT market, trade_price, acc_trade_volume FROM silver.ticker")
         self.exchange.faults.clear()
@@ -150,7 +150,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("row", ["null", "[[1], 2]", "nonsense"])
     def test_an_invalid_row_does_not_lose_the_others(self, row: str):
-        good = http.get(self.exchange.url + TICKERS, timeout=5).text
+        good = http.get(self.exchange.url + TICKERS, timeout=60).text
         self.exchange.faults.add("ticker/all", "body", body=f"{good[:-1]},{row}]", times=1)
         result = materialize(*CHAIN, first=now())
         if row == "nonsense":  # rejected as a reply; the next one is accepted

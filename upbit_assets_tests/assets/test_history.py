@@ -174,7 +174,7 @@ class Counter:
 def newest_rows(exchange: Handle, kind: str, count: int = 200) -> list[str]:
     """Yesterday's newest rows as the exchange formats them."""
     which: dict[str, str | int] = {"to": TODAY.isoformat()} if kind == "candle" else {"days_ago": 1}
-    reply = http.get(exchange.url + PATH[kind], params={"market": MARKET, "count": count, **which}, timeout=5)
+    reply = http.get(exchange.url + PATH[kind], params={"market": MARKET, "count": count, **which}, timeout=60)
     return list(split(reply.text))
 
 

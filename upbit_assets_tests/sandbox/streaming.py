@@ -61,17 +61,17 @@ class World:
         self.clock.step(seconds)
 
     def settle(self) -> None:
-        """Wait until everything due has been sent."""
+        """Wait until everything due has been sent: what is due starts a task, whose frames are then sent."""
         hub, now = self.handle.hub, milliseconds(self.clock())
         while not (
             hub.position == now
-            and len(hub.tasks) == 1
             and all(
-                not connection.out
-                and all(due > self.seconds.value for due, _ in connection.bursts)
+                all(due > self.seconds.value for due, _ in connection.bursts)
                 and (connection.up_at is None or connection.up_at > self.seconds.value)
                 for connection in list(hub.connections)
             )
+            and len(hub.tasks) == 1
+            and not any(connection.out for connection in list(hub.connections))
         ):
             time.sleep(0.001)
 
@@ -111,7 +111,7 @@ class Client:
         frames = []
         try:
             while True:
-                frames.append(json.loads(self.socket.recv(timeout=5)))
+                frames.append(json.loads(self.socket.recv(timeout=60)))
         except ConnectionClosed:
             return frames, self.socket.protocol.close_code
 

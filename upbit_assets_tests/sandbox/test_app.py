@@ -35,10 +35,10 @@ class Client:
         self.url, self.session = url, session_for(url)
 
     def get(self, target, **options):
-        return self.session.get(self.url + target, timeout=5, **options)
+        return self.session.get(self.url + target, timeout=60, **options)
 
     def post(self, target):
-        return self.session.post(self.url + target, timeout=5)
+        return self.session.post(self.url + target, timeout=60)
 
 
 class Watch:
@@ -331,7 +331,7 @@ def test_a_regional_host_has_no_korean_fields():
     with running(market_count=30, regional=True) as regional, running(market_count=30) as korean:
 
         def only_korean(path):
-            one, other = (http.get(host.url + path, timeout=5).json()[0] for host in (korean, regional))
+            one, other = (http.get(host.url + path, timeout=60).json()[0] for host in (korean, regional))
             return set(one) - set(other), set(other) - set(one)
 
         kst = {"candle_date_time_kst"}
@@ -340,4 +340,4 @@ def test_a_regional_host_has_no_korean_fields():
         assert only_korean("/v1/orderbook?markets=KRW-BTC") == ({"level"}, set())
         names = {"korean_name", "market_event"}
         assert only_korean("/v1/market/all?is_details=true") == (names, {"market_warning"})
-        assert http.get(f"{regional.url}/v1/orderbook?markets=KRW-BTC&level=0", timeout=5).status_code == 400
+        assert http.get(f"{regional.url}/v1/orderbook?markets=KRW-BTC&level=0", timeout=60).status_code == 400

@@ -13,7 +13,7 @@ TICKER = "/v1/ticker?markets=KRW-BTC,KRW-ETH"
 
 
 def fetch(exchange, target=TICKER, **options):
-    return http.get(exchange.url + target, timeout=5, **options)
+    return http.get(exchange.url + target, timeout=60, **options)
 
 
 def test_a_status_comes_with_the_body_type_and_headers_requested(exchange):
@@ -173,17 +173,17 @@ def test_a_fault_leaves_compression_as_it_is(exchange):
 def test_faults_are_switched_over_http(exchange):
     url = exchange.url + "/_sandbox/faults"
     fault = {"match": "ticker", "kind": "status", "status": 429, "times": 1}
-    assert http.put(url, json=[fault], timeout=5).status_code == 200
-    assert fault.items() <= http.get(url, timeout=5).json()[0].items()
+    assert http.put(url, json=[fault], timeout=60).status_code == 200
+    assert fault.items() <= http.get(url, timeout=60).json()[0].items()
     assert [fetch(exchange).status_code for _ in range(2)] == [429, 200]
-    assert http.get(url, timeout=5).json()[0]["seen"] == 2
-    assert http.delete(url, timeout=5).json() == []
+    assert http.get(url, timeout=60).json()[0]["seen"] == 2
+    assert http.delete(url, timeout=60).json() == []
     assert exchange.faults.show() == []
 
 
 def test_faults_do_not_apply_to_their_own_endpoint(exchange):
     exchange.faults.add("", "status", status=500)
-    assert http.delete(exchange.url + "/_sandbox/faults", timeout=5).status_code == 200
+    assert http.delete(exchange.url + "/_sandbox/faults", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_faults_do_not_apply_to_their_own_endpoint(exchange):
 )
 def test_an_invalid_fault_is_rejected_and_changes_nothing(exchange, senseless):
     exchange.faults.add("nothing", "empty")
-    reply = http.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=5)
+    reply = http.put(exchange.url + "/_sandbox/faults", json=senseless, timeout=60)
     assert reply.status_code == 400
     assert [fault["match"] for fault in exchange.faults.show()] == ["nothing"]
 

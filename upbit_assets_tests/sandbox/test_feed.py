@@ -224,16 +224,16 @@ def test_a_busier_market_has_more_trades_at_the_same_prices():
 
 
 def codes_of(world):
-    return {row["market"] for row in http.get(world.handle.url + "/v1/market/all", timeout=5).json()}
+    return {row["market"] for row in http.get(world.handle.url + "/v1/market/all", timeout=60).json()}
 
 
 def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
     with stepped_world(10) as world:
         url = world.handle.url + "/_sandbox/listings"
         at = world.clock() + timedelta(seconds=30)
-        code = http.post(url, json={"quote": "KRW", "at": at.isoformat()}, timeout=5).json()["market"]
+        code = http.post(url, json={"quote": "KRW", "at": at.isoformat()}, timeout=60).json()["market"]
         gone = {"market": "KRW-ETH", "at": (at + timedelta(seconds=60)).isoformat()}
-        assert http.delete(url, json=gone, timeout=5).json() == {"market": "KRW-ETH", "at": gone["at"]}
+        assert http.delete(url, json=gone, timeout=60).json() == {"market": "KRW-ETH", "at": gone["at"]}
         before = codes_of(world)
         assert "KRW-ETH" in before
         assert code not in before
@@ -246,7 +246,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         since = milliseconds(at)
         world.step(3600)
         assert codes_of(world) == before - {"KRW-ETH"} | {code}
-        assert http.get(world.handle.url + "/v1/ticker?markets=KRW-ETH", timeout=5).status_code == 404
+        assert http.get(world.handle.url + "/v1/ticker?markets=KRW-ETH", timeout=60).status_code == 404
         with world.subscribed(wanted("trade", code, "KRW-ETH"), wanted("ticker", code)) as client:
             assert [frame["code"] for frame in client.snapshots] == [code, code]
             told = client.due(step=7200)
@@ -255,7 +255,7 @@ def test_a_market_is_listed_and_delisted_on_rest_and_websocket_alike():
         assert min(row["timestamp"] for row in trades) >= since
         assert ticker["acc_trade_volume"] == sum(row["trade_volume"] for row in trades)
         assert {frame["code"] for frame in told} == {code}
-        row = http.get(world.handle.url + f"/v1/ticker?markets={code}", timeout=5).json()[0]
+        row = http.get(world.handle.url + f"/v1/ticker?markets={code}", timeout=60).json()[0]
         assert row["acc_trade_volume_24h"] == row["acc_trade_volume"]
 
 
@@ -268,5 +268,5 @@ def test_an_invalid_listing_is_rejected():
             (http.delete, {"market": "KRW-NOPE"}),
             (http.delete, []),
         ):
-            assert call(url, json=body, timeout=5).status_code == 400
+            assert call(url, json=body, timeout=60).status_code == 400
         assert len(codes_of(world)) == 3

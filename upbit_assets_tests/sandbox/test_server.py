@@ -25,7 +25,7 @@ def start(port):
     process = subprocess.Popen([sys.executable, "-c", SERVE.format(port)], stderr=subprocess.PIPE, text=True)
     for _ in range(200):
         try:
-            http.get(f"http://127.0.0.1:{port}/_sandbox/health", timeout=5)
+            http.get(f"http://127.0.0.1:{port}/_sandbox/health", timeout=60)
         except requests.ConnectionError:
             time.sleep(0.05)
         else:
@@ -38,8 +38,8 @@ def test_it_ends_cleanly_and_quietly_on_a_signal(how):
     port = free_port()
     process = start(port)
     try:
-        assert http.get(f"http://127.0.0.1:{port}/", timeout=5).json()["seed"] == 3
-        assert len(http.get(f"http://127.0.0.1:{port}/v1/market/all", timeout=5).json()) == 5
+        assert http.get(f"http://127.0.0.1:{port}/", timeout=60).json()["seed"] == 3
+        assert len(http.get(f"http://127.0.0.1:{port}/v1/market/all", timeout=60).json()) == 5
         process.send_signal(how)
         _, errors = process.communicate(timeout=10)
     finally:
@@ -57,15 +57,15 @@ def test_a_taken_port_is_reported():
 def test_two_exchanges_run_side_by_side_with_faults_of_their_own():
     with running(3, lambda: AT) as one, running(3, lambda: AT) as other:
         one.faults.add("", "empty")
-        assert http.get(one.url + "/v1/market/all", timeout=5).json() == []
-        assert len(http.get(other.url + "/v1/market/all", timeout=5).json()) == 3
+        assert http.get(one.url + "/v1/market/all", timeout=60).json() == []
+        assert len(http.get(other.url + "/v1/market/all", timeout=60).json()) == 3
 
 
 def test_it_stops_with_its_context():
     with running(3) as exchange:
-        http.get(exchange.url, timeout=5)
+        http.get(exchange.url, timeout=60)
     with pytest.raises(requests.ConnectionError):
-        http.get(exchange.url, timeout=5)
+        http.get(exchange.url, timeout=60)
 
 
 def test_a_pending_slow_reply_does_not_delay_shutdown():
@@ -79,5 +79,5 @@ def test_a_pending_slow_reply_does_not_delay_shutdown():
 
 def test_the_limits_are_on():
     with running(3) as exchange:
-        replies = [http.get(exchange.url + "/v1/market/all", timeout=5).status_code for _ in range(40)]
+        replies = [http.get(exchange.url + "/v1/market/all", timeout=60).status_code for _ in range(40)]
     assert 429 in replies

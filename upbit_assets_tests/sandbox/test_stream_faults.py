@@ -30,7 +30,7 @@ def world(shared):
 def truth(world, since):
     """The ids of KRW-BTC's trades after a time, from REST, oldest first."""
     query = "/v1/trades/ticks?market=KRW-BTC&count=500"
-    rows = http.get(world.handle.url + query, timeout=5).json()
+    rows = http.get(world.handle.url + query, timeout=60).json()
     return [row["sequential_id"] for row in reversed(rows) if row["timestamp"] > since]
 
 
@@ -211,11 +211,11 @@ def test_faults_change_while_a_connection_is_open_and_hit_its_snapshots_as_well(
         http.put(
             world.handle.url + "/_sandbox/faults",
             json=[{"match": "type=ticker", "kind": "drop", "times": 1}],
-            timeout=5,
+            timeout=60,
         )
         client.subscribe(wanted("ticker", "KRW-BTC", "KRW-ETH"))
         assert [frame["code"] for frame in client.due(1)] == ["KRW-ETH"]
-        assert http.get(world.handle.url + "/_sandbox/faults", timeout=5).json()[0]["seen"] == 2
+        assert http.get(world.handle.url + "/_sandbox/faults", timeout=60).json()[0]["seen"] == 2
 
 
 def test_faults_work_on_short_names_and_lists(world):

@@ -26,7 +26,7 @@ MARKETS, ACTIVITY = 30, 30  # some forty trades a second
 Trades = Counter[tuple[str, str]]
 
 
-def until(what: Callable[[], object], seconds: float = 30) -> None:
+def until(what: Callable[[], object], seconds: float = 60) -> None:
     """Poll until the condition is true."""
     end = time.monotonic() + seconds
     while not what():
@@ -88,7 +88,7 @@ def collecting(exchange: Handle, url: str, folder: Path) -> Iterator[Run]:
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "FIRST_RETRY", 0.05)
     monkeypatch.setattr(connection, "LAST_RETRY", 0.5)
-    monkeypatch.setattr(connection, "MUTE", 2.0)
+    monkeypatch.setattr(connection, "MUTE", 10.0)
     monkeypatch.setattr(module, "LISTINGS_EVERY", 0.3)
     monkeypatch.setattr(module, "STAGGER", 1.0)
     monkeypatch.setattr(module, "STAND_BY_EVERY", 0.1)
