@@ -35,7 +35,7 @@ class Axis:
 
     Args:
         fmt: of the partition keys.
-        define: makes `partitions`; called when they are first needed, as the first one may be the database's to tell.
+        define: makes `partitions`; called when they are first needed, as the first one may be stored in the database.
         length: of a window.
         origin: the start of one of the windows.
         stride: how much history to scan at a time when all of it has to be scanned.
@@ -132,7 +132,7 @@ def first_window() -> str:
     except (DatabaseError, sa.exc.NoResultFound) as error:
         advice = error if isinstance(error, DatabaseError) else "Run: upbit-assets migrate"
         raise SettingError(
-            f"UPBIT_START is unset, and the database doesn't tell when it was first started. {advice}"
+            f"UPBIT_START is unset, and the database doesn't have the day of its first start. {advice}"
         ) from None
     return start.astimezone(SEOUL).strftime(WINDOW_FORMAT)
 

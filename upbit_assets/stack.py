@@ -370,12 +370,12 @@ def progress(connection: sa.Connection, since: datetime) -> list[tuple[datetime,
     """The latest build of each table since then, as messages in order of time."""
     from upbit_assets.feeds import FEEDS, GOLD_TABLES  # needs the database, which is started here
 
-    told = [
+    builds = [
         *((feed.refinement.build, feed.axis, "silver_rows", feed.row_label) for feed in FEEDS if feed.row_label),
         *((gold.build, gold.axis, "gold_rows", gold.row_label) for gold in GOLD_TABLES),
     ]
     messages = []
-    for build, axis, count, row_label in told:
+    for build, axis, count, row_label in builds:
         last = sa.select(build.c.computed_at, build.c.window_start, build.c[count]).order_by(build.c.computed_at.desc())
         for computed_at, start, rows in connection.execute(last.where(build.c.computed_at > since).limit(1)):
             messages.append((computed_at, f"{axis.key_of(start)}: {rows:,} {row_label}"))

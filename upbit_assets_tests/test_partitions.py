@@ -108,8 +108,10 @@ class TestFirstWindow:
         assert first_window() == "2026-01-29-14:00"
 
     @pytest.mark.parametrize("statement", ["", "ALTER TABLE bronze.collection_start RENAME TO unknown"])
-    def test_where_the_database_does_not_tell_the_error_says_so(self, another_url: str, statement: str, monkeypatch):
+    def test_without_a_first_day_in_the_database_the_error_says_what_to_do(
+        self, another_url: str, statement: str, monkeypatch
+    ):
         monkeypatch.setenv("UPBIT_POSTGRES_URL", another_url)
         ask(another_url, "DELETE FROM bronze.collection_start; " + statement)
-        with pytest.raises(SettingError, match="UPBIT_START is unset, and the database doesn't tell"):
+        with pytest.raises(SettingError, match="UPBIT_START is unset, and the database doesn't have the day"):
             first_window()

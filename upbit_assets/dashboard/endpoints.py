@@ -264,9 +264,7 @@ def coverage(connection: sa.Connection, values: Values) -> dict[str, Any]:
 
 
 TRADES_BY_STATE = {
-    state: field(
-        f"{comment}; null if the stream's trades of the window were not judged", f"markets_{state}", sa.BigInteger
-    )
+    state: field(f"{comment}; null if the window's trades were not verified", f"markets_{state}", sa.BigInteger)
     for state, comment in {
         "proved": "Markets of which all trades are there, by the exchange's day counters",
         "collected": "Markets whose trades were collected, without a proof or before there is one",

@@ -134,12 +134,12 @@ class Announcer:
 
     async def hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Wait for notifications and forward them; several batches at once are read as one."""
-        heard = [each async for each in connection.notifies(stop_after=1)]
-        for each in heard:
+        notifications = [each async for each in connection.notifies(stop_after=1)]
+        for each in notifications:
             if each.channel == WRITTEN:
                 self.on_change()
                 self.broadcast(event(WRITTEN, parse_payload(each.payload)))
-        if self.pages and any(each.channel == LIVE for each in heard):
+        if self.pages and any(each.channel == LIVE for each in notifications):
             await self.read_live(connection)
 
     async def read_live(self, connection: psycopg.AsyncConnection[Any]) -> None:

@@ -1,7 +1,7 @@
-"""What is wrong, and telling people: `upbit-assets status` and `upbit-assets alerts`.
+"""Finds and reports problems: `upbit-assets status` and `upbit-assets alerts`.
 
-problems.py     what is wrong now, in Korean and English
+problems.py     the current problems, in Korean and English
 status.py       the report of `upbit-assets status`
-alerts.py       the process that tells people of each problem once
+alerts.py       the process that reports each problem once
 notify.py       the messages, sent by Apprise
 """

@@ -52,21 +52,21 @@ class Channel:
         self.messages = MESSAGES[self.language]
 
     def begun(self, text: str) -> bool:
-        """Tell of a problem; returns whether it was sent."""
+        """Report a problem; returns whether it was sent."""
         return self.send(self.messages["begun"], text, apprise.NotifyType.FAILURE)
 
     def over(self, text: str, lasted: timedelta) -> bool:
-        """Tell that a problem is over; returns whether it was sent."""
+        """Report that a problem is over; returns whether it was sent."""
         duration = self.messages["lasted"].format(max(round(lasted / timedelta(minutes=1)), 1))
         return self.send(self.messages["over"], f"{duration}\n{text}", apprise.NotifyType.SUCCESS)
 
     def test(self) -> None:
         if not self.send("test", self.messages["test"], apprise.NotifyType.INFO):
-            raise AlertError("No address of UPBIT_ALERT_URLS took the message. Check the addresses and the network.")
+            raise AlertError("No address of UPBIT_ALERT_URLS accepted the message. Check them and the network.")
 
     def send(self, title: str, text: str, kind: apprise.NotifyType) -> bool:
-        """Send it to all addresses; returns whether any took it, as sending again would repeat it there."""
+        """Send it to all addresses; returns whether any accepted it: sending it again would repeat it there."""
         taken = [target.notify(title=f"upbit-assets: {title}", body=text, notify_type=kind) for target in self.targets]
         if not all(taken):
-            log.warning("%d of %d addresses of UPBIT_ALERT_URLS took no alert.", taken.count(False), len(taken))
+            log.warning("%d of %d addresses of UPBIT_ALERT_URLS accepted no alert.", taken.count(False), len(taken))
         return any(taken)

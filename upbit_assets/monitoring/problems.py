@@ -1,4 +1,4 @@
-"""What is wrong now, in words, and what to do: what `upbit-assets status` prints and alerts are sent of."""
+"""The current problems and what to do about them, as printed by `upbit-assets status` and sent as alerts."""
 
 import re
 import shutil
@@ -27,11 +27,11 @@ BLOCKED = "blocked this IP address"
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong.
+    """A current problem.
 
     Args:
-        key: the same as long as it lasts.
-        korean, english: what it is, and what to do if the exchange or time won't mend it.
+        key: constant as long as the problem lasts.
+        korean, english: what it is, and what to do unless it resolves by itself.
         path: where in the Dagster UI to look.
     """
 
@@ -42,7 +42,7 @@ class Problem:
 
 
 def find_problems(connection: sa.Connection, instance: DagsterInstance, now: datetime) -> list[Problem]:
-    """Everything that is wrong.
+    """All current problems.
 
     Args:
         connection: to the market database, with the pipeline's role.
@@ -86,7 +86,7 @@ def daemon_problems(instance: DagsterInstance, now: datetime) -> Iterator[Proble
 
 
 def run_problems(instance: DagsterInstance, now: datetime) -> Iterator[Problem]:
-    """Of each job the last finished run, if it failed; its steps were retried by then."""
+    """Jobs whose last finished run failed; its steps were retried before."""
     failed = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=now - RECENT), limit=1000)
     for job in sorted({run.job_name for run in failed}):
         finished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE])
@@ -111,13 +111,13 @@ def run_problems(instance: DagsterInstance, now: datetime) -> Iterator[Problem]:
 
 
 def failure_of(instance: DagsterInstance, run: DagsterRun) -> str:
-    """Why a run failed, in the words of the step that did, else of the run itself."""
+    """The reason that a run failed: the error of its step, or else of the run."""
     reason = "see its log"
     for record in instance.get_records_for_run(run.run_id, limit=1000, ascending=False).records:
         event = record.event_log_entry.dagster_event
         if event and event.is_step_failure and (error := event.step_failure_data.error):
-            told = error.cause if error.cls_name == "DagsterExecutionStepExecutionError" and error.cause else error
-            return " ".join(re.sub(r"^[\w.]+: ", "", told.message).split())[:LONGEST_REASON]
+            cause = error.cause if error.cls_name == "DagsterExecutionStepExecutionError" and error.cause else error
+            return " ".join(re.sub(r"^[\w.]+: ", "", cause.message).split())[:LONGEST_REASON]
         if event and event.is_failure and event.message:
             reason = event.message[:LONGEST_REASON]
     return reason
@@ -150,19 +150,19 @@ def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Pro
 
 
 STREAM = sa.text("""
-SELECT (SELECT max(received_at) FROM live.ticker) AS heard,
+SELECT (SELECT max(received_at) FROM live.ticker) AS received,
        (SELECT ingested_at FROM bronze.trade_stream_raw WHERE traded_at > now() - interval '1 day'
         ORDER BY traded_at DESC LIMIT 1) AS stored
 """)
 
 
 def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
-    """Of a stream that has collected within the last day; whoever doesn't run it misses nothing."""
-    heard, stored = connection.execute(STREAM).one()
+    """Problems of a stream that has collected within the last day; none where no stream runs."""
+    received, stored = connection.execute(STREAM).one()
     if not stored:
         return
-    if heard is None or now - heard > STREAM_SILENT:
-        since = in_seoul(heard or stored)
+    if received is None or now - received > STREAM_SILENT:
+        since = in_seoul(received or stored)
         yield Problem(
             "stream",
             f"실시간 스트림이 {since} 이후 수신되지 않습니다. upbit-assets stream이 실행 중인지 확인하세요.",

@@ -1,4 +1,4 @@
-"""What runs, how fresh and whole each feed is, and what is wrong: `upbit-assets status`."""
+"""What runs, how fresh and complete each feed is, and the current problems: `upbit-assets status`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ DAYS_SHOWN = 7
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """How a feed is.
+    """The state of a feed.
 
     Args:
-        newest: when its newest raw rows were received; None if there are none of today or yesterday.
+        newest: when its newest raw rows were received; None if that was before yesterday.
         partitions: finished windows of the last 24 hours, or days of the last week, since the first one collected.
-        collected: those of them of which there is silver.
-        rejected_rows: in them.
+        collected: how many of them have silver.
+        rejected_rows: the rejected raw rows in them.
     """
 
     name: str
@@ -36,7 +36,7 @@ class FeedStatus:
 
 @dataclass(frozen=True)
 class Report:
-    """How everything is."""
+    """The state of the pipeline."""
 
     at: datetime
     version: str
@@ -68,7 +68,7 @@ DAILY = {feed.name for feed in FEEDS if feed.axis is days}
 
 
 def report(connection: sa.Connection, instance: DagsterInstance, version: str, now: datetime) -> Report:
-    """How everything is.
+    """The state of the pipeline.
 
     Args:
         connection: to the market database, with the pipeline's role.

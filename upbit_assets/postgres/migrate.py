@@ -68,7 +68,7 @@ def set_comments(connection: sa.Connection) -> None:
 
 
 def note_first_start(connection: sa.Connection) -> None:
-    """Note today as the first day, unless one is noted."""
+    """Store today as the first day, unless there is one."""
     today = sa.func.date_trunc("day", sa.func.now(), "Asia/Seoul")
     connection.execute(insert(bronze_collection_start).values(starts_at=today).on_conflict_do_nothing())
 

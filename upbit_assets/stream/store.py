@@ -49,7 +49,7 @@ class Store:
         self.append({tables.bronze_trade_stream_raw: Records(COLUMNS, trades)})
 
     def append(self, load: Mapping[sa.Table, Records], *, snapshot_at: datetime | None = None) -> None:
-        """Append each table's rows, all of them or none; `snapshot_at`: they are a snapshot, which is noted."""
+        """Append each table's rows, all of them or none; `snapshot_at`: the time of a snapshot to record."""
         try:
             self.copy(load, snapshot_at)
         except REFUSALS:

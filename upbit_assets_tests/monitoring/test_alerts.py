@@ -75,73 +75,73 @@ class Mail(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def told(database: Database, posted: list[Any]) -> Callable[[datetime, list[Problem]], None]:
-    """A look at which these problems are there."""
+def found(database: Database, posted: list[Any]) -> Callable[[datetime, list[Problem]], None]:
+    """Reports that these problems were found."""
     watch = Alerts(Channel(), database)
 
-    def look(now: datetime, problems: list[Problem]) -> None:
+    def report(now: datetime, problems: list[Problem]) -> None:
         with database.connect() as connection:
-            watch.tell(connection, problems, now)
+            watch.report(connection, problems, now)
 
-    return look
+    return report
 
 
 def test_one_message_when_it_begins_and_one_when_it_is_over(
-    told: Callable[[datetime, list[Problem]], None], posted: list[Any]
+    found: Callable[[datetime, list[Problem]], None], posted: list[Any]
 ):
     for minute in range(20):
-        told(NOW + minute * MINUTE, [PROBLEM])
+        found(NOW + minute * MINUTE, [PROBLEM])
     assert len(posted) == 1
     assert "작업이 실패했습니다\nhttp://127.0.0.1:3000/runs/abc" in posted[0]["message"]
-    told(NOW + 20 * MINUTE, [])
+    found(NOW + 20 * MINUTE, [])
     assert len(posted) == 1, "it may come back"
-    told(NOW + 19 * MINUTE + SETTLED, [])
+    found(NOW + 19 * MINUTE + SETTLED, [])
     assert len(posted) == 2
     assert "해결" in posted[1]["title"]
     assert "19분" in posted[1]["message"]
 
 
-def test_what_is_there_at_a_single_look_is_not_told(told: Callable[[datetime, list[Problem]], None], posted: list[Any]):
-    told(NOW, [PROBLEM])
-    told(NOW + MINUTE, [])
-    told(NOW + 2 * MINUTE, [PROBLEM])
+def test_a_problem_found_only_once_is_not_reported(found: Callable[[datetime, list[Problem]], None], posted: list[Any]):
+    found(NOW, [PROBLEM])
+    found(NOW + MINUTE, [])
+    found(NOW + 2 * MINUTE, [PROBLEM])
     assert posted == []
 
 
-def test_after_a_restart_it_is_not_told_again(database: Database, posted: list[Any]):
+def test_a_restart_repeats_no_message(database: Database, posted: list[Any]):
     for _ in range(2):
         watch = Alerts(Channel(), database)
         with database.connect() as connection:
             for minute in range(3):
-                watch.tell(connection, [PROBLEM], NOW + minute * MINUTE)
+                watch.report(connection, [PROBLEM], NOW + minute * MINUTE)
     assert len(posted) == 1
 
 
-def test_what_nobody_could_be_told_is_told_later(
+def test_a_message_that_could_not_be_sent_is_sent_later(
     database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, posted: list[Any]
 ):
-    deaf = Alerts(Channel(urls=("json://127.0.0.1:1/",)), database)
+    watch = Alerts(Channel(urls=("json://127.0.0.1:1/",)), database)
     with database.connect() as connection:
         for minute in range(3):
-            deaf.tell(connection, [PROBLEM], NOW + minute * MINUTE)
+            watch.report(connection, [PROBLEM], NOW + minute * MINUTE)
     assert ask(market_url, "SELECT * FROM silver.alert") == []
-    deaf.channel = Channel()
+    watch.channel = Channel()
     with database.connect() as connection:
-        deaf.tell(connection, [PROBLEM], NOW + 3 * MINUTE)
+        watch.report(connection, [PROBLEM], NOW + 3 * MINUTE)
     assert len(posted) == 1
 
 
-def test_a_database_that_is_away_is_told_and_that_it_is_back(
+def test_an_unreachable_database_is_reported_and_that_it_is_back(
     database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, posted: list[Any]
 ):
     watch = Alerts(Channel(language="en"), database, DagsterInstance.ephemeral)
     monkeypatch.setattr(alerts, "find_problems", lambda *_: [])
     monkeypatch.setenv("UPBIT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
     for minute in range(4):
-        watch.look(NOW + minute * MINUTE)
+        watch.check(NOW + minute * MINUTE)
     assert [message["title"] for message in posted] == ["upbit-assets: Something is wrong"]
     monkeypatch.setenv("UPBIT_POSTGRES_URL", market_url)
-    watch.look(NOW + 4 * MINUTE)
+    watch.check(NOW + 4 * MINUTE)
     assert "It lasted 4 min." in posted[1]["message"]
 
 
@@ -171,7 +171,7 @@ def test_a_test_that_reaches_nobody_fails_and_no_message_has_the_addresses(monke
     monkeypatch.setenv("UPBIT_ALERT_URLS", "json://user:hush@127.0.0.1:1/hush")
     result = CliRunner().invoke(cli.main, ["alert-test"])
     assert result.exit_code == 1
-    assert "No address of UPBIT_ALERT_URLS took" in result.output
+    assert "No address of UPBIT_ALERT_URLS accepted" in result.output
     assert "hush" not in result.output
     with pytest.raises(AlertError, match=r"^UPBIT_ALERT_URLS has a nosuch:// URL that Apprise can't read.$"):
         Channel(urls=("nosuch://hush",))
