@@ -334,7 +334,7 @@ def test_libpqs_variables_for_other_servers_are_ignored(fresh: EmbeddedPostgres,
     with psycopg.connect(fresh.url("upbit")) as connection:
         assert connection.execute("SHOW datestyle").fetchone() == ("ISO, MDY",)
         assert connection.execute("SHOW client_encoding").fetchone() == ("UTF8",)
-    assert (fresh.data / ".s.PGSQL.5432").exists()
+    assert (fresh.socket / ".s.PGSQL.5432").exists()
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o000], ids=oct)

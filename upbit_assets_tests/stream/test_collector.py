@@ -33,7 +33,7 @@ def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exch
         """SELECT raw_data FROM bronze.trade_stream_raw
         WHERE (raw_data->>'type' = 'trade' AND raw_data->>'code' = market AND raw_data->>'sequential_id' = key
                AND to_timestamp((raw_data->'trade_timestamp')::numeric / 1000) = traded_at
-               AND ingested_at BETWEEN traded_at AND traded_at + interval '5 seconds'
+               AND ingested_at BETWEEN traded_at AND traded_at + interval '1 minute'
                AND connection IN ('trades-1', 'trades-2')) IS NOT TRUE
           AND raw_data->>'stream_type' <> 'SNAPSHOT'""",
     )
