@@ -1,7 +1,10 @@
 """HTTP between this project's own processes: without proxies, and on listening sockets opened here."""
 
 import ipaddress
+import os
 import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import requests
@@ -27,6 +30,19 @@ def session_for(url: str) -> requests.Session:
     session = requests.Session()
     session.trust_env = not is_local(url)
     return session
+
+
+@contextmanager
+def proxies_bypassed(hosts: Iterable[str]) -> Iterator[None]:
+    """No proxy for these hosts within the context, for libraries that open sessions of their own."""
+    before = os.environ.get("no_proxy")
+    os.environ["no_proxy"] = ",".join([before or os.environ.get("NO_PROXY", ""), *hosts])
+    try:
+        yield
+    finally:
+        os.environ.pop("no_proxy")
+        if before is not None:
+            os.environ["no_proxy"] = before
 
 
 def listening(what: str, host: str, port: int) -> socket.socket:

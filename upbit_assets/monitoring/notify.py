@@ -7,6 +7,7 @@ from datetime import timedelta
 import apprise
 import click
 
+from upbit_assets.local_http import is_local, proxies_bypassed
 from upbit_assets.settings import settings
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Channel:
 
     def send(self, title: str, text: str, kind: apprise.NotifyType) -> bool:
         """Send it to all addresses; returns whether any accepted it: sending it again would repeat it there."""
-        taken = [target.notify(title=f"upbit-assets: {title}", body=text, notify_type=kind) for target in self.targets]
+        title, local = f"upbit-assets: {title}", {str(target.host) for target in self.targets}
+        with proxies_bypassed(sorted(host for host in local if is_local(f"http://{host}"))):
+            taken = [target.notify(title=title, body=text, notify_type=kind) for target in self.targets]
         if not all(taken):
             log.warning("%d of %d addresses of UPBIT_ALERT_URLS accepted no alert.", taken.count(False), len(taken))
         return any(taken)

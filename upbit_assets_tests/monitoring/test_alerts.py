@@ -53,6 +53,7 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
         def log_message(self, *_: Any) -> None: ...
 
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # as people set it: a proxy can't reach this machine
     with listening(HTTPServer(("127.0.0.1", 0), Hook)) as port:
         monkeypatch.setenv("UPBIT_ALERT_URLS", f"json://127.0.0.1:{port}/hook")
         yield messages
