@@ -386,7 +386,8 @@ class TestLooks:
         few = self.locks_of_a_tick(moment)
         ask(another_url, "SELECT bronze.make_partitions(now() - interval '60 days', now())")
         engine_for(another_url).dispose()
-        assert self.locks_of_a_tick(moment) == few
+        # a plan may use an index more or less; opening all partitions would take hundreds of locks
+        assert self.locks_of_a_tick(moment) < few + 10
 
     def locks_of_a_tick(self, moment: datetime) -> int:
         """The number of locks of a tick that finds a changed window, with prepared statements."""
