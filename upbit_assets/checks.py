@@ -14,9 +14,9 @@ from upbit_assets.assets.refine import Refinement
 from upbit_assets.assets.selection import candles, orderbooks, trades
 from upbit_assets.assets.trade_proof import MISSING, STATES, counted_states
 from upbit_assets.check_results import CurrentStateCheck, Result, Results, WindowCheck, checks_of, window_check
-from upbit_assets.partitions import WINDOW, Axis, windows
+from upbit_assets.partitions import Axis, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
+from upbit_assets.postgres.snapshot_source import computation_delay
 from upbit_assets.postgres_io import in_window
 
 FRESH = timedelta(minutes=5)
@@ -196,9 +196,9 @@ def newest_window_is_fresh(connection: sa.Connection) -> Result:
     if newest is None:
         return Result(False, note="There are no figures yet.")
     now = datetime.now(UTC)
-    age, window = now - newest, WINDOW if stream_takes_snapshots(connection, now) else timedelta()
+    age = now - newest
     return Result(
-        age < FRESH + window,
+        age < FRESH + computation_delay(connection, now),
         {"age in seconds": round(age.total_seconds())},
         f"The newest figures are of {newest:%Y-%m-%d %H:%M:%S %Z}.",
     )

@@ -178,3 +178,9 @@ TRADE_STATS = GoldTable(
     "markets traded",
 )
 GOLD_TABLES: tuple[GoldTable, ...] = (MARKET_STATS, ORDERBOOK_STATS, MARKET_DAILY, TRADE_STATS)
+
+# of each asset's partitions
+AXES: dict[str, Axis] = {
+    **{asset: feed.axis for feed in FEEDS for asset in (feed.bronze_asset, feed.silver_asset)},
+    **{gold.asset: gold.axis for gold in GOLD_TABLES},
+}

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from upbit_assets import archive
 from upbit_assets.check_results import DROPPED
 from upbit_assets.dagster_internals import dagster_tables, prune, update_partition_statuses
-from upbit_assets.feeds import FEEDS, GOLD_TABLES
+from upbit_assets.feeds import AXES, FEEDS
 from upbit_assets.partitions import SEOUL, Axis
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import kept_from, metadata
@@ -93,12 +93,6 @@ def drop_archived(database: Database, connection: sa.Connection, table: str, bef
     return dropped, stray_rows
 
 
-def axes() -> dict[str, Axis]:
-    """The axis of each asset's partitions."""
-    feeds = {name: feed.axis for feed in FEEDS for name in (feed.bronze_asset, feed.silver_asset)}
-    return feeds | {gold.asset: gold.axis for gold in GOLD_TABLES}
-
-
 @op(description="Drops data older than UPBIT_KEEP_BRONZE_DAYS, _SILVER_DAYS, _GOLD_DAYS and _DAGSTER_DAYS")
 def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
     now, kept_longer = datetime.now(UTC), list[str]()
@@ -125,7 +119,7 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
         context.log.info(f"{connection.execute(DROPPED).rowcount} check results of dropped windows deleted")
     if kept := days("dagster"):
         context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
-    update_partition_statuses(context.instance, {AssetKey(name): axis.partitions for name, axis in axes().items()})
+    update_partition_statuses(context.instance, {AssetKey(name): axis.partitions for name, axis in AXES.items()})
     if kept_longer:
         raise Failure(f"Some data was not dropped; the next night's run retries. {'; '.join(kept_longer)}")
 

@@ -27,7 +27,7 @@ from upbit_assets.dashboard.parameters import (
 )
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.snapshot_source import stream_takes_snapshots
+from upbit_assets.postgres.snapshot_source import computation_delay
 from upbit_assets.settings import settings
 
 Values = Mapping[str, Any]
@@ -116,12 +116,12 @@ def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
         .scalar_subquery()
     )
     row = connection.execute(sa.select(latest, collected.label("collected_at"))).mappings().one_or_none()
-    streamed = WINDOW if stream_takes_snapshots(connection, datetime.now(UTC)) else timedelta()
+    stale_after = STALE_AFTER + computation_delay(connection, datetime.now(UTC))
     return {
         "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
         **(row or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
         "received_at": connection.scalar(sa.text("SELECT received_at FROM bronze.newest_ticker")),
-        "stale_after": int((STALE_AFTER + streamed).total_seconds()),
+        "stale_after": int(stale_after.total_seconds()),
         "dagster": settings.UPBIT_DAGSTER_URL,
     }
 

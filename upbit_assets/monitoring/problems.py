@@ -10,11 +10,12 @@ from pathlib import Path
 import sqlalchemy as sa
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from upbit_assets.feeds import FEEDS, GOLD_TABLES
+from upbit_assets.checks import FRESH
+from upbit_assets.feeds import AXES
 from upbit_assets.partitions import SEOUL, days
+from upbit_assets.postgres.snapshot_source import computation_delay
 from upbit_assets.settings import settings
 
-FRESH = timedelta(minutes=5)
 STREAM_SILENT = timedelta(minutes=2)
 DAEMON_SILENT = timedelta(minutes=3)  # each of its threads writes a heartbeat twice a minute
 LEAST_FREE = 0.10  # of the disk
@@ -139,7 +140,7 @@ def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Pro
             f"No ticker was collected {since_en}. Check whether collection runs and reaches the exchange.",
             "/assets/bronze_ticker_raw",
         )
-    elif figures is None or now - figures > FRESH:
+    elif figures is None or now - figures > FRESH + computation_delay(connection, now):
         last = in_seoul(figures) if figures else "–"
         yield Problem(
             "late",
@@ -191,9 +192,8 @@ ORDER BY asset, check_name
 
 
 def check_problems(connection: sa.Connection) -> Iterator[Problem]:
-    axes = {feed.silver_asset: feed.axis for feed in FEEDS} | {gold.asset: gold.axis for gold in GOLD_TABLES}
     for asset, name, count, newest, reason in connection.execute(FAILING):
-        key = axes.get(asset, days).key_of(newest)
+        key = AXES.get(asset, days).key_of(newest)
         yield Problem(
             f"check/{asset}/{name}",
             f"{asset}의 검사 {name}이(가) {count}개 구간에서 실패했습니다. 가장 최근 구간 {key}: {reason}",

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from upbit_assets.partitions import MINUTE
+from upbit_assets.partitions import MINUTE, WINDOW
 from upbit_assets.postgres.tables import live_snapshot
 
 STREAM_SECOND = 30  # the second of the minute at which the stream takes its snapshot; runs start at second 0
@@ -25,3 +25,8 @@ def stream_takes_snapshots(connection: sa.Connection, at: datetime) -> bool:
     # ignores a time in the future, from a clock that was ahead: it would prevent runs until then
     recent = sa.select(sa.exists().where(taken_at >= full - MAX_AGE, taken_at < at + MINUTE))
     return bool(connection.scalar(recent))
+
+
+def computation_delay(connection: sa.Connection, at: datetime) -> timedelta:
+    """How much older figures may be: a window while the stream takes the snapshots, as it is computed at its end."""
+    return WINDOW if stream_takes_snapshots(connection, at) else timedelta()

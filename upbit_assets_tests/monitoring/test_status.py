@@ -22,6 +22,7 @@ from upbit_assets.monitoring.status import report
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
+from upbit_assets.postgres.snapshot_source import note_snapshot
 from upbit_assets.settings import PROJECT
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
@@ -61,15 +62,31 @@ def test_what_stopped_is_told_from_what_is_late(
     if raw_age:
         put_bronze(database, now - raw_age * MINUTE, {"KRW-BTC": ticker("KRW-BTC")})
     if figures_age:
-        ask(
-            market_url,
-            "INSERT INTO gold.market_stats (ingested_at, market, trade_price, daily_volume, rank_volume, "
-            "quote_currency, turnover, change_rate, window_high, window_low, window_start) "
-            "VALUES (%s, 'KRW-BTC', 1, 1, 1, 'KRW', 1, 0, 1, 1, now())",
-            now - figures_age * MINUTE,
-        )
+        put_figures(market_url, now - figures_age * MINUTE)
     with database.connect() as connection:
         assert keys(freshness_problems(connection, now)) == expected
+
+
+@pytest.mark.parametrize(("figures_age", "expected"), [(12, []), (16, ["late"])])
+def test_figures_may_be_a_window_older_while_the_stream_takes_the_snapshots(
+    database: Database, market_url: str, figures_age: int, expected: list[str]
+):
+    now = datetime.now(UTC)
+    put_bronze(database, now - MINUTE, {"KRW-BTC": ticker("KRW-BTC")})
+    put_figures(market_url, now - figures_age * MINUTE)
+    with database.connect() as connection:
+        note_snapshot(connection, now)
+        assert keys(freshness_problems(connection, now)) == expected
+
+
+def put_figures(market_url: str, at: datetime) -> None:
+    ask(
+        market_url,
+        "INSERT INTO gold.market_stats (ingested_at, market, trade_price, daily_volume, rank_volume, "
+        "quote_currency, turnover, change_rate, window_high, window_low, window_start) "
+        "VALUES (%s, 'KRW-BTC', 1, 1, 1, 'KRW', 1, 0, 1, 1, now())",
+        at,
+    )
 
 
 def test_the_last_run_of_a_job_is_a_problem_until_the_next_succeeds(instance: DagsterInstance):
@@ -110,10 +127,11 @@ def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one
         ask(market_url, "DELETE FROM live.ticker")
 
 
-def test_failing_checks_and_days_that_stay_incomplete_are_told(database: Database, market_url: str):
+@pytest.mark.parametrize("asset", ["bronze_ticker_raw", "silver_ticker", "gold_market_stats"])
+def test_failing_checks_and_days_that_stay_incomplete_are_told(database: Database, market_url: str, asset: str):
     now = datetime.now(UTC)
     failing = {
-        "asset": "silver_ticker",
+        "asset": asset,
         "check_name": "every_bronze_row_is_accounted_for",
         "severity": "ERROR",
         "reason": "raw: 5",
