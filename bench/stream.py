@@ -39,7 +39,7 @@ LIVE, PAGES, LIVE_SECONDS = 1_000, 1_000, 60  # frames a second, open pages
 BUSY, BUSY_SECONDS = 5_000, 600
 # targets, in seconds, seconds, share of a core, MB, seconds
 P50, P99, CORE, MEMORY, CLOSING = 0.3, 1.0, 0.6, 300, 2.0
-WINDOW_TRADES = 7_000
+WINDOW_TRADES, SNAPSHOTS = 7_000, 100
 MB = 1e6
 HERE = Path(__file__).parents[1]
 
@@ -271,10 +271,12 @@ def snapshots_meanwhile(stage: Stage) -> Result:
         def take() -> None:
             store.append({tables.bronze_ticker_raw: snapshot}, snapshot_at=datetime.now(UTC))
 
+        # with pauses, because snapshots come one at a time and the stream writes a few times a second
+        contender = Contender(take, lambda: time.sleep(seconds / 2 / SNAPSHOTS))
         store.open()
-        (alone,) = interleaved(Contender(take), rounds=50)
+        (alone,) = interleaved(contender, rounds=SNAPSHOTS)
         with collecting(stage, data, LIVE, seconds):
-            (ours,) = interleaved(Contender(take), rounds=50)
+            (ours,) = interleaved(contender, rounds=SNAPSHOTS)
         store.close()
     what = f"The minute's snapshot into bronze while {LIVE:,} frames a second come in"
     return Result(what, "the same without the stream", ours, alone, at_most=1.1)

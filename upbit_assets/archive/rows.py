@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
 
 from upbit_assets.postgres_io.copy import copy_statement, cursor
 
-BLOCK = 2 * 2**20  # must be larger than any row
+BLOCK = 2**20  # bytes of CSV that are parsed at once
 ARROW: dict[type[Any], pa.DataType] = {
     sa.Integer: pa.int64(),
     sa.Boolean: pa.bool_(),
@@ -86,51 +86,37 @@ def in_days(
 
 def batches_of(connection: sa.Connection, statement: sql.Composed, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Stream the CSV of a COPY as batches."""
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=schema,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        true_values=["t"],
+        false_values=["f"],
+    )
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     with cursor(connection) as reading, reading.copy(statement) as copy:
-        source = CopiedText(copy)
-        if source.is_empty():
-            return
-        yield from pyarrow.csv.open_csv(
-            io.BufferedReader(source, BLOCK),
-            pyarrow.csv.ReadOptions(column_names=schema.names, block_size=BLOCK, use_threads=False),
-            pyarrow.csv.ParseOptions(newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(
-                column_types=schema,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                true_values=["t"],
-                false_values=["f"],
-            ),
-        )
+        for block in blocks(copy):
+            # not open_csv, which reads 32 blocks ahead
+            read = pyarrow.csv.ReadOptions(column_names=schema.names, block_size=len(block) + 1, use_threads=False)
+            yield from pyarrow.csv.read_csv(pa.py_buffer(block), read, parse, convert).to_batches()
+
+
+def blocks(copy: psycopg.Copy) -> Iterator[bytes]:
+    """The output of a COPY in blocks of whole rows: PostgreSQL sends one message per row."""
+    rows, size = list[bytes](), 0
+    for row in copy:
+        rows.append(bytes(row))
+        size += len(row)
+        if size >= BLOCK:
+            yield b"".join(rows)
+            rows, size = [], 0
+    if rows:
+        yield b"".join(rows)
 
 
 def names(columns: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
-
-
-class CopiedText(io.RawIOBase):
-    """The output of a COPY as a file."""
-
-    def __init__(self, copy: psycopg.Copy) -> None:
-        super().__init__()
-        self.copy, self.left = copy, memoryview(b"")
-
-    def is_empty(self) -> bool:
-        self.left = self.left or memoryview(self.copy.read())
-        return not self.left
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer completely: COPY sends a block per row, so reading each singly would be slow."""
-        view, filled = memoryview(buffer).cast("B"), 0
-        while filled < len(view) and not self.is_empty():
-            part = self.left[: len(view) - filled]
-            view[filled : filled + len(part)] = part
-            filled, self.left = filled + len(part), self.left[len(part) :]
-        return filled
 
 
 def stored_names(table: sa.Table, schema: pa.Schema) -> list[str]:
