@@ -35,6 +35,13 @@ OF_A_CHECK = {DagsterEventType.STEP_START, DagsterEventType.STEP_OUTPUT, Dagster
 PROCESS = ("Started process for run", "Process for run exited")  # the launcher's events, which repeat the run's own
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 
+# One row in ten minutes for a check that passes every minute: the latest pass becomes this run's, which updates it.
+CONTINUE_PASS = sa.text("""
+UPDATE asset_check_executions SET run_id = :run, create_timestamp = LOCALTIMESTAMP
+WHERE id = (SELECT max(id) FROM asset_check_executions WHERE asset_key = :asset AND check_name = :check)
+AND execution_status = 'SUCCEEDED' AND run_id <> ''
+AND date_bin('10 minutes', create_timestamp, 'epoch') = date_bin('10 minutes', LOCALTIMESTAMP, 'epoch')
+""")
 
 ZONE = """
 SELECT setting, source,
@@ -165,6 +172,8 @@ class EventLog(PostgresEventLogStorage):
             return
         event = without_repetition(event)
         if has_passed(event.dagster_event):
+            if event.run_id:
+                self._continue_pass(event)
             self.store_asset_check_event(event, None)
             return
         super().store_event(event)
@@ -173,6 +182,12 @@ class EventLog(PostgresEventLogStorage):
             threading.Thread(target=self._keep_session, args=(event.run_id, ended), daemon=True).start()
         elif event.dagster_event_type in ENDS and event.run_id in self._ended:
             self._ended.pop(event.run_id).set()
+
+    def _continue_pass(self, event: EventLogEntry) -> None:
+        check = event.get_dagster_event().asset_check_evaluation_data.asset_check_key
+        values = {"run": event.run_id, "asset": check.asset_key.to_string(), "check": check.name}
+        with self.index_connection() as connection:
+            connection.execute(CONTINUE_PASS, values)
 
     def _keep_session(self, run_id: str, ended: threading.Event) -> None:
         engine = sa.create_engine(

@@ -1,7 +1,9 @@
 """Dagster's database stores the relevant events of a run, and no others."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from dagster import AssetCheckKey, AssetKey, DagsterEventType, EventLogEntry
@@ -59,6 +61,40 @@ def test_a_passed_check_is_only_in_its_history_and_a_failed_one_also_in_the_runs
             assert (last.run_id, last.status.value) == (run_id, status)
         evaluations = instance.all_logs(run_id, of_type={DagsterEventType.ASSET_CHECK_EVALUATION})
     assert [check_of(each) for each in evaluations] == [FAILS]
+
+
+class TestHistory:
+    @pytest.fixture
+    def history(self, deployed: EmbeddedPostgres, database: Database) -> Iterator[Callable[[], list[Any]]]:
+        """The check's results, the newest first, of which an earlier run's pass is the last."""
+        put_bronze(database, PAST + timedelta(minutes=1), {"KRW-BTC": ticker("KRW-BTC")})
+        with an_instance(deployed) as instance:
+            assert materialize("silver_ticker", first=PAST, instance=instance).success
+            yield lambda: list(instance.event_log_storage.get_asset_check_execution_history(PASSES, limit=9))
+
+    def again(self, deployed: EmbeddedPostgres) -> str:
+        with an_instance(deployed) as instance:
+            return materialize("silver_ticker", first=PAST, instance=instance).run_id
+
+    def test_of_ten_minutes_has_one_pass_the_latest(self, deployed: EmbeddedPostgres, history: Callable[[], list[Any]]):
+        count = len(history())
+        run_id = self.again(deployed)
+        assert len(history()) <= count + 1, "this test may cross into the next ten minutes"
+        assert (history()[0].run_id, history()[0].status.value) == (run_id, "SUCCEEDED")
+        assert len({record.run_id for record in history()}) == len(history())
+
+    @pytest.mark.parametrize(
+        "change",
+        ["create_timestamp = create_timestamp - interval '10 minutes'", "execution_status = 'FAILED'", "run_id = ''"],
+    )
+    def test_keeps_older_passes_failures_and_those_of_no_run(
+        self, deployed: EmbeddedPostgres, history: Callable[[], list[Any]], change: str
+    ):
+        before = len(history())
+        ask(url_as(deployed, "dagster", "dagster"), f"UPDATE asset_check_executions SET {change}")
+        run_id = self.again(deployed)
+        assert len(history()) == before + 1
+        assert history()[0].run_id == run_id
 
 
 def check_of(entry: EventLogEntry) -> AssetCheckKey:
