@@ -83,15 +83,20 @@ install-clients: .venv-clients/.installed
 	@echo "Creating .venv with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
+PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off --no-deps --require-hashes
+# a line for every 20 packages; fails if pip did, whose errors are on stderr
+PROGRESS = awk -v all="$$(grep -c == $<)" '/^Collecting/ && ++n % 20 == 0 { print "  " n " of " all " packages"; fflush() } \
+  /^Installing/ { print "  unpacking them ..."; fflush() } /^(Successfully|Requirement already)/ { done = 1 } END { exit !done }'
+
 .venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
 	@echo "Installing the locked dependencies, about a minute the first time ..."
-	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) -r requirements.lock | $(PROGRESS)
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.lock .venv/.runtime
 	@echo "Installing the locked development dependencies ..."
-	@$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-dev.lock
+	@$(PIP_INSTALL) -r requirements-dev.lock | $(PROGRESS)
 	@touch $@
 
 # Node.js comes with the development environment
@@ -104,7 +109,7 @@ $(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json .venv/.dev
 .venv-clients/.installed: requirements-clients.lock | .venv/bin/python
 	@echo "Installing the locked client libraries of the exchange for the tests ..."
 	@$(BIN)/python -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install -q --no-deps --require-hashes -r requirements-clients.lock
+	@$(subst .venv/,.venv-clients/,$(PIP_INSTALL)) -r requirements-clients.lock | $(PROGRESS)
 	@touch $@
 
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
