@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,10 @@ class Stack:
             ... on Runs { results { runId status tags { key value } } } } }"""
         return self.graphql(query, job=job)["runsOrError"]["results"]
 
+    def count_of_events(self, run: str, kind: str) -> int:
+        where = f"run_id = '{run}' AND dagster_event_type = '{kind}'"
+        return int(self.query(f"SELECT count(*) FROM event_logs WHERE {where}", "dagster")[0])
+
     def succeeded(self, job: str) -> int:
         return sum(run["status"] == "SUCCESS" for run in self.runs(job))
 
@@ -139,6 +144,15 @@ def test_without_passwords_it_stops_and_says_what_to_set(stack: Stack):
 @pytest.mark.parametrize("service", ["postgres", *OURS])
 def test_a_service_becomes_healthy(stack: Stack, service: str):
     stack.wait_until_healthy(service)
+
+
+def test_a_change_of_the_code_adds_little_to_the_image(stack: Stack):
+    history = stack.run(
+        "docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", "upbit-assets"
+    )
+    layers = [line.split(" ", 1) for line in history.splitlines()]
+    code = [int(size) for size, command in layers if "upbit_assets upbit_assets" in command or "pip install" in command]
+    assert sum(sorted(code)[:-1]) < 30e6 < max(code), "all but the layer of the dependencies"
 
 
 def test_the_ui_has_the_code(stack: Stack):
@@ -234,6 +248,14 @@ class TestKilled:
         until(lambda: stack.state(service)["RestartCount"] > before["RestartCount"], f"{service} started again", 60)
         stack.wait_until_healthy(service)
 
+    def test_a_run_queued_without_a_code_location_waits_for_it(self, stack: Stack):
+        stack.compose("stop", "stream")  # runs collect
+        stack.compose("stop", "code")
+        waiting = until(lambda: [r["runId"] for r in stack.runs("collect") if r["status"] == "QUEUED"], "a queued run")
+        until(lambda: stack.count_of_events(waiting[0], "PIPELINE_ENQUEUED") > 1, "its launch tried")
+        stack.compose("start", "code", "stream")
+        until(lambda: {r["runId"]: r["status"] for r in stack.runs("collect")}[waiting[0]] == "SUCCESS", "its success")
+
     def test_collecting_continues(self, stack: Stack):
         stack.wait_until_healthy("postgres", *OURS)
         before = stack.count("bronze.ticker_raw")
@@ -282,6 +304,31 @@ class TestKilled:
         before = stack.succeeded("collect")
         until(lambda: stack.succeeded("collect") > before, "the window computed again")
         stack.compose("start", "stream")
+
+
+def test_a_taken_port_keeps_nothing_from_collecting(stack: Stack):
+    ports = Path(stack.environment["UPBIT_SECRETS"]).with_name("ports.yml")
+    stack.compose("down")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"127.0.0.1:{taken.getsockname()[1]}:8501"
+        ports.write_text(f'services: {{ board: {{ ports: !override ["{port}"] }} }}')
+        with pytest.raises(AssertionError, match=r"already in use|already allocated"):
+            stack.compose("up", "--detach")
+    before = stack.count("bronze.ticker_raw")
+    until(lambda: stack.count("bronze.ticker_raw") > before, "another snapshot")
+    ports.write_text(PORTS)
+    stack.compose("up", "--detach")
+    stack.wait_until_healthy("board")
+
+
+def test_a_password_is_changed_without_restarting_postgres(stack: Stack):
+    started = stack.state("postgres")["State"]["StartedAt"]
+    (Path(stack.environment["UPBIT_SECRETS"]) / "reader").write_text(secrets.token_urlsafe())
+    stack.compose("run", "--rm", "roles")
+    stack.compose("up", "--detach", "--no-deps", "--force-recreate", "board")
+    stack.wait_until_healthy("board")
+    assert http.get(stack.address("board", 8501) + "/api/markets", timeout=30).ok
+    assert stack.state("postgres")["State"]["StartedAt"] == started
 
 
 def rows(stack: Stack) -> dict[str, int]:

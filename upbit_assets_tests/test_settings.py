@@ -17,7 +17,8 @@ from upbit_assets.settings import DECLARED, PROJECT, Setting, SettingError, Sett
 
 KNOWN = {name for setting in DECLARED for name in setting.names}
 PUBLISHED = {"UPBIT_UI_PORT": "3000", "UPBIT_BOARD_PORT": "8501", "UPBIT_METABASE_PORT": "3001"}
-NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS", *PUBLISHED}
+BACKUP = {"UPBIT_BACKUPS": "./backups", "UPBIT_BACKUP_USER": "1000:1000", "UPBIT_KEEP_BACKUPS": "7"}
+NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS", *PUBLISHED, *BACKUP}
 OF_TESTS = "UPBIT_TEST_"
 NAME = re.compile(r"\b(?:UPBIT|METABASE|DAGSTER_HOME|DAGSTER_POSTGRES)(?:_[A-Z]+)*\b(?!_)")
 WRONG = {
@@ -237,9 +238,10 @@ class TestDocuments:
         assert sorted("".join(tables).splitlines()) == sorted(map(row, DECLARED))
 
     def test_the_example_explains_those_that_compose_takes(self):
-        head, _, ports, *blocks = (PROJECT / ".env.example").read_text().split("\n\n")[2:]
+        head, _, ports, backup, *blocks = (PROJECT / ".env.example").read_text().split("\n\n")[2:]
         assert head.endswith("# COMPOSE_PROFILES=metabase")
-        assert dict(re.findall(r"# (\w+)=(\d+)$", ports, re.MULTILINE)) == PUBLISHED
+        unset = re.compile(r"^# (\w+)=(\S+)$", re.MULTILINE)
+        assert (dict(unset.findall(ports)), dict(unset.findall(backup))) == (PUBLISHED, BACKUP)
         wanted = [example(setting) for setting in DECLARED if setting.service]
         assert sorted(block.rstrip() for block in blocks) == sorted(block.rstrip() for block in wanted)
 
@@ -259,6 +261,10 @@ class TestDocuments:
         services = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
         ports = "\n".join(port for service in services.values() for port in service.get("ports", []))
         assert dict(re.findall(r"^127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+$", ports, re.MULTILINE)) == PUBLISHED
+
+    def test_compose_backs_up_as_the_env_file_says(self):
+        service = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]["backup"]
+        assert dict(re.findall(r"\$\{(\w+):-([^}]+)\}", str(service))) == BACKUP
 
     def test_nothing_mentions_a_missing_one(self):
         listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -21,11 +21,16 @@ PASSWORDS = {
 }
 
 
+def script_environment(server: EmbeddedPostgres) -> dict[str, str]:
+    return {"PATH": f"{server.binaries}:{os.environ['PATH']}", "PGHOST": str(server.socket), "PGUSER": "postgres"}
+
+
 def run_script(server: EmbeddedPostgres, name: str, *arguments: str | Path, **environment: str) -> str:
     """Run a script of deploy/ on the server; returns its output."""
-    here = {"PATH": f"{server.binaries}:{os.environ['PATH']}", "PGHOST": str(server.socket), "PGUSER": "postgres"}
     command = ["sh", PROJECT / "deploy" / name, *arguments]
-    done = subprocess.run(command, env=here | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=script_environment(server) | environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,6 +1,11 @@
 """A backup is restored to the last row on an empty server."""
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,12 @@ from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import engine_for
+from upbit_assets.settings import PROJECT
 from upbit_assets.stale import collected_since, committed
-from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, url_as
+from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, script_environment, url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 from upbit_assets_tests.pipeline import PAST, ask, ticker
+from upbit_assets_tests.postgres.lab import until
 
 pytestmark = pytest.mark.long
 
@@ -104,6 +111,55 @@ def test_a_broken_backup_replaces_nothing(deployed: EmbeddedPostgres, tmp_path: 
     with pytest.raises(AssertionError, match="pg_restore"):
         run_script(deployed, "restore.sh", tmp_path)
     assert contents(deployed.url("upbit")) == before
+
+
+class TestEveryNight:
+    KEEP = {"UPBIT_KEEP_BACKUPS": "2"}  # noqa: RUF012
+
+    @staticmethod
+    @contextmanager
+    def running(server: EmbeddedPostgres, folder: Path, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+        here = script_environment(server) | TestEveryNight.KEEP | environment
+        script = ["sh", str(PROJECT / "deploy" / "nightly.sh"), str(folder)]
+        with subprocess.Popen(script, env=here, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            try:
+                yield process
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def test_a_missed_backup_is_made_and_the_oldest_go(self, deployed: EmbeddedPostgres, tmp_path: Path):
+        with pytest.raises(AssertionError):
+            run_script(deployed, "nightly.sh", tmp_path, "is-current", **self.KEEP)
+        old = [tmp_path / f"nightly-2026010{day}-043000" for day in (1, 2, 3)]
+        others = [tmp_path / "20260101-100000", tmp_path / "mine"]
+        killed = tmp_path / "nightly-20260104-043000.part"
+        for folder in (*old, *others, killed):
+            folder.mkdir()
+            os.utime(folder, (0, 0))
+        with self.running(deployed, tmp_path):
+            until(lambda: not any(folder.exists() for folder in old[:2]), "the oldest removed")
+        [new] = {*tmp_path.iterdir()} - {old[2], *others}
+        assert {file.name for file in new.iterdir()} == {"dagster.dump", "metabase.dump", "upbit.dump"}
+        run_script(deployed, "nightly.sh", tmp_path, "is-current", **self.KEEP)
+
+        os.utime(new, (time.time() - 2 * 86_400,) * 2)
+        with pytest.raises(AssertionError):
+            run_script(deployed, "nightly.sh", tmp_path, "is-current", **self.KEEP)
+
+    def test_a_failed_one_removes_nothing_and_says_so(self, deployed: EmbeddedPostgres, tmp_path: Path):
+        old = [tmp_path / f"nightly-2026010{day}-043000" for day in (1, 2, 3)]
+        for folder in old:
+            folder.mkdir()
+            os.utime(folder, (0, 0))
+        with self.running(deployed, tmp_path, PGHOST="/nowhere") as process:
+            lines = iter(process.stderr or ())
+            assert any("tried again in ten minutes" in line for line in lines)
+        assert sorted(tmp_path.iterdir()) == old
+
+    @pytest.mark.parametrize("keep", ["", "0", "all", "-1"])
+    def test_how_many_are_kept_is_a_number(self, deployed: EmbeddedPostgres, tmp_path: Path, keep: str):
+        with pytest.raises(AssertionError, match="UPBIT_KEEP_BACKUPS"):
+            run_script(deployed, "nightly.sh", tmp_path, UPBIT_KEEP_BACKUPS=keep)
 
 
 @pytest.mark.long

@@ -79,7 +79,7 @@ def test_a_transaction_may_lock_as_much_as_on_the_embedded_server():
 def test_the_stack_has_the_services_that_it_is_made_of():
     core = {"postgres", "roles", "migrate", "code", "webserver", "daemon", "board", "stream"}
     assert core == {name for name, service in SERVICES.items() if "profiles" not in service}
-    assert {"metabase", "metabase-dashboard", "exchange", "alerts"} == SERVICES.keys() - core
+    assert {"metabase", "metabase-dashboard", "exchange", "alerts", "backup"} == SERVICES.keys() - core
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,18 @@ def test_a_service_reaches_the_market_data_with_its_own_login_only(service: str,
 @pytest.mark.parametrize("service", ["postgres", "webserver", "daemon", "exchange", "metabase"])
 def test_the_other_services_do_not_reach_the_market_data(service: str):
     assert not any("/upbit" in str(value) for value in settings_of(service).values())
+
+
+def test_a_taken_port_keeps_nothing_from_collecting():
+    published = {name for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"webserver", "board", "metabase"}
+    for name in published:
+        assert SERVICES[name]["depends_on"].keys() > {"daemon", "stream"}
+
+
+def test_the_image_is_built_once():
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["migrate"]
+    assert "migrate" not in {name for name, service in SERVICES.items() if service["image"] != "upbit-assets"}
 
 
 def test_only_who_must_leaves_the_databases_network():
@@ -126,6 +138,6 @@ def test_the_image_gets_nothing_but_what_it_is_made_of():
     assert ignored[1] == "*"
     let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     dockerfile = (PROJECT / "Dockerfile").read_text()
-    copied = {word for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.M) for word in line.split()[:-1]}
+    copied = {word for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for word in line.split()[:-1]}
     assert let_in == copied
     assert dockerfile.rstrip().endswith("USER 10001:10001")

@@ -154,6 +154,11 @@ class TestRuns:
         assert launcher.GRACE_SECONDS + 2 * instance.run_monitoring_poll_interval_seconds <= 120
         assert instance.run_monitoring_cancel_timeout_seconds + instance.run_monitoring_poll_interval_seconds <= 120
 
+    def test_a_queued_run_waits_ten_minutes_for_its_code_location(self, instance: DagsterInstance):
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_user_code_failure_retries * queue.user_code_failure_retry_delay >= 600
+
     def test_a_run_has_a_heartbeat_until_its_end_even_if_its_session_is_lost(
         self, instance: DagsterInstance, deployed: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
     ):

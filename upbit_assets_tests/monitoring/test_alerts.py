@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +23,13 @@ from upbit_assets.monitoring import alerts
 from upbit_assets.monitoring.alerts import SETTLED, Alerts
 from upbit_assets.monitoring.notify import AlertError, Channel
 from upbit_assets.monitoring.problems import Problem
+from upbit_assets.postgres.embedded import EmbeddedPostgres
+from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import Database
+from upbit_assets.settings import PROJECT
+from upbit_assets_tests.conftest import BINARIES
 from upbit_assets_tests.pipeline import ask
+from upbit_assets_tests.postgres.lab import until
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -144,6 +152,31 @@ def test_an_unreachable_database_is_reported_and_that_it_is_back(
     monkeypatch.setenv("UPBIT_POSTGRES_URL", market_url)
     watch.check(NOW + 4 * MINUTE)
     assert "It lasted 4 min." in posted[1]["message"]
+
+
+@pytest.mark.long
+def test_a_real_outage_is_reported_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, posted: list[Any]):
+    """Of PostgreSQL, by the process that users run, which looks every half minute."""
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    server = EmbeddedPostgres(tmp_path / "server", Path(BINARIES) if BINARIES else None)
+    server.start(prepare=lambda: migrate(server.url("upbit")))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("UPBIT_POSTGRES_URL", server.url("upbit"))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", server.url("dagster"))
+
+    def told(text: str) -> bool:
+        return any(text in message["message"] and "PostgreSQL" in message["message"] for message in posted)
+
+    with subprocess.Popen([Path(sys.executable).parent / "upbit-assets", "alerts"], cwd=tmp_path) as process:
+        try:
+            until(lambda: posted, "what an empty database lacks", 180)
+            server.stop()
+            until(lambda: told("데이터베이스를 사용할 수 없습니다"), "the beginning", 180)
+            server.start()
+            until(lambda: told("지속 시간"), "the end", 180)
+        finally:
+            process.kill()
+            server.stop()
 
 
 def test_the_health_check_notices_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -116,6 +116,7 @@ CHART: dict[str, Any] = {
     },
     "computeLogManager": names("type config"),
     "additionalInstanceConfig": None,
+    "pythonLogs": names("pythonLogLevel managedPythonLoggers dagsterHandlerConfig"),
     "telemetry": {"enabled": None},
     **{name: {"enabled": None} for name in ("rabbitmq", "redis", "flower", "ingress")},
 }
@@ -222,6 +223,8 @@ def test_every_password_is_a_secret_of_its_own_login():
         ("board", "UPBIT_POSTGRES_PASSWORD", "upbit-reader"),
         ("code", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
         ("stream", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
+        ("alerts", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
+        ("alerts", "DAGSTER_POSTGRES_PASSWORD", "dagster-postgresql"),
         ("run", "UPBIT_POSTGRES_PASSWORD", "upbit-pipeline"),
     }
     assert VALUES["postgresql"]["postgresqlPassword"] == ""
@@ -286,3 +289,4 @@ def test_the_instance_is_that_of_dagster_yaml():
     kept = VALUES["retention"]["sensor"]["purgeAfterDays"]
     assert ours["retention"]["sensor"]["purge_after_days"].items() <= kept.items()
     assert VALUES["telemetry"] == ours["telemetry"]
+    assert VALUES["pythonLogs"]["pythonLogLevel"] == ours["python_logs"]["python_log_level"]
