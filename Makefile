@@ -5,8 +5,8 @@ BIN := .venv/bin
 PAGE := upbit_assets/dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long test-compose test-celery lint lint-page bench bench-year screenshots vendor secrets backup restore install \
-  install-dev install-clients lock clean
+.PHONY: help demo up down test test-long test-compose test-celery lint lint-page docs dictionary bench bench-year screenshots vendor \
+  secrets backup restore install install-dev install-clients lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ test-compose: install-dev ## start, kill and recover every service of docker com
 test-celery: install-dev ## test runs on Celery workers, with one killed; needs redis-server
 	@$(BIN)/python -m pytest upbit_assets_tests/scaling/workers.py --numprocesses=0 --timeout=600 $(ARGS)
 
-lint: install-dev lint-page ## check style, types, and that all lock files agree with requirements.lock
+lint: install-dev lint-page docs ## check style, types, the manual, and that all lock files agree with requirements.lock
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@for lock in requirements-dev.lock deploy/*/requirements.lock; do \
 	  grep -oE '^[^ ]+==[^ ]+' requirements.lock | while read -r pin; do \
@@ -42,6 +42,12 @@ lint: install-dev lint-page ## check style, types, and that all lock files agree
 
 lint-page: $(PAGE)/node_modules/.installed ## check the board's JavaScript only
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) run --silent check
+
+docs: install-dev ## build the manual into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+dictionary: install-dev ## write the data dictionary in docs from the schema
+	@$(BIN)/python -m manual
 
 bench: install-dev ## run the benchmarks and write docs/bench.md
 	@$(BIN)/python -m bench
@@ -122,4 +128,4 @@ lock: install-dev ## update the lock files from pyproject.toml
 	@$(COMPILE) --group clients -o requirements-clients.lock
 
 clean: ## remove the environment; keeps the data
-	@rm -rf .venv .venv-clients $(PAGE)/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf .venv .venv-clients $(PAGE)/node_modules *.egg-info site .mypy_cache .ruff_cache .pytest_cache

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.postgresql import insert
 
-from upbit_assets.postgres.tables import bronze_collection_start, metadata
+from upbit_assets.postgres.tables import bronze_collection_start, metadata, views
 from upbit_assets.postgres.url import sqlalchemy_url
 
 DAYS_AHEAD = timedelta(days=14)
@@ -63,6 +63,7 @@ def alembic_config(connection: sa.Connection) -> Config:
 def set_comments(connection: sa.Connection) -> None:
     for table in metadata.sorted_tables:
         connection.execute(sa.schema.SetTableComment(table))
+    for table in (*metadata.sorted_tables, *views.sorted_tables):
         for column in table.columns:
             connection.execute(sa.schema.SetColumnComment(column))
 

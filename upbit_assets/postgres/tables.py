@@ -27,7 +27,9 @@ def column(name: str, kind: Any, comment: str, *, nullable: bool = False, **opti
 
 
 def identity() -> sa.Column[int]:
-    return sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False, comment="고유 식별자")
+    return sa.Column(
+        "id", sa.BigInteger, sa.Identity(always=True), nullable=False, comment="고유 식별자: unique identifier"
+    )
 
 
 # the bounds are those of silver's validation
@@ -58,7 +60,7 @@ def rank(name: str, comment: str, *, nullable: bool = False) -> sa.Column[Any]:
     )
 
 
-def market(comment: str = "종목 코드, e.g. KRW-BTC") -> sa.Column[Any]:
+def market(comment: str = "종목 코드: the market's code, e.g. KRW-BTC") -> sa.Column[Any]:
     return column("market", sa.String(30), comment)
 
 
@@ -109,7 +111,7 @@ def raw_table(name: str, comment: str, *keys: sa.Column[Any]) -> sa.Table:
     return table(
         name,
         identity(),
-        market("종목 코드 of the raw row, truncated to 30 characters; empty if it has none"),
+        market("종목 코드: the raw row's market code, truncated to 30 characters; empty if it has none"),
         column("raw_data", JSONB, "API 응답 원본: one row of the reply, unchanged"),
         ingested_at(),
         *keys,
@@ -131,7 +133,7 @@ def page_table(name: str, rows: str) -> sa.Table:
     return table(
         name,
         identity(),
-        market("The requested 종목 코드"),
+        market("종목 코드: the requested market"),
         day(),
         column("covered", TSTZRANGE, "The interval of the day that this page covers completely; may be empty"),
         column("rows", sa.BigInteger, "Number of its rows"),
@@ -163,7 +165,7 @@ def rejected_table(name: str, raw: str, of_window: sa.Column[Any] | None = None)
     return table(
         name,
         identity(),
-        market("종목 코드, as in bronze"),
+        market("종목 코드: the market's code, as in bronze"),
         column("raw_data", JSONB, "The raw row"),
         column("reason", sa.Text, "Why silver rejected it"),
         of_window if of_window is not None else ingested_at(),
@@ -309,17 +311,17 @@ silver_ticker = table(
     "silver.ticker",
     identity(),
     market(),
-    column("trade_date", sa.String(8), "거래 일자 (KST) YYYYMMDD, of the last trade"),
-    column("trade_time", sa.String(6), "거래 시각 (KST) HHMMSS, of the last trade"),
-    price("trade_price", "거래 가격: the last trade's price"),
-    volume("acc_trade_volume", "누적 거래량 (24h): rolling"),
+    column("trade_date", sa.String(8), "거래 일자: date of the last trade in KST, YYYYMMDD"),
+    column("trade_time", sa.String(6), "거래 시각: time of the last trade in KST, HHMMSS"),
+    price("trade_price", "거래 가격: price of the last trade"),
+    volume("acc_trade_volume", "누적 거래량(24h): volume of the last 24 hours, rolling"),
     ingested_at(),
-    turnover("acc_trade_price", "누적 거래대금 (24h): rolling turnover"),
+    turnover("acc_trade_price", "누적 거래대금(24h): turnover of the last 24 hours, rolling"),
     change_rate(),
     column("traded_at", Moment, "Time of the last trade: from Upbit's opening to 10 minutes after ingested_at"),
     computed_at(),
-    day_counter("day_volume", "거래량", "in units of the coin"),
-    day_counter("day_turnover", "거래대금", "in the quote currency"),
+    day_counter("day_volume", "거래량: volume", "in units of the coin"),
+    day_counter("day_turnover", "거래대금: turnover", "in the quote currency"),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
     sa.Index("ix_ticker_market_ingested_at", "market", "ingested_at"),
     comment="Tickers, typed, validated and de-duplicated: one row per market and snapshot",
@@ -334,15 +336,15 @@ gold_market_stats = table(
     identity(),
     column("ingested_at", Moment, "지표 집계 시각: the market's last snapshot in the window"),
     market(),
-    price("trade_price", "현재가"),
-    volume("daily_volume", "24시간 누적 거래량"),
+    price("trade_price", "현재가: price of the last trade"),
+    volume("daily_volume", "24시간 누적 거래량: volume of the last 24 hours"),
     rank(
         "rank_volume",
         "거래대금 순위: RANK() by turnover_krw in the window, NULLs last. Of equal ones at rank 10, "
         "gold.turnover_top10 has those whose code sorts first",
     ),
     quote_currency(),
-    turnover("turnover", "24시간 누적 거래대금"),
+    turnover("turnover", "24시간 누적 거래대금: turnover of the last 24 hours"),
     column(
         "turnover_krw",
         sa.Numeric,
@@ -381,9 +383,9 @@ gold_market_stats = table(
     column(
         "vwap",
         sa.Numeric,
-        "거래량 가중 평균 가격 of the trades between the market's first and last snapshot of the window: increase of "
-        "day_turnover / increase of day_volume (from 0 if a day began in between), to 16 decimals. In the quote "
-        "currency, 0 or more; NULL if a counter is missing, unchanged or decreased",
+        "거래량 가중 평균 가격: VWAP of the trades between the market's first and last snapshot of the window: "
+        "increase of day_turnover / increase of day_volume (from 0 if a day began in between), to 16 decimals. "
+        "In the quote currency, 0 or more; NULL if a counter is missing, unchanged or decreased",
         nullable=True,
     ),
     sa.PrimaryKeyConstraint("ingested_at", "market"),
@@ -476,8 +478,8 @@ gold_orderbook_stats = table(
     column("ingested_at", Moment, "지표 집계 시각: the market's last book in the window"),
     market(),
     quote_currency(),
-    price("best_bid", "최우선 매수 호가; NULL without bids", nullable=True),
-    price("best_ask", "최우선 매도 호가; NULL without asks", nullable=True),
+    price("best_bid", "최우선 매수 호가: best bid; NULL without bids", nullable=True),
+    price("best_ask", "최우선 매도 호가: best ask; NULL without asks", nullable=True),
     price("mid_price", "(best_bid + best_ask) / 2, exact; NULL if either is", nullable=True),
     column(
         "spread_bps",
@@ -535,12 +537,12 @@ silver_candle = table(
     identity(),
     market(),
     column("started_at", Moment, "Start of the minute"),
-    price("opening_price", "시가"),
-    price("high_price", "고가"),
-    price("low_price", "저가"),
-    price("closing_price", "종가"),
-    volume("volume", "거래량 of the minute"),
-    turnover("turnover", "거래대금 of the minute"),
+    price("opening_price", "시가: opening price"),
+    price("high_price", "고가: highest price"),
+    price("low_price", "저가: lowest price"),
+    price("closing_price", "종가: closing price"),
+    volume("volume", "거래량: volume of the minute"),
+    turnover("turnover", "거래대금: turnover of the minute"),
     column("last_traded_at", Moment, "When the exchange stored the minute's last trade; may be after the minute's end"),
     ingested_at(),
     computed_at(),
@@ -554,8 +556,8 @@ silver_candle_build = silver_build_table("silver.candle_build", "silver.candle")
 silver_market = table(
     "silver.market",
     market(),
-    column("korean_name", sa.Text, "한글명; NULL if the exchange has none", nullable=True),
-    column("english_name", sa.Text, "영문명; NULL if the exchange has none", nullable=True),
+    column("korean_name", sa.Text, "한글명: Korean name; NULL if the exchange has none", nullable=True),
+    column("english_name", sa.Text, "영문명: English name; NULL if the exchange has none", nullable=True),
     column("warning", sa.Boolean, "유의 종목: whether the exchange warns of the market"),
     column(
         "cautions",
@@ -617,10 +619,10 @@ bronze_trade_page = page_table("bronze.trade_page", "trades")
 bronze_trade_stream_raw = table(
     "bronze.trade_stream_raw",
     identity(),
-    market("종목 코드 of the frame, truncated to 30 characters; empty if it has none"),
+    market("종목 코드: the frame's market code, truncated to 30 characters; empty if it has none"),
     column("raw_data", JSONB, "The exchange's WebSocket frame, unchanged; a JSON string of it if jsonb rejects it"),
     column("ingested_at", Moment, "데이터 적재 시각: when the frame was received"),
-    column("traded_at", Moment, "체결 시각 of the frame; ingested_at if it has no valid one"),
+    column("traded_at", Moment, "체결 시각: the frame's time of the trade; ingested_at if it has no valid one"),
     column("key", sa.String(30), "sequential_id of the frame; empty if it has none"),
     column("connection", sa.String(30), "The connection that received it first; rest: requested afterwards"),
     written_in(),
@@ -633,7 +635,7 @@ bronze_trade_stream_raw = table(
 bronze_trade_stream_page = table(
     "bronze.trade_stream_page",
     identity(),
-    market("The requested 종목 코드"),
+    market("종목 코드: the requested market"),
     column("window_start", Moment, "Start of the ten-minute window in which `covered` begins"),
     column("covered", TSTZRANGE, "The interval that this page covers completely; may be empty"),
     column("rows", sa.BigInteger, "Number of its trades in the requested intervals, including those already known"),
@@ -651,10 +653,10 @@ silver_trade = table(
     identity(),
     market(),
     column("trade_id", sa.BigInteger, "체결 번호: the exchange's sequential_id, unique in its market, unordered"),
-    column("traded_at", Moment, "체결 시각, to the millisecond"),
-    price("price", "체결 가격"),
-    column("volume", sa.Numeric, "체결량; in units of the coin, 1e-20 to 1e20"),
-    column("taker", sa.String(3), "ASK: the taker sold (매도); BID: the taker bought (매수)"),
+    column("traded_at", Moment, "체결 시각: time of the trade, to the millisecond"),
+    price("price", "체결 가격: price of the trade"),
+    column("volume", sa.Numeric, "체결량: volume of the trade; in units of the coin, 1e-20 to 1e20"),
+    column("taker", sa.String(3), "매수/매도: ASK if the taker sold, BID if the taker bought"),
     ingested_at(),
     computed_at(),
     sa.PrimaryKeyConstraint("traded_at", "market", "trade_id"),
@@ -670,10 +672,10 @@ silver_trade_stream = table(
     identity(),
     market(),
     column("trade_id", sa.BigInteger, "체결 번호: the exchange's sequential_id, unique in its market, unordered"),
-    column("traded_at", Moment, "체결 시각, to the millisecond"),
-    price("price", "체결 가격"),
-    column("volume", sa.Numeric, "체결량; in units of the coin, 1e-20 to 1e20"),
-    column("taker", sa.String(3), "ASK: the taker sold (매도); BID: the taker bought (매수)"),
+    column("traded_at", Moment, "체결 시각: time of the trade, to the millisecond"),
+    price("price", "체결 가격: price of the trade"),
+    column("volume", sa.Numeric, "체결량: volume of the trade; in units of the coin, 1e-20 to 1e20"),
+    column("taker", sa.String(3), "매수/매도: ASK if the taker sold, BID if the taker bought"),
     ingested_at(),
     column("source", sa.String(6), "stream: from the WebSocket; rest: backfilled by REST"),
     computed_at(),
@@ -720,10 +722,10 @@ gold_trade_stats = table(
     market(),
     quote_currency(),
     column("trades", sa.BigInteger, "체결 건수: trades in the window, 1 or more"),
-    price("opening_price", "시가: of the window's first trade; of equal times the smallest id"),
-    price("high_price", "고가"),
-    price("low_price", "저가"),
-    price("closing_price", "종가: of the window's last trade; of equal times the largest id"),
+    price("opening_price", "시가: price of the window's first trade; of equal times the smallest id"),
+    price("high_price", "고가: highest price"),
+    price("low_price", "저가: lowest price"),
+    price("closing_price", "종가: price of the window's last trade; of equal times the largest id"),
     column("volume", sa.Numeric, "거래량: Σ volume; exact, in units of the coin, 0 or more"),
     column("turnover", sa.Numeric, "거래대금: Σ price × volume; exact, in the quote currency, 0 or more"),
     column(
@@ -778,12 +780,18 @@ gold_market_daily = table(
     day(),
     market(),
     quote_currency(),
-    price("opening_price", "시가"),
-    price("high_price", "고가"),
-    price("low_price", "저가"),
-    price("closing_price", "종가"),
-    column("volume", sa.Numeric, "거래량 of the day: Σ volume of vwap_source; exact, in units of the coin, 0 or more"),
-    column("turnover", sa.Numeric, "거래대금 of the day, of vwap_source; exact, in the quote currency, 0 or more"),
+    price("opening_price", "시가: opening price"),
+    price("high_price", "고가: highest price"),
+    price("low_price", "저가: lowest price"),
+    price("closing_price", "종가: closing price"),
+    column(
+        "volume",
+        sa.Numeric,
+        "거래량: volume of the day, Σ volume of vwap_source; exact, in units of the coin, 0 or more",
+    ),
+    column(
+        "turnover", sa.Numeric, "거래대금: turnover of the day, of vwap_source; exact, in the quote currency, 0 or more"
+    ),
     column(
         "turnover_krw",
         sa.Numeric,
@@ -880,10 +888,10 @@ def batch() -> sa.Column[Any]:
 live_ticker = table(
     "live.ticker",
     market(),
-    price("trade_price", "거래 가격: the last trade's price"),
+    price("trade_price", "거래 가격: price of the last trade"),
     change_rate(),
-    volume("acc_trade_volume", "누적 거래량 (24h): rolling"),
-    turnover("acc_trade_price", "누적 거래대금 (24h): rolling turnover"),
+    volume("acc_trade_volume", "누적 거래량(24h): volume of the last 24 hours, rolling"),
+    turnover("acc_trade_price", "누적 거래대금(24h): turnover of the last 24 hours, rolling"),
     column("sent_at", Moment, "The exchange's time of the ticker"),
     received_at(),
     batch(),
@@ -894,12 +902,24 @@ live_ticker = table(
 live_orderbook = table(
     "live.orderbook",
     market(),
-    volume("total_ask_size", "매도 총 잔량"),
-    volume("total_bid_size", "매수 총 잔량"),
-    column("ask_prices", sa.ARRAY(sa.Numeric), "매도 호가, the lowest first; in the quote currency, 1e-20 to 1e20"),
-    column("ask_sizes", sa.ARRAY(sa.Numeric), "매도 잔량 at each of ask_prices; in units of the coin, 1e-20 to 1e20"),
-    column("bid_prices", sa.ARRAY(sa.Numeric), "매수 호가, the highest first; in the quote currency, 1e-20 to 1e20"),
-    column("bid_sizes", sa.ARRAY(sa.Numeric), "매수 잔량 at each of bid_prices; in units of the coin, 1e-20 to 1e20"),
+    volume("total_ask_size", "매도 총 잔량: size of all sell orders, by the exchange"),
+    volume("total_bid_size", "매수 총 잔량: size of all buy orders, by the exchange"),
+    column(
+        "ask_prices",
+        sa.ARRAY(sa.Numeric),
+        "매도 호가: sell prices, the lowest first; in the quote currency, 1e-20 to 1e20",
+    ),
+    column(
+        "ask_sizes", sa.ARRAY(sa.Numeric), "매도 잔량: size at each of ask_prices; in units of the coin, 1e-20 to 1e20"
+    ),
+    column(
+        "bid_prices",
+        sa.ARRAY(sa.Numeric),
+        "매수 호가: buy prices, the highest first; in the quote currency, 1e-20 to 1e20",
+    ),
+    column(
+        "bid_sizes", sa.ARRAY(sa.Numeric), "매수 잔량: size at each of bid_prices; in units of the coin, 1e-20 to 1e20"
+    ),
     column("sent_at", Moment, "The exchange's time of the book's last change"),
     received_at(),
     batch(),
@@ -910,11 +930,11 @@ live_orderbook = table(
 live_trade = table(
     "live.trade",
     market(),
-    column("trade_id", sa.BigInteger, "The exchange's sequential_id: unique within the market, unordered"),
-    column("traded_at", Moment, "체결 시각: when it was traded, to the millisecond"),
-    price("price", "체결 가격"),
-    volume("volume", "체결량"),
-    column("taker", sa.String(3), "BID: the taker bought; ASK: the taker sold"),
+    column("trade_id", sa.BigInteger, "체결 번호: the exchange's sequential_id, unique in its market, unordered"),
+    column("traded_at", Moment, "체결 시각: time of the trade, to the millisecond"),
+    price("price", "체결 가격: price of the trade"),
+    volume("volume", "체결량: volume of the trade"),
+    column("taker", sa.String(3), "매수/매도: ASK if the taker sold, BID if the taker bought"),
     received_at(),
     batch(),
     sa.PrimaryKeyConstraint("market", "trade_id"),
@@ -928,4 +948,95 @@ live_snapshot = table(
     sa.Index("uq_snapshot", sa.text("(true)"), unique=True),
     comment="One row: the last snapshot that the stream took. If it is older than a minute, runs take them; unlogged",
     window="taken_at",
+)
+
+
+# Views. Their columns' comments are stored in the database, too; a test compares the rest with the migrations.
+views = sa.MetaData()
+
+
+def view(name: str, *columns: sa.Column[Any], comment: str) -> sa.Table:
+    schema, _, bare = name.partition(".")
+    return sa.Table(bare, views, *columns, schema=schema, comment=comment)
+
+
+def like(table: sa.Table, *names: str, **renamed: str) -> list[sa.Column[Any]]:
+    """Columns of a view that are those of another table; `renamed` by their new names."""
+    sources = {name: table.c[name] for name in names} | {new: table.c[old] for new, old in renamed.items()}
+    return [
+        column(
+            name,
+            source.type,
+            source.comment or "",
+            nullable=bool(source.nullable),
+            info={"origin": f"{table.fullname}.{source.name}"},
+        )
+        for name, source in sources.items()
+    ]
+
+
+view(
+    "bronze.newest_ticker",
+    column("received_at", Moment, "When it was received; NULL if there is none", nullable=True),
+    comment="When the newest raw ticker of the last day was received; NULL without one",
+)
+view(
+    "silver.all_trades",
+    *like(silver_trade_stream, "market", "trade_id", "traded_at", "price", "volume", "taker", "ingested_at"),
+    column("source", sa.String, "stream: from the WebSocket; rest: requested over REST"),
+    comment="Trades of silver.trade_stream and silver.trade, each once by market and id; source: stream or rest",
+)
+view(
+    "silver.trade_coverage_by_window",
+    *like(silver_trade_coverage, "window_start"),
+    column("proved", sa.BigInteger, "Number of markets whose trades are proved to be all there"),
+    column("collected", sa.BigInteger, "Number of markets whose trades were collected, without a proof (yet)"),
+    column("missing", sa.BigInteger, "Number of markets of which trades may be missing"),
+    column("computed_at", Moment, "When the coverage of the window was last computed"),
+    comment="How many markets' trades of a window are proved to be all there, collected without a proof, and missing",
+)
+view(
+    "gold.turnover_top10",
+    *like(gold_market_stats, "rank_volume", "market", "trade_price", "change_rate", "turnover_krw", "turnover"),
+    *like(gold_market_stats, "quote_currency", "daily_volume", "volatility", "rank_volatility"),
+    *like(gold_market_stats, "ingested_at", "window_start"),
+    *like(silver_market, "korean_name", "english_name"),
+    comment="The ten largest turnovers of the newest window; of equals at the tenth place those whose code sorts first",
+)
+live_market = view(
+    "live.market",
+    *like(live_ticker, "market"),
+    column("quote_currency", sa.Text, "The currency of price and turnover: KRW, BTC, USDT"),
+    *like(live_ticker, "trade_price", "change_rate", daily_volume="acc_trade_volume", turnover="acc_trade_price"),
+    column(
+        "turnover_krw",
+        sa.Numeric,
+        "turnover × the newest price of KRW-BTC or KRW-USDT; exact, in KRW, 0 to 1e40; NULL without that price",
+        nullable=True,
+    ),
+    *like(live_ticker, "sent_at", "received_at", "batch"),
+    comment="Each market's newest ticker, with its turnover in KRW at the newest rate; NULL without one",
+)
+view(
+    "live.turnover_top10",
+    column(
+        "rank_volume",
+        sa.BigInteger,
+        "거래대금 순위: RANK() by turnover_krw at this moment, NULLs last; 1 is the largest, equal values share a rank "
+        "and leave a gap",
+    ),
+    *like(live_market, *live_market.c.keys()),
+    comment="실시간 거래대금 상위 10: the ten largest turnovers at this moment",
+)
+view(
+    "live.candle",
+    *like(live_trade, "market"),
+    column("started_at", Moment, "Start of the minute"),
+    price("opening_price", "시가: price of the minute's first trade; of equal times the smallest id"),
+    price("high_price", "고가: highest price"),
+    price("low_price", "저가: lowest price"),
+    price("closing_price", "종가: price of the minute's last trade so far; of equal times the largest id"),
+    column("volume", sa.Numeric, "거래량: Σ volume; exact, in units of the coin, 0 or more"),
+    column("turnover", sa.Numeric, "거래대금: Σ price × volume; exact, in the quote currency, 0 or more"),
+    comment="One-minute candles of the last minutes from the stream, the last one still forming",
 )
