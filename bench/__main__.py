@@ -47,7 +47,7 @@ HEAD = ("what", "baseline", "target", "ratio", "measured", "baseline measured", 
 @click.option("--scale", default=1.0, help="Amount of data: 0.05 is a twentieth.")
 @click.option("--quick", "scale", flag_value=0.05, type=float, help="A twentieth of the data.")
 def main(names: tuple[str, ...], scale: float) -> None:
-    """Run the benchmarks; a run of all of them at full scale writes docs/bench.md.
+    """Run the benchmarks; at full scale, each writes its section of docs/bench.md.
 
     `capacity` measures the size of a day of data and writes docs/capacity.md; `year` measures what becomes slower
     with a year of data and writes docs/year.md. Each of the two runs alone.
@@ -65,21 +65,30 @@ def main(names: tuple[str, ...], scale: float) -> None:
             if names == ("capacity",):
                 lines = [*capacity.report(stage), "", *running.report(stage)]
                 click.echo("\n".join(lines))
+                write("capacity", capacity.TEXT.format(machine=machine, table="\n".join(lines)), scale >= 1)
+            elif names == ("year",):
+                lines = list(measured(year.year(stage)))
+                text = year.TEXT.format(machine=machine, scale=scale, table="\n".join(lines))
+                write("year", text, scale >= SMALLEST_YEAR)
             else:
-                rows = year.year(stage) if names == ("year",) else results(stage, names or tuple(ROWS))
-                lines = list(measured(rows))
+                for name in names or ROWS:
+                    lines = list(measured(ROWS[name](stage)))
+                    write("bench", with_section(name, machine, lines), scale >= 1)
         finally:
             server.stop()
-    text = {(): ("bench", REPORT_TEXT), ("capacity",): ("capacity", capacity.TEXT), ("year",): ("year", year.TEXT)}
-    if names in text and scale >= (SMALLEST_YEAR if names == ("year",) else 1):
-        name, report = text[names]
-        report = report.format(machine=machine, scale=scale, table="\n".join(lines))
-        (DOCS / f"{name}.md").write_text(report)
 
 
-def results(stage: Stage, names: Iterable[str]) -> Iterator[Result]:
-    for name in names:
-        yield from ROWS[name](stage)
+def write(name: str, text: str, is_full_scale: bool) -> None:
+    if is_full_scale:
+        (DOCS / f"{name}.md").write_text(text)
+
+
+def with_section(name: str, machine: str, lines: list[str]) -> str:
+    """docs/bench.md with this benchmark's section replaced or added."""
+    _, *parts = (DOCS / "bench.md").read_text().split("\n## ")
+    sections = {part.partition("\n")[0]: part.rstrip() for part in parts}
+    sections[name] = f"{name}\n\nOn {machine}.\n\n" + "\n".join(lines)
+    return REPORT_TEXT + "".join(f"\n## {sections[each]}\n" for each in ROWS if each in sections)
 
 
 def measured(results: Iterable[Result]) -> Iterator[str]:
@@ -116,12 +125,10 @@ def about(server: EmbeddedPostgres) -> str:
 
 REPORT_TEXT = """# Benchmarks
 
-Written by `make bench`, on {machine}.
+Written by `make bench`; `python -m bench NAME` writes one section.
 
 The two contenders of a line took turns (A B A B …); the times are the medians of all rounds. "× the speed" is the
 baseline's time divided by ours, so more is better; "× the time" is ours divided by the baseline's, so less is better.
-
-{table}
 """
 
 main()

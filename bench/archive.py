@@ -23,8 +23,8 @@ from upbit_assets.sandbox.market import Market
 
 ROWS_A_DAY, SECONDS, MEGABYTES = 1_900_000, 60, 300
 ARCHIVED = (tables.bronze_ticker_raw, tables.bronze_trade_raw)
-ARCHIVE = """
-import resource, sys, time
+ARCHIVE = r"""
+import pathlib, re, sys, time
 from datetime import datetime
 from upbit_assets.archive.days import archive_day, seoul_days
 from upbit_assets.archive.store import Store
@@ -34,8 +34,9 @@ from upbit_assets.postgres.tables import metadata
 day, began = seoul_days.at(datetime.fromisoformat(sys.argv[1])), time.perf_counter()
 for name in sys.argv[2:]:
     archive_day(Database(), Store(), metadata.tables[name], day)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
-print(time.perf_counter() - began, peak)
+# not getrusage's maximum, which includes the parent's before exec
+(peak,) = re.findall(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())
+print(time.perf_counter() - began, int(peak) * 1024 / 1e6)
 """
 
 

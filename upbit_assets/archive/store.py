@@ -19,7 +19,7 @@ from upbit_assets.settings import Settings, settings
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-PART = 8 * 2**20
+PART = 5 * 2**20  # the smallest of S3
 CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s"}
 RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(minutes=3)}
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -51,7 +51,7 @@ class Store:
 
         file.seek(0)
         with self.plain_errors(path):
-            obstore.put(self.objects, path, file, chunk_size=PART)
+            obstore.put(self.objects, path, file, chunk_size=PART, max_concurrency=2)
 
     def fetch(self, path: str) -> IO[bytes] | None:
         """A temporary copy of a file, deleted when closed; None if there is none.
