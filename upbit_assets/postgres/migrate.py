@@ -37,7 +37,7 @@ def migrate(url: str) -> None:
         require_known_schema(connection, config)
         alembic.command.upgrade(config, "head")
         set_comments(connection)
-        note_first_start(connection)
+        record_first_start(connection)
         make_partitions_ahead(connection)
 
 
@@ -68,7 +68,7 @@ def set_comments(connection: sa.Connection) -> None:
             connection.execute(sa.schema.SetColumnComment(column))
 
 
-def note_first_start(connection: sa.Connection) -> None:
+def record_first_start(connection: sa.Connection) -> None:
     """Store today as the first day, unless there is one."""
     today = sa.func.date_trunc("day", sa.func.now(), "Asia/Seoul")
     connection.execute(insert(bronze_collection_start).values(starts_at=today).on_conflict_do_nothing())

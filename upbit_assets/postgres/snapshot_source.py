@@ -12,7 +12,7 @@ STREAM_SECOND = 30  # the second of the minute at which the stream takes its sna
 MAX_AGE = timedelta(seconds=45)  # of the stream's snapshot when the schedule decides whether to request a run
 
 
-def note_snapshot(connection: sa.Connection, taken_at: datetime) -> None:
+def record_snapshot(connection: sa.Connection, taken_at: datetime) -> None:
     """Record a snapshot of the stream, in the transaction that stores it."""
     row = insert(live_snapshot).values(taken_at=taken_at)
     connection.execute(row.on_conflict_do_update(index_elements=[sa.text("(true)")], set_={"taken_at": taken_at}))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from upbit_assets.postgres import origin, tables
 from upbit_assets.postgres.resource import DatabaseError, engine_for, explain
-from upbit_assets.postgres.snapshot_source import note_snapshot
+from upbit_assets.postgres.snapshot_source import record_snapshot
 from upbit_assets.postgres_io import REFUSALS, Records, copy_records, lock_key, storable
 from upbit_assets.stream.frames import Trade
 
@@ -62,7 +62,7 @@ class Store:
             for table, records in load.items():
                 copy_records(connection, table, records)
             if snapshot_at:
-                note_snapshot(connection, snapshot_at)
+                record_snapshot(connection, snapshot_at)
 
     @contextmanager
     def session(self) -> Iterator[sa.Connection]:

@@ -22,7 +22,7 @@ from upbit_assets.monitoring.status import report
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
-from upbit_assets.postgres.snapshot_source import note_snapshot
+from upbit_assets.postgres.snapshot_source import record_snapshot
 from upbit_assets.settings import PROJECT
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
@@ -75,7 +75,7 @@ def test_figures_may_be_a_window_older_while_the_stream_takes_the_snapshots(
     put_bronze(database, now - MINUTE, {"KRW-BTC": ticker("KRW-BTC")})
     put_figures(market_url, now - figures_age * MINUTE)
     with database.connect() as connection:
-        note_snapshot(connection, now)
+        record_snapshot(connection, now)
         assert keys(freshness_problems(connection, now)) == expected
 
 

@@ -84,7 +84,7 @@ def test_a_failed_snapshot_is_stored_in_no_table(take: Take, market_url: str, mo
     def refuse(connection: Any, _taken_at: datetime) -> None:
         connection.exec_driver_sql("SELECT * FROM nothing")
 
-    monkeypatch.setattr("upbit_assets.stream.store.note_snapshot", refuse)
+    monkeypatch.setattr("upbit_assets.stream.store.record_snapshot", refuse)
     with pytest.raises(DatabaseError):
         take(1)
     assert (found(market_url, "ticker_raw"), noted(market_url)) == ((0, 0), [])
