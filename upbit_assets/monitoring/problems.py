@@ -15,6 +15,7 @@ from upbit_assets.feeds import AXES
 from upbit_assets.partitions import SEOUL, days
 from upbit_assets.postgres.snapshot_source import computation_delay
 from upbit_assets.settings import settings
+from upbit_assets.stream.status import last
 
 STREAM_SILENT = timedelta(minutes=2)
 DAEMON_SILENT = timedelta(minutes=3)  # each of its threads writes a heartbeat twice a minute
@@ -163,11 +164,12 @@ def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Proble
     if not stored:
         return
     if received is None or now - received > STREAM_SILENT:
-        since = in_seoul(received or stored)
+        since, status = in_seoul(received or stored), last()
+        reason = f" {status.problem}" if status and status.problem else ""  # e.g. that the exchange blocks it
         yield Problem(
             "stream",
-            f"실시간 스트림이 {since} 이후 수신되지 않습니다. upbit-assets stream이 실행 중인지 확인하세요.",
-            f"The stream has received nothing since {since}. Check that upbit-assets stream runs.",
+            f"실시간 스트림이 {since} 이후 수신되지 않습니다. upbit-assets stream이 실행 중인지 확인하세요.{reason}",
+            f"The stream has received nothing since {since}. Check that upbit-assets stream runs.{reason}",
             "/assets/bronze_trade_stream_raw",
         )
     elif now - stored > FRESH:

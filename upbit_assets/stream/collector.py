@@ -172,7 +172,8 @@ class Collector:
             waiting=len(self.writer.pending),
             lost=self.writer.lost,
             spilled=self.writer.spill.size(),
-            problem=self.writer.problem,
+            problem=self.writer.problem
+            or next(filter(None, (each.problem for each in self.connections.values())), None),
         )
 
 

@@ -58,6 +58,7 @@ class Connection:
         self.socket: ClientConnection | None = None
         self.data_at: datetime | None = None  # when data was last received
         self.opened = 0  # number of times
+        self.problem: str | None = None  # why it is not connected
 
     async def subscribe(self, message: str) -> None:
         """Replace the subscription."""
@@ -82,11 +83,11 @@ class Connection:
             except BlockedError as error:
                 wait, problem = self.blocked(error), str(error)
             except InvalidStatus as error:
-                wait, problem = self.refused(error), str(error)
+                wait, problem = self.refused(error)
             except (OSError, TimeoutError, WebSocketException) as error:
                 problem = str(error) or type(error).__name__
             failures = 0 if time.monotonic() - began > LAST_RETRY else failures + 1
-            wait = max(wait, back_off(failures))
+            wait, self.problem = max(wait, back_off(failures)), problem
             log.warning("%s: %s. Reconnecting in %.1f s.", self.name, problem, wait)
             await asyncio.sleep(wait)
 
@@ -105,7 +106,7 @@ class Connection:
         async with socket:
             await self.admit(is_simulated(socket))
             await socket.send(self.message)
-            self.socket, self.opened = socket, self.opened + 1
+            self.socket, self.opened, self.problem = socket, self.opened + 1, None
             log.info("%s: connected.", self.name)
             watch = asyncio.create_task(self.watch(socket))
             try:
@@ -129,14 +130,14 @@ class Connection:
                 socket.transport.abort()
                 return
 
-    def refused(self, error: InvalidStatus) -> float:
-        """The minimal wait after a rejected upgrade, in seconds."""
+    def refused(self, error: InvalidStatus) -> tuple[float, str]:
+        """The minimal wait after a rejected upgrade, in seconds, and the reason."""
         if error.response.status_code == 418:
             now, body = datetime.now(UTC), bytes(error.response.body or b"")
             blocked = BlockedError(block_end(body.decode(errors="replace"), now), quoted(body))
             self.limits.block(blocked, now)
-            return self.blocked(blocked)
-        return AFTER_429 if error.response.status_code == 429 else 0
+            return self.blocked(blocked), str(blocked)
+        return AFTER_429 if error.response.status_code == 429 else 0, str(error)
 
     def blocked(self, error: BlockedError) -> float:
         return max((error.until - datetime.now(UTC)).total_seconds(), 0) if error.until else LAST_RETRY

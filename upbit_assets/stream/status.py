@@ -67,10 +67,15 @@ def path_in(folder: Path) -> Path:
     return folder / f"{socket.gethostname()}.json"
 
 
+def last() -> Status | None:
+    """The last status of this machine's stream; None if it has not started."""
+    try:
+        return Status(**json.loads(path_in(folder()).read_text()))
+    except FileNotFoundError:
+        return None
+
+
 def problem() -> str | None:
     """The problem of this machine's stream, or None."""
-    try:
-        status = Status(**json.loads(path_in(folder()).read_text()))
-    except FileNotFoundError:
-        return "The stream has not started."
-    return status.health_problem(datetime.now(UTC))
+    status = last()
+    return status.health_problem(datetime.now(UTC)) if status else "The stream has not started."

@@ -3,6 +3,7 @@
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.snapshot_source import record_snapshot
 from upbit_assets.settings import PROJECT
+from upbit_assets.stream.status import COLLECTING, Status, folder
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.pipeline import ask, put_bronze, ticker
 
@@ -112,8 +114,12 @@ def test_the_last_run_of_a_job_is_a_problem_until_the_next_succeeds(instance: Da
     assert list(run_problems(instance, datetime.now(UTC))) == []
 
 
-def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one(database: Database, market_url: str):
+def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one(
+    database: Database, market_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     now = datetime.now(UTC)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    at = now.isoformat()
     with database.connect() as connection:
         assert keys(stream(connection, now)) == []
         ask(
@@ -122,6 +128,9 @@ def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one
             "VALUES ('KRW-BTC', '{}', now() - interval '9 minutes', now() - interval '9 minutes', '1', 'a')",
         )
         assert keys(stream(connection, now)) == ["stream"]
+        Status(at=at, role=COLLECTING, since=at, problem="The exchange has blocked this IP address.").write(folder())
+        (blocked,) = stream(connection, now)
+        assert "The exchange has blocked this IP address." in blocked.korean
         ask(market_url, "INSERT INTO live.ticker VALUES ('KRW-BTC', 1, 0, 1, 1, now(), now(), 1)")
         assert keys(stream(connection, now)) == ["stream-behind"]
         ask(market_url, "DELETE FROM live.ticker")

@@ -169,8 +169,10 @@ def test_a_new_listing_is_collected_without_a_restart(stream: Stream, exchange: 
 @pytest.mark.parametrize("status", [429, 418, 503])
 @pytest.mark.long
 def test_rejected_upgrades_are_retried_later(stream: Stream, exchange: Handle, market_url: str, status: int):
-    exchange.faults.add("websocket/v1$", "status", status=status, times=1, body="Try again in 2 seconds.")
+    exchange.faults.add("websocket/v1$", "status", status=status, times=1, body="Try again in 5 seconds.")
     with stream() as run:
+        if status == 418:
+            until(lambda: "blocked this IP address until" in (run.collector.status().problem or ""))
         start = run.begin()
         time.sleep(1)
         require_whole(exchange, market_url, start)
