@@ -2,7 +2,7 @@
 
 A value can also come from a file named by NAME_FILE, and a URL's password from its own variable: that of
 UPBIT_POSTGRES_URL from UPBIT_POSTGRES_PASSWORD. To add a setting, add it to Settings; a test then reports what is
-missing from README's tables, .env.example and docker-compose.yml. Every entry point calls `check`. Keep the imports
+missing from the tables in docs, .env.example and docker-compose.yml. Every entry point calls `check`. Keep the imports
 light: health checks import this module.
 """
 
@@ -60,9 +60,9 @@ class Setting(Generic[T]):
     """A setting. Read as an attribute of a Settings instance, it is the current value in the environment.
 
     Args:
-        meaning: its description in README.
+        meaning: its description in docs.
         default: the text used if the variable is unset or blank; if None, the value is then None.
-        unset: the description of the default in README.
+        unset: the description of the default in docs.
         service: the services of docker-compose.yml that get it from .env, separated by spaces; None if compose doesn't
             need it or sets it.
     """
