@@ -57,7 +57,7 @@ seoul_days = Axis(
     origin=datetime(2000, 1, 1, tzinfo=SEOUL),
     stride=365 * DAY,
 )
-ROW_GROUP = 16 * 2**20  # bytes before compression
+ROW_GROUP = 8 * 2**20  # bytes before compression
 ROWS_AT_ONCE = 4096  # when reading; pyarrow's default of 65,536 is 100 MB of JSON
 FORMAT = b"upbit_assets.archive"  # marks our files
 FILE, ORIGIN = "rows.parquet", "origin.json"

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE
 
 from upbit_assets.postgres_io.copy import copy_statement, cursor
 
-BLOCK = 2**20  # bytes of CSV that are parsed at once
+BLOCK = 2**19  # bytes of CSV that are parsed at once
 ARROW: dict[type[Any], pa.DataType] = {
     sa.Integer: pa.int64(),
     sa.Boolean: pa.bool_(),
