@@ -258,10 +258,10 @@ class TestKilled:
 
     def test_a_run_queued_while_the_code_location_restarts_waits_for_it(self, stack: Stack):
         stack.wait_until_healthy("code", "webserver")
-        stack.compose("stop", "daemon")
+        stack.compose("pause", "daemon")
         run = stack.launch("list_markets")
         stack.compose("stop", "code")
-        stack.compose("start", "daemon")
+        stack.compose("unpause", "daemon")
         until(lambda: stack.count_of_events(run, "PIPELINE_ENQUEUED") > 1, "its launch tried")
         stack.compose("start", "code")
         until(
