@@ -51,4 +51,5 @@ ALTER DATABASE metabase OWNER TO metabase;
 ALTER DATABASE dagster SET timezone = 'UTC';  -- Dagster requires it
 REVOKE ALL ON DATABASE upbit, dagster, metabase FROM PUBLIC;
 GRANT CONNECT ON DATABASE upbit TO pipeline, reader;
+GRANT CONNECT ON DATABASE dagster TO owner;  -- for live.dagster_bytes(): nobody else may ask for the size
 SQL

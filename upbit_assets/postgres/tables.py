@@ -949,6 +949,55 @@ live_snapshot = table(
     comment="One row: the last snapshot that the stream took. If it is older than a minute, runs take them; unlogged",
     window="taken_at",
 )
+live_stream = table(
+    "live.stream",
+    column("reported_at", Moment, "When this row was written"),
+    column(
+        "collecting_since",
+        Moment,
+        "When it began to collect, after waiting in standby; the counts start then or earlier",
+    ),
+    column("tickers", sa.BigInteger, "Number of frames with tickers that it received since its start"),
+    column("orderbooks", sa.BigInteger, "Number of frames with order books, likewise"),
+    column("trades", sa.BigInteger, "Number of frames with trades, likewise; each trade comes over two connections"),
+    column("reconnects", sa.BigInteger, "How often a lost connection was opened again, since its start"),
+    column("stored", sa.BigInteger, "Number of trades that it wrote to the database since its start"),
+    column("waiting", sa.BigInteger, "Number of trades in memory that are not written yet"),
+    column("lost", sa.BigInteger, "Number of trades lost since its start, as neither database nor disk took them"),
+    column(
+        "spilled_bytes", sa.BigInteger, "Size in bytes of the spill files, trades that the database couldn't take yet"
+    ),
+    sa.Index("uq_stream", sa.text("(true)"), unique=True),
+    comment="One row: what the stream reported last, a few seconds ago if it runs; unlogged",
+    window="reported_at",
+)
+live_exchange_calls = table(
+    "live.exchange_calls",
+    column(
+        "call_group",
+        sa.Text,
+        "The group of the exchange's rate limit: market, ticker, orderbook, candle, trade, websocket",
+    ),
+    column("calls", sa.BigInteger, "Number of calls that were answered; opened connections for websocket"),
+    column("too_many_requests", sa.BigInteger, "How many of them were rejected with status 429"),
+    column("blocked", sa.BigInteger, "How many of them were rejected with status 418"),
+    column(
+        "calls_left",
+        sa.Integer,
+        "The fewest calls that the exchange said were left in a second, in the last report; NULL if it didn't say",
+        nullable=True,
+    ),
+    column(
+        "blocked_until",
+        Moment,
+        "The end of the last block (418), by the exchange or else a minute after it; NULL without one",
+        nullable=True,
+    ),
+    column("reported_at", Moment, "When a process last reported calls"),
+    sa.PrimaryKeyConstraint("call_group"),
+    comment="The calls of all processes to the exchange, reported every ten seconds and at the end of a run; unlogged",
+    window="reported_at",
+)
 
 
 # Views. Their columns' comments are stored in the database, too; a test compares the rest with the migrations.
@@ -979,6 +1028,26 @@ view(
     "bronze.newest_ticker",
     column("received_at", Moment, "When it was received; NULL if there is none", nullable=True),
     comment="When the newest raw ticker of the last day was received; NULL without one",
+)
+view(
+    "bronze.newest_trade",
+    column("received_at", Moment, "When it was received"),
+    comment="When the newest trade of the last day that the stream has stored was received; no row without one",
+)
+view(
+    "bronze.archive_day",
+    column("table_name", sa.Text, "The table of raw rows, with its schema"),
+    column("day", Moment, "Start of the day, 00:00 KST"),
+    column("archived", sa.Boolean, "Whether the day was archived"),
+    comment="Each day in Seoul with raw rows, and whether it was archived; without days that were dropped unarchived",
+)
+view(
+    "silver.failing_check",
+    *like(silver_check_result, "asset", "check_name"),
+    column("windows", sa.BigInteger, "Number of windows that fail it"),
+    column("newest", Moment, "Start of the newest of them"),
+    *like(silver_check_result, "reason"),
+    comment="Each check of severity ERROR that fails: in how many windows, the newest of them and its reason",
 )
 view(
     "silver.all_trades",

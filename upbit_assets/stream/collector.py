@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from upbit_assets.postgres.origin import OriginError
 from upbit_assets.postgres.resource import DatabaseError
 from upbit_assets.stream import frames
-from upbit_assets.stream.connection import Connection, subscription
+from upbit_assets.stream.connection import GROUP, Connection, subscription
 from upbit_assets.stream.listings import Listings
 from upbit_assets.stream.live import LivePublisher
 from upbit_assets.stream.recent import Recent
@@ -20,6 +21,7 @@ from upbit_assets.stream.snapshots import Snapshots
 from upbit_assets.stream.status import COLLECTING, STAND_BY, Status
 from upbit_assets.stream.store import Store
 from upbit_assets.stream.writer import SupersededError, Writer
+from upbit_assets.upbit.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ LISTINGS_EVERY = 10.0  # seconds
 STAGGER = 2.0  # seconds between resubscribing the two, as each misses frames meanwhile
 STAND_BY_EVERY = 1.0
 STATUS_EVERY = 1.0
+REPORT_EVERY = 5.0  # to the database
 
 
 class Collector:
@@ -48,6 +51,7 @@ class Collector:
         self.listings = Listings(base_url)
         self.connections = {name: Connection(name, base_url, self.receive, self.admit) for name in (*TRADES, STATE)}
         self.simulated: bool | None = None
+        self.frames = Counter[str]()
         self.unreadable = 0
         self.role, self.since = STAND_BY, datetime.now(UTC)
 
@@ -89,6 +93,7 @@ class Collector:
                 tasks.create_task(self.live.run())
                 tasks.create_task(self.snapshots.run())
                 tasks.create_task(self.periodically(LISTINGS_EVERY, self.follow_listings))
+                tasks.create_task(self.periodically(REPORT_EVERY, self.report))
                 for connection in self.connections.values():
                     tasks.create_task(connection.run())
         except* SupersededError:
@@ -130,9 +135,11 @@ class Collector:
         """Process a frame; returns whether it was data."""
         frame = frames.parse(payload)
         if frame.type in ("ticker", "orderbook"):
+            self.frames[frame.type] += 1
             self.live.put(frame.type, frame.code, payload, received_at)
             return True
         if frame.type == "trade":
+            self.frames[frame.type] += 1
             self.take(frame, payload, received_at, connection)
             return True
         if frame is frames.UNREADABLE:
@@ -160,6 +167,14 @@ class Collector:
         with contextlib.suppress(OSError):  # a full disk, which the writer reports
             await asyncio.to_thread(self.status().write, self.folder)
 
+    async def report(self) -> None:
+        """Write the status and the handshakes of the connections to the database, from which metrics are computed."""
+        usage = [(GROUP, each.usage) for each in self.connections.values() if each.usage.calls]
+        for each in self.connections.values():
+            each.usage = Usage()
+        with contextlib.suppress(DatabaseError):  # the writer reports it
+            await self.writer.in_database(self.writer.store.report, self.status(), usage)
+
     def status(self) -> Status:
         return Status(
             at=datetime.now(UTC).isoformat(),
@@ -168,6 +183,8 @@ class Collector:
             data_at={
                 name: each.data_at.isoformat() if each.data_at else None for name, each in self.connections.items()
             },
+            frames=self.frames,
+            reconnects=sum(max(each.opened - 1, 0) for each in self.connections.values()),
             stored=self.writer.stored,
             waiting=len(self.writer.pending),
             lost=self.writer.lost,

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,10 +20,12 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from upbit_assets.local_http import is_local
 from upbit_assets.upbit.errors import BlockedError, block_end, quoted
 from upbit_assets.upbit.limits import Limits
+from upbit_assets.upbit.usage import Usage
 
 log = logging.getLogger(__name__)
 
 PATH = "/websocket/v1"
+GROUP = "websocket"  # of the rate limits
 CONNECTS_A_SECOND = 5  # of all processes of this machine; Upbit, Rate limits
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds
 AFTER_429 = 2.0  # at least
@@ -59,6 +62,7 @@ class Connection:
         self.data_at: datetime | None = None  # when data was last received
         self.opened = 0  # number of times
         self.problem: str | None = None  # why it is not connected
+        self.usage = Usage()  # of handshakes, since it was last reported
 
     async def subscribe(self, message: str) -> None:
         """Replace the subscription."""
@@ -83,7 +87,8 @@ class Connection:
             except BlockedError as error:
                 wait, problem = self.blocked(error), str(error)
             except InvalidStatus as error:
-                wait, problem = self.refused(error)
+                wait = AFTER_429 if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS else 0
+                problem = str(error)
             except (OSError, TimeoutError, WebSocketException) as error:
                 problem = str(error) or type(error).__name__
             failures = 0 if time.monotonic() - began > LAST_RETRY else failures + 1
@@ -98,11 +103,7 @@ class Connection:
             BlockedError, InvalidStatus: the exchange rejected the connection.
             OSError, TimeoutError, WebSocketException: connecting failed, or the connection was lost.
         """
-        turn = await asyncio.to_thread(self.limits.acquire, "websocket")
-        try:
-            socket = await connect(self.url, **options(self.url))
-        finally:
-            await asyncio.to_thread(self.limits.record_response, "websocket", turn)
+        socket = await self.connect()
         async with socket:
             await self.admit(is_simulated(socket))
             await socket.send(self.message)
@@ -118,6 +119,23 @@ class Connection:
                 self.socket = None
                 watch.cancel()
 
+    async def connect(self) -> ClientConnection:
+        turn = await asyncio.to_thread(self.limits.acquire, GROUP)
+        try:
+            socket = await connect(self.url, **options(self.url))
+        except InvalidStatus as error:
+            if error.response.status_code != HTTPStatus.IM_A_TEAPOT:
+                self.usage.add(error.response.status_code)
+                raise
+            now, body = datetime.now(UTC), bytes(error.response.body or b"")
+            blocked = BlockedError(block_end(body.decode(errors="replace"), now), quoted(body))
+            self.usage.add(HTTPStatus.IM_A_TEAPOT, blocked_until=self.limits.block(blocked, now))
+            raise blocked from error
+        finally:
+            await asyncio.to_thread(self.limits.record_response, GROUP, turn)
+        self.usage.add(HTTPStatus.SWITCHING_PROTOCOLS)
+        return socket
+
     async def watch(self, socket: ClientConnection) -> None:
         """Abort the connection if it receives no data."""
         last, since = self.data_at, time.monotonic()
@@ -129,15 +147,6 @@ class Connection:
                 log.warning("%s: no data for %.0f s.", self.name, MUTE)
                 socket.transport.abort()
                 return
-
-    def refused(self, error: InvalidStatus) -> tuple[float, str]:
-        """The minimal wait after a rejected upgrade, in seconds, and the reason."""
-        if error.response.status_code == 418:
-            now, body = datetime.now(UTC), bytes(error.response.body or b"")
-            blocked = BlockedError(block_end(body.decode(errors="replace"), now), quoted(body))
-            self.limits.block(blocked, now)
-            return self.blocked(blocked), str(blocked)
-        return AFTER_429 if error.response.status_code == 429 else 0, str(error)
 
     def blocked(self, error: BlockedError) -> float:
         return max((error.until - datetime.now(UTC)).total_seconds(), 0) if error.until else LAST_RETRY

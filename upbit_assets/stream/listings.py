@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from upbit_assets.assets import named
 from upbit_assets.assets.selection import NoRankingError, orderbooks
 from upbit_assets.partitions import days
+from upbit_assets.postgres.exchange_calls import report_calls
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.upbit import UpbitClient, UpbitError
 
@@ -18,7 +19,7 @@ class Listings:
     """The codes to subscribe to. Used in a thread, because its calls block."""
 
     def __init__(self, base_url: str) -> None:
-        self.client = UpbitClient(base_url, background=True, attempts=2, deadline=10)
+        self.client = UpbitClient(base_url, background=True, attempts=2, deadline=10, report=report_calls)
         self.listed: frozenset[str] = frozenset()
         self.known: dict[str, None] = {}  # all markets that were ever listed, in order
         self.books: list[str] = []

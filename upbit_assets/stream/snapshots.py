@@ -16,6 +16,7 @@ from upbit_assets.assets import snapshots
 from upbit_assets.assets.selection import NoRankingError
 from upbit_assets.partitions import MINUTE, windows
 from upbit_assets.postgres import tables
+from upbit_assets.postgres.exchange_calls import report_calls
 from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.postgres.snapshot_source import STREAM_SECOND
 from upbit_assets.postgres_io import Records
@@ -36,7 +37,7 @@ class Snapshots:
     """
 
     def __init__(self, base_url: str, writer: Writer) -> None:
-        self.client = UpbitClient(base_url, attempts=2, deadline=DEADLINE)
+        self.client = UpbitClient(base_url, attempts=2, deadline=DEADLINE, report=report_calls)
         self.writer = writer
 
     async def run(self) -> None:

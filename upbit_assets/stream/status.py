@@ -22,6 +22,8 @@ class Status:
     Args:
         since: when it assumed its role.
         data_at: when each connection last received data.
+        frames: the number of frames received, by type.
+        reconnects: how often a lost connection was opened again.
         stored, waiting, lost: trades in the database, in memory, and lost because the disk was full.
         spilled: bytes in spill files.
         problem: the current problem, as text.
@@ -31,6 +33,8 @@ class Status:
     role: str
     since: str
     data_at: Mapping[str, str | None] = field(default_factory=dict)
+    frames: Mapping[str, int] = field(default_factory=dict)
+    reconnects: int = 0
     stored: int = 0
     waiting: int = 0
     lost: int = 0

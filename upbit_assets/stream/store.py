@@ -1,17 +1,21 @@
 """The stream's database session, with the lock that makes it the only one. Used by one thread at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from upbit_assets.postgres import origin, tables
+from upbit_assets.postgres.exchange_calls import add_calls
 from upbit_assets.postgres.resource import DatabaseError, engine_for, explain
 from upbit_assets.postgres.snapshot_source import record_snapshot
 from upbit_assets.postgres_io import REFUSALS, Records, copy_records, lock_key, storable
 from upbit_assets.stream.frames import Trade
+from upbit_assets.stream.status import Status, moment
+from upbit_assets.upbit.usage import Usage
 
 LOCK = lock_key("the stream")
 COLUMNS = ("market", "raw_data", "ingested_at", "traded_at", "key", "connection")
@@ -63,6 +67,23 @@ class Store:
                 copy_records(connection, table, records)
             if snapshot_at:
                 record_snapshot(connection, snapshot_at)
+
+    def report(self, status: Status, usage: Iterable[tuple[str, Usage]]) -> None:
+        """Replace the row of the stream's status, and add its calls to the exchange's record."""
+        row = {
+            "reported_at": sa.func.now(),
+            "collecting_since": moment(status.since),
+            **{f"{kind}s": status.frames.get(kind, 0) for kind in ("ticker", "orderbook", "trade")},
+            "reconnects": status.reconnects,
+            "stored": status.stored,
+            "waiting": status.waiting,
+            "lost": status.lost,
+            "spilled_bytes": status.spilled,
+        }
+        with self.session() as connection:
+            insert = postgresql.insert(tables.live_stream).values(row)
+            connection.execute(insert.on_conflict_do_update(index_elements=[sa.text("(true)")], set_=row))
+            add_calls(connection, usage)
 
     @contextmanager
     def session(self) -> Iterator[sa.Connection]:

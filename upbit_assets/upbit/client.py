@@ -25,8 +25,9 @@ from upbit_assets.upbit.errors import (
     block_end,
     parse_error_body,
 )
-from upbit_assets.upbit.limits import Limits
+from upbit_assets.upbit.limits import Limits, calls_left
 from upbit_assets.upbit.replies import Reply, split
+from upbit_assets.upbit.usage import Report, UsageReporter
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class UpbitClient:
     Also rejected are replies older than 5 seconds from a cache, and replies whose `Date` differs more than that from
     our clock, as a wrong clock puts rows into a wrong window.
 
+    `report` is called with the counts of the calls by group, every ten seconds and at the end (see UsageReporter).
+
     Every call raises TransportError, StatusError, UnexpectedBodyError, BlockedError, CachedReplyError or ClockError,
     all of them subclasses of UpbitError.
     Source: Upbit REST, REST API guide and Rate limits.
@@ -64,7 +67,9 @@ class UpbitClient:
         background: bool = False,
         limits: Limits | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        report: Report = lambda _: None,
     ) -> None:
+        self._usage = UsageReporter(report)
         self._base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout, read_timeout)
         self._deadline, self._max_bytes = deadline, max_bytes
@@ -94,8 +99,9 @@ class UpbitClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection pool."""
+        """Close the connection pool, and report the last calls."""
         self._session.close()
+        self._usage.flush()
 
     def markets(self) -> Reply:
         """All markets with their warnings (GET /v1/market/all)."""
@@ -166,8 +172,12 @@ class UpbitClient:
             body, problem = _read(response, self._max_bytes, started + self._deadline)
         received_at, seconds = datetime.now(UTC), time.monotonic() - started
         status, url = response.status_code, _without_login(response.url)
+        left = calls_left(response.headers.get("Remaining-Req"))
         if status == 418:
-            raise self._block(body, received_at)
+            error = BlockedError(block_end(body.decode(errors="replace"), received_at), parse_error_body(body)[1])
+            self._usage.count(group, status, left, self._limits.block(error, received_at))
+            raise error
+        self._usage.count(group, status, left)
         if status != 200:
             raise _status_error(url, response, body)
         try:
@@ -201,11 +211,6 @@ class UpbitClient:
         finally:
             self._limits.record_response(group, slot, remaining, exceeded=status == 429)
         return response
-
-    def _block(self, body: bytes, now: datetime) -> BlockedError:
-        error = BlockedError(block_end(body.decode(errors="replace"), now), parse_error_body(body)[1])
-        self._limits.block(error, now)
-        return error
 
 
 def _local_currency(base_url: str) -> str:

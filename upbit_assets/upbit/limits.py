@@ -145,17 +145,16 @@ class Limits:
 
         `remaining_req` is its header; `exceeded` means a 429. Must be called once for each call of `acquire`.
         """
-        match = _SECOND_LEFT.search(remaining_req or "")
 
         def record(calls: Calls, now: float) -> None:
-            calls.record_response(now, self._per_second, sent, int(match[1]) if match else None)
+            calls.record_response(now, self._per_second, sent, calls_left(remaining_req))
             if exceeded:
                 calls.record_429(now, self._per_second)
 
         self._update(group, record)
 
-    def block(self, blocked: BlockedError, now: datetime) -> None:
-        """Stop all processes from calling until the block is over; if its end is unknown, for a minute."""
+    def block(self, blocked: BlockedError, now: datetime) -> datetime:
+        """Stop all processes from calling until the block is over; returns its end, a minute from now if unknown."""
         end = blocked.until or now + _UNSTATED_BLOCK
         text = json.dumps([end.isoformat(), blocked.until is not None, blocked.message])
 
@@ -164,6 +163,7 @@ class Limits:
             return (previous if current and current[0] > end else text), None
 
         shared.update(self._name("block"), keep_longer_block)
+        return end
 
     def _raise_if_blocked(self) -> None:
         blocked = _block(shared.update(self._name("block"), lambda text: (text, text)))
@@ -180,6 +180,12 @@ class Limits:
 
     def _name(self, what: str) -> str:
         return hashlib.sha256(f"{what}: {self._base_url}".encode()).hexdigest()
+
+
+def calls_left(remaining_req: str | None) -> int | None:
+    """The calls left in the exchange's current second by its header `Remaining-Req`; None if it doesn't say."""
+    match = _SECOND_LEFT.search(remaining_req or "")
+    return int(match[1]) if match else None
 
 
 def _block(text: str) -> tuple[datetime, BlockedError] | None:

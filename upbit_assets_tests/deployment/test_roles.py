@@ -17,6 +17,7 @@ from upbit_assets.postgres.migrate import migrate
 from upbit_assets.settings import PROJECT
 from upbit_assets_tests.deployment.conftest import PASSWORDS, run_script, url_as
 
+MEASURES = {"owner": {"dagster"}}
 REFUSED = psycopg.errors.InsufficientPrivilege
 BRONZE = [table.fullname for table in tables.metadata.sorted_tables if table.schema == "bronze"]
 COMPUTED = [table.fullname for table in tables.metadata.sorted_tables if table.schema != "bronze"]
@@ -58,7 +59,7 @@ class TestEveryLogin:
 
     def test_reaches_no_database_but_its_own(self, deployed: EmbeddedPostgres, login: str):
         assert attempt(deployed, login, "SELECT current_database()") == [(OWN[login],)]
-        for other in set(OWN.values()) - {OWN[login]}:
+        for other in set(OWN.values()) - {OWN[login]} - MEASURES.get(login, set()):
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 attempt(deployed, login, "SELECT 1", other)
 
@@ -122,6 +123,12 @@ class TestReader:
         with pytest.raises(REFUSED):
             attempt(deployed, "reader", f"SELECT bronze.{function}")
 
+    def test_learns_the_size_of_dagsters_database_and_no_more(self, deployed: EmbeddedPostgres):
+        [(size,)] = attempt(deployed, "reader", "SELECT live.dagster_bytes()")
+        assert [(size,)] == attempt(deployed, "dagster", "SELECT pg_database_size('dagster')")
+        with pytest.raises(REFUSED):
+            attempt(deployed, "reader", "SELECT pg_database_size('dagster')")
+
     def test_a_query_ends_after_a_minute(self, deployed: EmbeddedPostgres):
         assert attempt(deployed, "reader", "SHOW statement_timeout") == [("1min",)]
 
@@ -133,6 +140,13 @@ class TestOwner:
     def test_owns_every_table(self, deployed: EmbeddedPostgres):
         others = "SELECT oid::regclass FROM pg_class WHERE relowner <> 'owner'::regrole AND relnamespace IN "
         assert attempt(deployed, "owner", others + "('bronze'::regnamespace, 'silver'::regnamespace)") == []
+
+    def test_reads_and_writes_nothing_in_dagsters_database(self, deployed: EmbeddedPostgres):
+        with psycopg.connect(url_as(deployed, "dagster", "dagster")) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS secret (a int)")
+        for statement in ("SELECT FROM secret", "CREATE TABLE more (a int)", "CREATE TEMPORARY TABLE more (a int)"):
+            with pytest.raises(REFUSED):
+                attempt(deployed, "owner", statement, "dagster")
 
     @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {}", "UPDATE {} SET market = ''"])
     def test_does_not_change_bronze_by_accident(self, deployed: EmbeddedPostgres, statement: str):

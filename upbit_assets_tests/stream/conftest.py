@@ -92,6 +92,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LISTINGS_EVERY", 0.3)
     monkeypatch.setattr(module, "STAGGER", 1.0)
     monkeypatch.setattr(module, "STAND_BY_EVERY", 0.1)
+    monkeypatch.setattr(module, "REPORT_EVERY", 0.3)
     monkeypatch.setenv("UPBIT_ORDERBOOK_MARKETS", "KRW-BTC,KRW-ETH")
 
 

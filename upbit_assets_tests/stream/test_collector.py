@@ -28,6 +28,9 @@ def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exch
         require_whole(exchange, market_url, start)
         tickers = {market for (market,) in ask(market_url, "SELECT market FROM live.ticker")}
         assert tickers == {listing.market for listing in exchange.market.markets()}
+        counted = "SELECT stored FROM live.stream WHERE tickers > 30 AND trades >= 2 * stored AND stored >= %s"
+        [(stored,)] = ask(market_url, "SELECT count(*) FROM bronze.trade_stream_raw")
+        until(lambda: ask(market_url, counted, stored))
     wrong = ask(
         market_url,
         """SELECT raw_data FROM bronze.trade_stream_raw
@@ -176,6 +179,11 @@ def test_rejected_upgrades_are_retried_later(stream: Stream, exchange: Handle, m
         start = run.begin()
         time.sleep(1)
         require_whole(exchange, market_url, start)
+        rejected = (
+            "SELECT too_many_requests, blocked, blocked_until IS NOT NULL FROM live.exchange_calls "
+            "WHERE call_group = 'websocket' AND calls = 4"
+        )
+        until(lambda: ask(market_url, rejected) == [(status == 429, status == 418, status == 418)])
 
 
 BODIES = ["no JSON", "[]", "x" * 2**20]

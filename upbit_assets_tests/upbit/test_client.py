@@ -2,6 +2,7 @@ import gzip
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Thread
@@ -18,6 +19,7 @@ from upbit_assets.upbit import (
     UpbitClient,
     UpbitError,
 )
+from upbit_assets.upbit.usage import Usage
 from upbit_assets_tests.upbit.conftest import Answer
 
 ROW = '{"market":"KRW-BTC","trade_price":1.16539E8}'
@@ -359,3 +361,23 @@ def test_threads_fetch_through_one_background_client_as_fast_as_is_permitted():
             replies = list(threads.map(lambda _: client.orderbook(["KRW-BTC"]), range(25)))
         assert len(replies) == 25
         assert time.monotonic() - began < 10, "sequentially they would take 25"
+
+
+def test_calls_are_reported_by_group_with_rejections_and_the_fewest_left(exchange, waits):
+    exchange.answers = [
+        TOO_MANY,
+        Answer(headers={"Remaining-Req": "group=ticker; min=600; sec=8"}),
+        Answer(b"blocked for 90 seconds", 418),
+    ]
+    reports: list[Mapping[str, Usage]] = []
+    with UpbitClient(exchange.url, sleep=waits.append, report=reports.append) as client:
+        client.tickers()
+        with pytest.raises(BlockedError):
+            client.markets()
+        assert reports == [], "they are reported every ten seconds"
+    [usage] = reports
+    assert (usage["ticker"].calls, usage["ticker"].too_many_requests) == (2, 1)
+    assert usage["ticker"].calls_left == 0
+    assert (usage["market"].calls, usage["market"].blocked) == (1, 1)
+    assert usage["market"].blocked_until is not None
+    assert usage["market"].blocked_until > datetime.now(UTC)
