@@ -234,6 +234,12 @@ def parse_language(text: str) -> str:
     return text
 
 
+def parse_switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
 def parse_hosts(text: str) -> tuple[str, ...]:
     names = text.split()
     if not all(re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name) for name in names):
@@ -247,6 +253,7 @@ POSTGRES_URL = Format("a URL like postgresql://USER@HOST:PORT/DATABASE", parse_p
 REDIS_URL = Format("a URL like redis://HOST:PORT/0", parse_redis_url)
 FOLDER = Format("the absolute path of a folder", parse_folder)
 ALERT_URLS = Format("Apprise URLs like slack://… or mailto://…, separated by spaces", parse_alert_urls, secret=True)
+SWITCH = Format("on or off", parse_switch)
 LANGUAGE = Format("ko or en", parse_language)
 OWN_ROLE = "the machine's own role"
 ARCHIVE_URL = Format("the absolute path of a folder, or s3://BUCKET/PREFIX without credentials", parse_archive_url)
@@ -321,7 +328,10 @@ class Settings:
         "where bronze is archived: a folder, or `s3://BUCKET/PREFIX`", ARCHIVE_URL, unset="no archive"
     )
     UPBIT_ARCHIVE_AFTER_DAYS: Setting[int] = Setting(
-        "how many days after its end a day is archived", integer_from(1, "a whole number of days"), "2"
+        "how many days after its end a day is archived",
+        integer_from(1, "a whole number of days"),
+        "2",
+        service="code board",
     )
     AWS_ENDPOINT_URL: Setting[str | None] = Setting("the URL of an S3-compatible store", HTTP_URL, unset="Amazon S3")
     AWS_REGION: Setting[str | None] = Setting("the bucket's region", TEXT, unset="`us-east-1`")
@@ -348,6 +358,16 @@ class Settings:
         "",
         unset="none",
         service="board",
+    )
+
+    UPBIT_METRICS: Setting[bool] = Setting(
+        "whether the board serves metrics for Prometheus at `/metrics`: `on` or `off`", SWITCH, "off", service="board"
+    )
+    UPBIT_DAGSTER_INTERNAL_URL: Setting[str | None] = Setting(
+        "the Dagster webserver as the board reaches it, for the metrics of runs",
+        HTTP_URL,
+        unset="`UPBIT_DAGSTER_URL`",
+        service=None,
     )
 
     UPBIT_ALERT_URLS: Setting[tuple[str, ...]] = Setting(

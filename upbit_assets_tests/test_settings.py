@@ -16,7 +16,13 @@ from upbit_assets.cli import main
 from upbit_assets.settings import DECLARED, PROJECT, Setting, SettingError, Settings, check, settings, text_of
 
 KNOWN = {name for setting in DECLARED for name in setting.names}
-PUBLISHED = {"UPBIT_UI_PORT": "3000", "UPBIT_BOARD_PORT": "8501", "UPBIT_METABASE_PORT": "3001"}
+PUBLISHED = {
+    "UPBIT_UI_PORT": "3000",
+    "UPBIT_BOARD_PORT": "8501",
+    "UPBIT_METABASE_PORT": "3001",
+    "UPBIT_PROMETHEUS_PORT": "9090",
+    "UPBIT_GRAFANA_PORT": "3002",
+}
 BACKUP = {"UPBIT_BACKUPS": "./backups", "UPBIT_BACKUP_USER": "1000:1000", "UPBIT_KEEP_BACKUPS": "7"}
 NOT_OURS = {"UPBIT_SECRETS", "UPBIT_OPENED", "UPBIT_OPENED_MS", *PUBLISHED, *BACKUP}
 OF_TESTS = "UPBIT_TEST_"
@@ -44,6 +50,8 @@ WRONG = {
     "AWS_ENDPOINT_URL": ["minio:9000"],
     "UPBIT_DAGSTER_URL": ["127.0.0.1:3000", "localhost"],
     "UPBIT_BOARD_HOSTS": ["https://board.example.com", "a,b", "board.example.com:8501"],
+    "UPBIT_METRICS": ["yes", "1", "On"],
+    "UPBIT_DAGSTER_INTERNAL_URL": ["webserver:3000"],
     "UPBIT_ALERT_URLS": ["slack", "mailto:me@example.com", "#channel"],
     "UPBIT_ALERT_LANGUAGE": ["kr", "Korean"],
     "METABASE_URL": ["metabase:3000"],
@@ -258,8 +266,12 @@ class TestDocuments:
         }
 
     def test_compose_publishes_ports_of_the_env_file(self):
-        services = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
-        ports = "\n".join(port for service in services.values() for port in service.get("ports", []))
+        files = [
+            yaml.safe_load((PROJECT / name).read_text())
+            for name in ("docker-compose.yml", "docker-compose.monitoring.yml")
+        ]
+        services = [service for file in files for service in file["services"].values()]
+        ports = "\n".join(port for service in services for port in service.get("ports", []))
         assert dict(re.findall(r"^127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+$", ports, re.MULTILINE)) == PUBLISHED
 
     def test_compose_backs_up_as_the_env_file_says(self):

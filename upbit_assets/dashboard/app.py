@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,10 +29,12 @@ from upbit_assets.dashboard.live import Announcer
 from upbit_assets.dashboard.openapi import as_html, document
 from upbit_assets.dashboard.parameters import RequestError, parse
 from upbit_assets.postgres.resource import READER_ROLE, engine_for
+from upbit_assets.settings import settings
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_QUERIES = 4  # concurrent; further ones wait
+EVENTS = "/api/events"
 # the inline style that lightweight-charts adds for TradingView's logo
 LOGO_STYLE = "sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY="
 HEADERS = {
@@ -193,15 +195,24 @@ def create_app(url: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
         return lambda _: make()
 
     page = HTMLResponse(as_html(api_document))
+    routes: list[BaseRoute] = [
+        Route("/", static_route(lambda: FileResponse(STATIC / "index.html"))),
+        Route("/api", static_route(lambda: page)),
+        Route("/openapi.json", static_route(lambda: JSONResponse(api_document))),
+        Route(EVENTS, board.events),
+        *map(board.route, ENDPOINTS),
+        Mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), compresslevel=6)),
+    ]
+    middleware = [Middleware(TrustedHosts, hosts=hosts)]
+    if settings.UPBIT_METRICS:
+        from upbit_assets.dashboard.metrics import RequestSeconds, metrics_route
+        from upbit_assets.monitoring.exporter import Exporter  # takes a while, and memory
+
+        exporter = Exporter(board.engine, lambda: len(board.announcer.pages))
+        routes.append(metrics_route(exporter))
+        middleware.append(Middleware(RequestSeconds, seconds=exporter.request_seconds, unmeasured=EVENTS))
     return Starlette(
-        routes=[
-            Route("/", static_route(lambda: FileResponse(STATIC / "index.html"))),
-            Route("/api", static_route(lambda: page)),
-            Route("/openapi.json", static_route(lambda: JSONResponse(api_document))),
-            Route("/api/events", board.events),
-            *map(board.route, ENDPOINTS),
-            Mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), compresslevel=6)),
-        ],
+        routes=routes,
         exception_handlers={
             RequestError: request_error,
             HTTPException: http_error,
@@ -209,6 +220,6 @@ def create_app(url: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
             psycopg.Error: database_error,
             sa.exc.TimeoutError: database_error,
         },
-        middleware=[Middleware(TrustedHosts, hosts=hosts)],
+        middleware=middleware,
         lifespan=board.lifespan,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -64,9 +65,14 @@ def in_seoul(moment: datetime) -> str:
     return f"{moment.astimezone(SEOUL):%Y-%m-%d %H:%M:%S} KST"
 
 
-def disk_problems(folder: Path) -> Iterator[Problem]:
+def disk_usage(folder: Path) -> tuple[Path, "shutil._ntuple_diskusage"]:
+    """The folder or its first parent that exists, and its disk's total, used and free bytes."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
-    usage = shutil.disk_usage(there)
+    return there, shutil.disk_usage(there)
+
+
+def disk_problems(folder: Path) -> Iterator[Problem]:
+    there, usage = disk_usage(folder)
     if usage.free < LEAST_FREE * usage.total:
         left = f"{usage.free / usage.total:.0%}"
         yield Problem(
@@ -125,14 +131,16 @@ def failure_of(instance: DagsterInstance, run: DagsterRun) -> str:
     return reason
 
 
-NEWEST_FIGURES = sa.text("""
-SELECT max(ingested_at) FROM gold.market_stats WHERE ingested_at > now() - interval '2 days'
-""")
-NEWEST_RAW = sa.text("SELECT received_at FROM bronze.newest_ticker")
+FRESHNESS = sa.text((Path(__file__).parent / "freshness.sql").read_text(encoding="utf-8"))
+
+
+def freshness(connection: sa.Connection) -> sa.Row[Any]:
+    """When the newest `snapshot`, `figures`, `frame` and `trade` were received; each may be None."""
+    return connection.execute(FRESHNESS).one()
 
 
 def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
-    raw, figures = connection.scalar(NEWEST_RAW), connection.scalar(NEWEST_FIGURES)
+    raw, figures, *_ = freshness(connection)
     if raw is None or now - raw > FRESH:
         since_ko, since_en = (f"{in_seoul(raw)} 이후", f"since {in_seoul(raw)}") if raw else ("하루 동안", "for a day")
         yield Problem(
@@ -151,16 +159,9 @@ def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Pro
         )
 
 
-STREAM = sa.text("""
-SELECT (SELECT max(received_at) FROM live.ticker) AS received,
-       (SELECT ingested_at FROM bronze.trade_stream_raw WHERE traded_at > now() - interval '1 day'
-        ORDER BY traded_at DESC LIMIT 1) AS stored
-""")
-
-
 def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
     """Problems of a stream that has collected within the last day; none where no stream runs."""
-    received, stored = connection.execute(STREAM).one()
+    *_, received, stored = freshness(connection)
     if not stored:
         return
     if received is None or now - received > STREAM_SILENT:
@@ -181,16 +182,9 @@ def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Proble
         )
 
 
-FAILING = sa.text("""
-SELECT asset, check_name, count(*) AS windows, max(window_start) AS newest,
-       (array_agg(reason ORDER BY window_start DESC))[1] AS reason
-FROM silver.check_result AS result
-WHERE NOT passed AND severity = 'ERROR' AND NOT EXISTS (
-  SELECT FROM bronze.retention AS dropped
-  WHERE replace(dropped.table_name, '.', '_') = result.asset AND result.window_start < dropped.kept_from)
-GROUP BY asset, check_name
-ORDER BY asset, check_name
-""")
+FAILING = sa.text(
+    "SELECT asset, check_name, windows, newest, reason FROM silver.failing_check ORDER BY asset, check_name"
+)
 
 
 def check_problems(connection: sa.Connection) -> Iterator[Problem]:

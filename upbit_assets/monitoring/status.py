@@ -1,6 +1,6 @@
 """What runs, how fresh and complete each feed is, and the current problems: `upbit-assets status`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -88,17 +88,38 @@ def report(connection: sa.Connection, instance: DagsterInstance, version: str, n
 
 
 def feed_status(connection: sa.Connection, feed: Feed, now: datetime) -> FeedStatus:
-    raw, build, length = feed.refinement.bronze, feed.refinement.build, feed.axis.length
+    raw = feed.refinement.bronze
     window = raw.c[raw.info["window"]]
     newest = connection.scalar(sa.select(sa.func.max(raw.c.ingested_at)).where(window >= feed.axis.at(now - DAY).start))
-    end = feed.axis.at(now).start
+    built = built_windows(connection, feed, now)
+    return FeedStatus(feed.name, newest, built.finished, built.collected, built.rows["rejected"])
+
+
+@dataclass(frozen=True)
+class BuiltWindows:
+    """The finished windows of the last 24 hours, or days of the last week, since the first one collected.
+
+    Args:
+        collected: how many of them have silver.
+        rows: their raw rows by what silver made of them: stored, rejected, duplicate.
+    """
+
+    finished: int
+    collected: int
+    rows: Mapping[str, int]
+
+
+ROWS = {"stored": "silver_rows", "rejected": "rejected_rows", "duplicate": "duplicate_rows"}
+
+
+def built_windows(connection: sa.Connection, feed: Feed, now: datetime) -> BuiltWindows:
+    build, length, end = feed.refinement.build, feed.axis.length, feed.axis.at(now).start
     first = connection.scalar(sa.select(sa.func.min(build.c.window_start)))
     since = max(first or end, end - (DAY if feed.axis is windows else DAYS_SHOWN * DAY))
-    rows = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(build.c.rejected_rows), 0))
-    collected, rejected = connection.execute(
-        rows.where(build.c.window_start >= since, build.c.window_start < end)
-    ).one()
-    return FeedStatus(feed.name, newest, (end - since) // length, collected, int(rejected))
+    sums = (sa.func.coalesce(sa.func.sum(build.c[column]), 0) for column in ROWS.values())
+    counts = sa.select(sa.func.count(), *sums).where(build.c.window_start >= since, build.c.window_start < end)
+    collected, *rows = connection.execute(counts).one()
+    return BuiltWindows((end - since) // length, collected, dict(zip(ROWS, map(int, rows), strict=True)))
 
 
 def in_words(age: timedelta) -> str:
