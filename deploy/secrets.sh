@@ -4,7 +4,7 @@ set -eu
 umask 022 # independent of the shell's
 mkdir -p "$1"
 chmod 700 "$1" # only this user; the files in it must be readable by the containers' users
-for name in postgres owner pipeline reader dagster metabase metabase_admin; do
+for name in postgres owner pipeline reader dagster metabase metabase_admin grafana_admin; do
   if [ -s "$1/$name" ]; then
     echo "$1/$name: kept"
   else
