@@ -43,12 +43,18 @@ IDENTIFIERS = {"id", "bronze_id", "trade_id", "batch", "written_in"}
 # the first of these beginnings decides
 BANDS = {
     "Tickers and the market list": (
-        *("bronze.ticker", "bronze.market", "bronze.newest", "silver.ticker", "silver.market"),
+        *("bronze.ticker", "bronze.market", "bronze.newest_ticker", "silver.ticker", "silver.market"),
         *("gold.market_stats", "gold.turnover"),
     ),
     "Order books": ("bronze.orderbook", "silver.orderbook", "gold.orderbook"),
     "Trades of the stream": (
-        *("bronze.trade_stream", "silver.trade_stream", "silver.trade_coverage", "silver.all_trades"),
+        *(
+            "bronze.newest_trade",
+            "bronze.trade_stream",
+            "silver.trade_stream",
+            "silver.trade_coverage",
+            "silver.all_trades",
+        ),
         "gold.trade_stats",
     ),
     "Candles and trades by day": (

@@ -6,7 +6,7 @@ SELECT tickers AS "upbit_stream_frames_total{ticker}",
        stored AS upbit_stream_stored_trades_total,
        lost AS upbit_stream_lost_trades_total,
        waiting AS upbit_stream_waiting_trades,
-       spilled_bytes AS upbit_stream_spilled_bytes,
+       bytes_spilled AS upbit_stream_spilled_bytes,
        (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM received_at - sent_at))
         FROM live.ticker
         WHERE received_at > now() - interval '1 minute') AS upbit_stream_lag_seconds

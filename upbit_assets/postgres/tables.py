@@ -965,7 +965,7 @@ live_stream = table(
     column("waiting", sa.BigInteger, "Number of trades in memory that are not written yet"),
     column("lost", sa.BigInteger, "Number of trades lost since its start, as neither database nor disk took them"),
     column(
-        "spilled_bytes", sa.BigInteger, "Size in bytes of the spill files, trades that the database couldn't take yet"
+        "bytes_spilled", sa.BigInteger, "Size in bytes of the spill files, trades that the database couldn't take yet"
     ),
     sa.Index("uq_stream", sa.text("(true)"), unique=True),
     comment="One row: what the stream reported last, a few seconds ago if it runs; unlogged",
@@ -978,13 +978,14 @@ live_exchange_calls = table(
         sa.Text,
         "The group of the exchange's rate limit: market, ticker, orderbook, candle, trade, websocket",
     ),
-    column("calls", sa.BigInteger, "Number of calls that were answered; opened connections for websocket"),
+    column("calls", sa.BigInteger, "Number of calls that were answered; of websocket: handshakes"),
     column("too_many_requests", sa.BigInteger, "How many of them were rejected with status 429"),
     column("blocked", sa.BigInteger, "How many of them were rejected with status 418"),
     column(
         "calls_left",
         sa.Integer,
-        "The fewest calls that the exchange said were left in a second, in the last report; NULL if it didn't say",
+        "The fewest calls that the exchange said were left in a second, in the last report; 0 by a 429, "
+        "NULL if it didn't say",
         nullable=True,
     ),
     column(
@@ -1035,7 +1036,7 @@ view(
     comment="When the newest trade of the last day that the stream has stored was received; no row without one",
 )
 view(
-    "bronze.archive_day",
+    "silver.archive_day",
     column("table_name", sa.Text, "The table of raw rows, with its schema"),
     column("day", Moment, "Start of the day, 00:00 KST"),
     column("archived", sa.Boolean, "Whether the day was archived"),

@@ -78,7 +78,7 @@ class Store:
             "stored": status.stored,
             "waiting": status.waiting,
             "lost": status.lost,
-            "spilled_bytes": status.spilled,
+            "bytes_spilled": status.spilled,
         }
         with self.session() as connection:
             insert = postgresql.insert(tables.live_stream).values(row)

@@ -9,7 +9,7 @@ CREATE UNLOGGED TABLE live.stream (
   stored           bigint NOT NULL,
   waiting          bigint NOT NULL,
   lost             bigint NOT NULL,
-  spilled_bytes    bigint NOT NULL
+  bytes_spilled    bigint NOT NULL
 );
 CREATE UNIQUE INDEX uq_stream ON live.stream ((true));
 
@@ -48,7 +48,7 @@ COMMENT ON VIEW silver.failing_check IS
   'Each check of severity ERROR that fails: in how many windows, the newest of them and its reason';
 
 -- By the row counts of silver, as a day of raw rows is too much to look at.
-CREATE VIEW bronze.archive_day AS
+CREATE VIEW silver.archive_day AS
 WITH collected AS (
   SELECT 'bronze.ticker_raw' AS table_name, window_start FROM silver.ticker_build WHERE bronze_rows > 0
   UNION ALL
@@ -70,10 +70,10 @@ FROM known
 LEFT JOIN bronze.retention USING (table_name)
 GROUP BY known.table_name, known.day
 HAVING bool_or(known.archived) OR known.day >= coalesce(max(retention.kept_from), '-infinity');
-COMMENT ON VIEW bronze.archive_day IS
+COMMENT ON VIEW silver.archive_day IS
   'Each day in Seoul with raw rows, and whether it was archived; without days that were dropped unarchived';
 
-GRANT SELECT ON bronze.newest_trade, silver.failing_check, bronze.archive_day TO upbit_pipeline, upbit_reader;
+GRANT SELECT ON bronze.newest_trade, silver.failing_check, silver.archive_day TO upbit_pipeline, upbit_reader;
 
 -- Runs with the owner's privilege to connect to that database, which readers don't have.
 CREATE FUNCTION live.dagster_bytes() RETURNS bigint
