@@ -43,8 +43,20 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             return f"{link[4] or ''}[{text}]({on_site}{anchor})"
         return f"`{target.relative_to(ROOT).as_posix()}`" if target.exists() else link[0]
 
-    parts = FENCE.split(markdown)
+    parts = FENCE.split(indented(markdown))
     return "".join(part if FENCE.match(part) else LINK.sub(rewritten, part) for part in parts)
+
+
+def indented(markdown: str) -> str:
+    """Git hosts indent what belongs to a list item as far as its text, Python-Markdown four columns."""
+    lines, missing = [], 0
+    for line in markdown.split("\n"):
+        if marker := re.match(r"(?:[*-]|\d\.) ", line):
+            missing = 4 - len(marker[0])
+        elif line and not line.startswith(" "):
+            missing = 0
+        lines.append(" " * missing + line if line.startswith(" ") else line)
+    return "\n".join(lines)
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:

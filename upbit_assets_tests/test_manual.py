@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import markdown
 import psycopg
 import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser
 
 from manual import dictionary
-from manual.hooks import external_resources
+from manual.hooks import external_resources, indented
 from manual.lineage import SOURCES, origin
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.url import sqlalchemy_url
@@ -30,6 +31,34 @@ COLUMNS = [column for table in dictionary.TABLES for column in table.columns]
 ENGLISH = re.compile(r"(?:[가-힣0-9A-Za-z/() ]+: )?(?:[^가-힣]|\([가-힣]+\))+")
 
 
+# what the columns of the three tables that all began with are called
+TERMS = {
+    "bronze.ticker_raw": {
+        "id": "고유 식별자",
+        "market": "원본 행의 종목 코드",
+        "raw_data": "API 응답 원본",
+        "ingested_at": "데이터 적재 시각",
+    },
+    "silver.ticker": {
+        "id": "고유 식별자",
+        "market": "종목 코드",
+        "trade_date": "거래 일자(KST)",
+        "trade_time": "거래 시각(KST)",
+        "trade_price": "거래 가격",
+        "acc_trade_volume": "누적 거래량(24h)",
+        "ingested_at": "데이터 적재 시각",
+    },
+    "gold.market_stats": {
+        "id": "고유 식별자",
+        "ingested_at": "지표 집계 시각",
+        "market": "종목 코드",
+        "trade_price": "현재가",
+        "daily_volume": "24시간 누적 거래량",
+        "rank_volume": "거래대금 순위",
+    },
+}
+
+
 class TestDictionary:
     def test_the_pages_are_current(self):
         for path, text in dictionary.documents(dictionary.read_korean()).items():
@@ -41,6 +70,14 @@ class TestDictionary:
         for comment in [item.comment or "" for items in (dictionary.TABLES, COLUMNS) for item in items]:
             assert ENGLISH.fullmatch(comment), comment
             assert re.search("[가-힣]", korean(comment)), comment
+
+    def test_columns_are_called_by_the_terms_of_the_trade(self):
+        korean = dictionary.Texts(dictionary.read_korean())
+        for name, terms in TERMS.items():
+            columns = tables.metadata.tables[name].c
+            assert {
+                column: korean(columns[column].comment or "")[: len(term)] for column, term in terms.items()
+            } == terms
 
     def test_a_changed_description_has_no_korean_until_somebody_looks_at_it(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(tables.silver_ticker.c.change_rate, "comment", "전일 대비: today's close / previous close")
@@ -127,6 +164,11 @@ class TestSite:
     def test_so_is_what_a_style_loads(self, tmp_path: Path):
         (tmp_path / "style.css").write_text("@font-face { src: url('https://example.com/font.woff2') }")
         assert external_resources(tmp_path) == ["style.css: https://example.com/font.woff2"]
+
+    def test_code_in_a_list_stays_in_its_item(self):
+        text = "* one\n\n  ```sh\n  two\n  ```\n\n  three\n\nfour"
+        html = markdown.markdown(indented(text), extensions=["pymdownx.superfences"])
+        assert html.index("two") < html.index("three") < html.index("</li>") < html.index("four")
 
 
 @pytest.fixture(scope="module")
