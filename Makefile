@@ -44,7 +44,7 @@ lint-page: $(PAGE)/node_modules/.installed ## check the board's JavaScript only
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix $(PAGE) run --silent check
 
 docs: install-dev ## build the manual into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 dictionary: install-dev ## write the data dictionary in docs from the schema
 	@$(BIN)/python -m manual
