@@ -148,7 +148,12 @@ METRICS = (
         "upbit_dagster_heartbeat_timestamp_seconds",
         f"When Dagster's daemon last gave a sign of life. {AGE} Absent if it never did.",
     ),
-    Metric("upbit_layer_bytes", "Size of a layer's tables in the market database with their indexes.", ("layer",)),
+    Metric(
+        "upbit_layer_bytes",
+        "Size of a layer's tables in the market database with their indexes, as last counted by autovacuum, which does "
+        "so when a tenth of a partition is new.",
+        ("layer",),
+    ),
     Metric(
         "upbit_dagster_database_bytes",
         "Size of Dagster's database. Absent if it is on another server than the market's.",

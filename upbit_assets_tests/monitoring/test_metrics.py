@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import uvicorn
 import yaml
@@ -216,8 +217,19 @@ def test_they_are_what_the_database_has(board: str, database: Database, market_u
         ("upbit_board_request_seconds_count", "/api/markets", "4xx"): 1,
     }
     assert {key: found.get(key) for key in exactly} == pytest.approx(exactly)
-    sizes = dict(ask(market_url, (PROJECT / "upbit_assets/monitoring/storage.sql").read_text()))
-    assert {key[1]: value for key, value in of_metrics(found, "upbit_layer_bytes").items()} == pytest.approx(sizes)
+
+
+def test_the_size_of_a_layer_is_that_of_its_tables(database: Database, market_url: str):
+    put_bronze(database, datetime.now(UTC), {f"KRW-{number}": ticker("KRW-BTC") for number in range(2000)})
+    sizes = (
+        "SELECT nspname, sum(pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0)) "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname IN ('bronze', 'silver', 'gold', 'live') AND relkind IN ('r', 'i') GROUP BY 1"
+    )
+    with psycopg.connect(market_url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        counted = connection.execute((PROJECT / "upbit_assets/monitoring/storage.sql").read_text()).fetchall()
+        assert dict(counted) == dict(connection.execute(sizes).fetchall())
 
 
 def test_open_pages_are_counted(board: str):
