@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +50,7 @@ class Collector:
         self.listings = Listings(base_url)
         self.connections = {name: Connection(name, base_url, self.receive, self.admit) for name in (*TRADES, STATE)}
         self.simulated: bool | None = None
-        self.frames = Counter[str]()
+        self.frames = dict.fromkeys(("ticker", "orderbook", "trade"), 0)
         self.unreadable = 0
         self.role, self.since = STAND_BY, datetime.now(UTC)
 

@@ -73,7 +73,7 @@ class Store:
         row = {
             "reported_at": sa.func.now(),
             "collecting_since": moment(status.since),
-            **{f"{kind}s": status.frames.get(kind, 0) for kind in ("ticker", "orderbook", "trade")},
+            **{f"{kind}s": number for kind, number in status.frames.items()},
             "reconnects": status.reconnects,
             "stored": status.stored,
             "waiting": status.waiting,

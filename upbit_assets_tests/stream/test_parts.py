@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from upbit_assets.stream import connection, frames, recent, status
+from upbit_assets.stream.collector import Collector
 from upbit_assets.stream.frames import Frame
 from upbit_assets.stream.status import COLLECTING, STAND_BY, Status
 
@@ -114,6 +115,16 @@ class TestStatus:
         now = datetime.now(UTC).isoformat()
         Status(now, COLLECTING, now, {"trades-1": now}).write(status.folder())
         assert status.problem() is None
+
+    def test_a_collectors_status_is_what_it_received(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+        collector = Collector("http://127.0.0.1:1", lambda: "", status.folder())
+        for kind in ("ticker", "ticker", "orderbook"):
+            assert collector.receive(json.dumps({"type": kind, "code": "KRW-BTC"}).encode(), NOW, "state")
+        collector.status().write(status.folder())
+        written = status.last()
+        assert written is not None
+        assert written.frames == {"ticker": 2, "orderbook": 1, "trade": 0}
 
     def status(self, **fields: object) -> Status:
         return Status(**{"at": iso(0), "role": COLLECTING, "since": iso(-1000)} | fields)  # type: ignore[arg-type]
