@@ -150,8 +150,8 @@ METRICS = (
     ),
     Metric(
         "upbit_layer_bytes",
-        "Size of a layer's tables in the market database with their indexes, as last counted by autovacuum, which does "
-        "so when a tenth of a partition is new.",
+        "Size of a layer's tables in the market database with their indexes, as last counted by autovacuum: a growing "
+        "partition may be a fifth larger.",
         ("layer",),
     ),
     Metric(

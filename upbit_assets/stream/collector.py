@@ -63,6 +63,7 @@ class Collector:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.writer.close)
             reporting = asyncio.create_task(self.periodically(STATUS_EVERY, self.write_status))
+            reporting.add_done_callback(log_failure)
             stack.callback(reporting.cancel)
             while True:
                 await self.stand_by()
@@ -191,6 +192,11 @@ class Collector:
             problem=self.writer.problem
             or next(filter(None, (each.problem for each in self.connections.values())), None),
         )
+
+
+def log_failure(reporting: asyncio.Task[None]) -> None:
+    if not reporting.cancelled() and (error := reporting.exception()):
+        log.error("The status is no longer written.", exc_info=error)
 
 
 async def serve(base_url: str, database_url: Callable[[], str], folder: Path) -> None:
