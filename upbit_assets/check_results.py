@@ -305,7 +305,7 @@ def in_cell(text: str) -> str:
 def spans(starts: Sequence[datetime], axis: Axis) -> Iterator[TimeWindow]:
     """Sorted windows as spans of adjacent ones."""
     first = None
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in zip(starts, [*starts[1:], None], strict=False):
         first = first or start
         if following != start + axis.length:
             yield TimeWindow(first, start + axis.length)

@@ -169,11 +169,22 @@ def require_kept(connection: sa.Connection, table: sa.Table, span: TimeWindow) -
     kept = connection.scalar(sa.select(kept_from(table)))
     if kept is None or span.start >= kept:
         return
-    axis, build, moment = *BUILDS[table], table.c[table.info["window"]]
+    axis, build = BUILDS[table]
     rows_before = build.c.bronze_rows if table.schema == "bronze" else build.c.silver_rows
-    start = build.c.window_start
-    rows = sa.select(sa.func.count()).where(moment >= start, moment < start + axis.length).scalar_subquery()
-    dropped = sa.select(start).where(in_window(build, span), start < kept, rows < rows_before).order_by(start)
+    start, window = build.c.window_start, axis.floor(table.c[table.info["window"]])
+    before_kept = TimeWindow(span.start, min(span.end, axis.at(kept).end))
+    rows = (
+        sa.select(window.label("start"), sa.func.count().label("rows"))
+        .where(in_window(table, before_kept))
+        .group_by(window)
+        .subquery("rows")
+    )
+    dropped = (
+        sa.select(start)
+        .outerjoin(rows, rows.c.start == start)
+        .where(in_window(build, span), start < kept, sa.func.coalesce(rows.c.rows, 0) < rows_before)
+        .order_by(start)
+    )
     if lost := connection.scalars(dropped).all():
         raise Failure(
             f"{table.fullname} is kept from {kept.astimezone(SEOUL):%Y-%m-%d %H:%M} on; its rows in {axis.named(lost)} "

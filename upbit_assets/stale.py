@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from typing import Any
 
 import sqlalchemy as sa
 from dagster import TimeWindow
@@ -44,28 +45,28 @@ def committed(connection: sa.Connection) -> tuple[str, str]:
     return database, snapshot
 
 
-def collected_since(
-    connection: sa.Connection, gold: GoldTable, snapshot: str, within: TimeWindow | None = None
+def collected_between(
+    connection: sa.Connection, gold: GoldTable, since: str, until: str, within: TimeWindow | None = None
 ) -> set[datetime]:
-    """The windows that got raw rows since `snapshot`; with `within`, only its partitions are scanned."""
+    """The windows that got raw rows between two snapshots; with `within`, only its partitions are scanned."""
     found = set[datetime]()
     # one transaction per table, because each may lock all of the table's partitions
     for table in (feed.refinement.bronze for feed in gold.feeds):
         moment = table.c[table.info["window"]]
-        rows = sa.select(gold.axis.floor(moment)).where(tables.written_after(table, snapshot)).distinct()
+        rows = sa.select(gold.axis.floor(moment)).where(tables.written_between(table, since, until)).distinct()
         found.update(connection.scalars(rows.where(moment >= within.start, moment < within.end) if within else rows))
     return found
 
 
-def computed_since(connection: sa.Connection, gold: GoldTable, snapshot: str) -> set[datetime]:
-    """The windows of gold whose pages or silver were written since `snapshot`."""
+def computed_between(connection: sa.Connection, gold: GoldTable, since: str, until: str) -> set[datetime]:
+    """The windows of gold whose pages or silver were written between two snapshots."""
     pages = [
-        sa.select(feed.pages[0].c.day).where(tables.written_after(feed.pages[0], snapshot))
+        sa.select(feed.pages[0].c.day).where(tables.written_between(feed.pages[0], since, until))
         for feed in gold.feeds
         if feed.pages
     ]
     builds = [
-        sa.select(source.build.c.window_start + source.older).where(tables.written_after(source.build, snapshot))
+        sa.select(source.build.c.window_start + source.older).where(tables.written_between(source.build, since, until))
         for source in gold.sources
     ]
     return set(connection.scalars(sa.union(*pages, *builds)))
@@ -88,34 +89,46 @@ def collected(connection: sa.Connection, gold: GoldTable, span: TimeWindow) -> s
 
 def stale(connection: sa.Connection, gold: GoldTable, candidates: set[datetime]) -> list[Stale]:
     """The candidates that have to be recomputed, newest first."""
-    block = MAX_WINDOWS_PER_STATEMENT * gold.axis.length
-    together = groupby(sorted(candidates, reverse=True), key=lambda start: (start - gold.axis.origin) // block)
-    return [each for _, starts in together for each in stale_of(connection, gold, list(starts))]
+    starts, length = sorted(candidates, reverse=True), gold.axis.length
+    found = list[Stale]()
+    # adjacent windows have the same sum of start and position
+    for _, together in groupby(enumerate(starts), key=lambda each: each[1] + each[0] * length):
+        adjacent = [start for _, start in together]
+        for first in range(0, len(adjacent), MAX_WINDOWS_PER_STATEMENT):
+            found += stale_of(connection, gold, adjacent[first : first + MAX_WINDOWS_PER_STATEMENT])
+    return found
 
 
 def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[datetime]) -> list[Stale]:
-    """The same for a few windows, reading only the partitions of their span."""
-    each = each_of(candidates)
+    """The same for a few adjacent windows, reading only the rows of their span."""
+    each, axis = each_of(candidates), gold.axis
     start, computed = each.c.start, gold.build
     relation: sa.FromClause = each
-    states: list[sa.ColumnElement[object]] = []
+    states: list[sa.ColumnElement[Any]] = []
     columns: list[sa.ColumnElement[bool]] = []
+
+    def of_each(
+        window: sa.ColumnElement[datetime], figure: sa.ColumnElement[int], *which: sa.ColumnElement[bool]
+    ) -> sa.ColumnElement[int]:
+        """A figure of each window, 0 without rows. Joined, as Citus supports no correlated subquery here."""
+        nonlocal relation
+        rows = sa.select(window.label("window_start"), figure.label("figure")).where(*which).group_by(window).subquery()
+        relation = relation.outerjoin(rows, rows.c.window_start == start)
+        return sa.func.coalesce(rows.c.figure, 0)
+
     for feed in gold.feeds:
         bronze, built = feed.refinement.bronze, feed.refinement.build.alias()
         moment = bronze.c[bronze.info["window"]]
-        raw = (
-            sa.select(sa.func.count().label("rows"))
-            .where(moment >= start, moment < start + gold.axis.length, gold.axis.span_of(candidates, moment))
-            .lateral(f"raw_{bronze.name}")
-        )
-        relation = relation.join(raw, sa.true()).outerjoin(built, built.c.window_start == start)
-        changed = raw.c.rows != sa.func.coalesce(built.c.bronze_rows, 0)
-        states.append(raw.c.rows)
+        raw = of_each(axis.floor(moment), sa.func.count(), axis.span_of(candidates, moment))
+        relation = relation.outerjoin(built, built.c.window_start == start)
+        changed = raw != sa.func.coalesce(built.c.bronze_rows, 0)
+        states.append(raw)
         if feed.pages:
             page, coverage = feed.pages
-            pages = sa.select(sa.func.count()).where(page.c.day == start, not_dropped(page, bronze)).scalar_subquery()
-            known = sa.select(sa.func.sum(coverage.c.pages)).where(coverage.c.day == start).scalar_subquery()
-            changed |= pages != sa.func.coalesce(known, 0)
+            of_span = (axis.span_of(candidates, page.c.day), not_dropped(page, bronze))
+            pages = of_each(page.c.day, sa.func.count(), *of_span)
+            known = of_each(coverage.c.day, sa.func.sum(coverage.c.pages), axis.span_of(candidates, coverage.c.day))
+            changed |= pages != known
             states.append(pages)
         # never replace results by those of partially dropped rows; that is a manual decision
         kept = sa.func.coalesce(start >= tables.kept_from(bronze), True)

@@ -31,6 +31,8 @@ from upbit_assets_tests.dagster_internals import events_in_memory, runs_in_memor
 
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
+# the superuser's URL of a Citus coordinator with a distributed database of tests: see docs/scaling.md
+CITUS = os.environ.get("UPBIT_TEST_CITUS")
 # tests need no durability
 SETTINGS.update(fsync="off", full_page_writes="off")
 # inherited by the workers
@@ -129,8 +131,11 @@ def copy_of_upbit(server: EmbeddedPostgres, name: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def market_database(server: EmbeddedPostgres) -> Iterator[str]:
-    with copy_of_upbit(server, "market") as url:
+def market_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    if CITUS:
+        yield CITUS
+        return
+    with copy_of_upbit(request.getfixturevalue("server"), "market") as url:
         yield url
 
 

@@ -36,7 +36,7 @@ from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, SEOUL, WINDOW, 
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database, engine_for
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stale import collected_since, committed
+from upbit_assets.stale import collected_between, committed
 from upbit_assets_tests.pipeline import PAST, ask, compute, materialize, now, put_bronze, rows, ticker
 
 TICKERS = {"bronze_ticker_raw", "silver_ticker", "gold_market_stats"}
@@ -408,9 +408,9 @@ class TestLooks:
             put(database, 0)
             before = cursor["everything"]
             with database.connect() as connection:
-                assert collected_since(connection, MARKET_STATS, before) == {PAST}
                 _, after = committed(connection)
-                assert collected_since(connection, MARKET_STATS, after) == set()
+                assert collected_between(connection, MARKET_STATS, before, after) == {PAST}
+                assert collected_between(connection, MARKET_STATS, after, committed(connection)[1]) == set()
 
 
 class TestStreamedWindows:

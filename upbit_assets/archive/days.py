@@ -39,7 +39,7 @@ from upbit_assets.postgres.tables import (
     bronze_restored,
     dropped,
     metadata,
-    written_after,
+    written_between,
 )
 from upbit_assets.postgres_io import in_window, lock_key, locked, stage
 from upbit_assets.postgres_io.writer import CreateStage
@@ -354,7 +354,7 @@ def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datet
     last = seoul_days.at(now).start - settings.UPBIT_ARCHIVE_AFTER_DAYS * DAY
     # rows from before the first partition belong to none, and requesting one would fail the whole tick
     days = [day for day in days_with_rows(connection, table, last) if day.start >= seoul_days.partitions.start]
-    database, _ = committed(connection)
+    database, snapshot = committed(connection)
     newest = newest_records(connection, table)
     return [
         day.start
@@ -362,7 +362,7 @@ def due(connection: sa.Connection, table: sa.Table, now: datetime) -> list[datet
         if (record := newest.get(day.start)) is None
         or record.database != database
         or set(record.columns) != set(schema_of(table).names)
-        or has_late_rows(connection, table, day, record.snapshot)
+        or has_late_rows(connection, table, day, record.snapshot, snapshot)
     ]
 
 
@@ -371,8 +371,8 @@ def newest_records(connection: sa.Connection, table: sa.Table) -> dict[datetime,
     return {record.day: record for record in connection.execute(records.order_by(bronze_archive.c.archived_at))}
 
 
-def has_late_rows(connection: sa.Connection, table: sa.Table, day: TimeWindow, snapshot: str) -> bool:
-    late = sa.select(1).where(in_window(table, day), written_after(table, snapshot)).limit(1)
+def has_late_rows(connection: sa.Connection, table: sa.Table, day: TimeWindow, since: str, until: str) -> bool:
+    late = sa.select(1).where(in_window(table, day), written_between(table, since, until)).limit(1)
     return connection.scalar(late) is not None
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from upbit_assets.partitions import DAY, MINUTE
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.tables import Moment, written_after
+from upbit_assets.postgres.tables import Moment, written_between
 from upbit_assets.postgres_io import in_window
 
 REPORTING_DELAY = timedelta(minutes=10)  # how long the exchange may still add rows of a past moment
@@ -31,20 +31,30 @@ class Gap:
 
 
 GAPS = """
-SELECT wanted.day, wanted.market, gap.start, gap.end
-FROM (SELECT day, market, min(nth) AS nth
-      FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
-      GROUP BY day, market) AS wanted
-CROSS JOIN LATERAL (
-  SELECT coalesce(range_agg(covered) FILTER (WHERE valid), '{{}}') AS covered,
+WITH wanted AS (
+  SELECT day, market, min(nth) AS nth
+  FROM unnest(CAST(:days AS timestamptz[]), CAST(:markets AS text[])) WITH ORDINALITY AS each (day, market, nth)
+  GROUP BY day, market
+),
+
+pages AS MATERIALIZED (
+  SELECT day, market,
+         range_agg(covered) FILTER (WHERE valid) AS covered,
          bool_or(proved) FILTER (WHERE valid) AS proved,
          (array_agg(problem IS NOT NULL ORDER BY id DESC))[1] AS unavailable
-  FROM ({pages}) AS page WHERE NOT :full_refresh AND day = wanted.day AND market = wanted.market
-) AS pages
+  FROM ({pages}) AS page
+  WHERE NOT :full_refresh AND day = ANY(CAST(:days AS timestamptz[])) AND market = ANY(CAST(:markets AS text[]))
+  GROUP BY day, market
+)
+
+SELECT wanted.day, wanted.market, gap.start, gap.end
+FROM wanted
+LEFT JOIN pages USING (day, market)
 CROSS JOIN LATERAL (
   SELECT lower(part), upper(part)
   FROM unnest(
-    tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until)))) - pages.covered
+    tstzmultirange(tstzrange(wanted.day, greatest(wanted.day, least(wanted.day + :length, :until))))
+      - coalesce(pages.covered, '{{}}')
   ) AS part
   UNION ALL
   SELECT wanted.day + :length, wanted.day + :length
@@ -96,9 +106,9 @@ def requested_market_days(
     return list(connection.execute(pages.distinct().order_by(page.c.day.desc(), page.c.market)).tuples())
 
 
-def days_written_since(connection: sa.Connection, page: sa.Table, snapshot: str) -> set[datetime]:
-    """The days that got pages since `snapshot`."""
-    return set(connection.scalars(sa.select(page.c.day).where(written_after(page, snapshot)).distinct()))
+def days_written_between(connection: sa.Connection, page: sa.Table, since: str, until: str) -> set[datetime]:
+    """The days that got pages between two snapshots."""
+    return set(connection.scalars(sa.select(page.c.day).where(written_between(page, since, until)).distinct()))
 
 
 def not_dropped(page: sa.Table, raw: sa.Table) -> sa.ColumnElement[bool]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.partitions import Axis, days
-from upbit_assets.postgres_io import Load, Metadata, Rows, in_window, stage
+from upbit_assets.postgres_io import Derived, Load, Metadata, Rows, in_window, stage
 from upbit_assets.settings import UPBIT_OPENED
 
 # Upbit's figures are far within these bounds; jsonb would accept 1e-400 and 1e400
@@ -54,8 +54,8 @@ class Refinement:
 
     def load(self, bronze: sa.Select[Any], further: Further = lambda _row: {}) -> Load:
         """The window's silver, rejected rows and row counts, and what `further` derives from the validated rows."""
-        validated = self.validated(bronze.subquery("bronze"))
-        row = stage("validated", validated)
+        validated = Derived(bronze, self.validated)
+        row = stage("validated", validated.rows)
         return Load(
             {
                 self.silver: self.accepted_rows(row),
@@ -67,7 +67,7 @@ class Refinement:
             staged={row: validated},
         )
 
-    def validated(self, bronze: sa.Subquery) -> sa.Select[Any]:
+    def validated(self, bronze: sa.FromClause) -> sa.Select[Any]:
         """Every raw row with typed figures, the reason for its rejection (or NULL), and `row_number`: 1 for the newest
         among the accepted (or the rejected) rows with the same key."""
         raw = bronze.c.raw_data

@@ -15,20 +15,25 @@ WITH ranked AS NOT MATERIALIZED (
   SELECT window_start FROM gold.market_stats_build
   WHERE gold_rows > 0 AND window_start >= coalesce(
     (SELECT kept_from FROM bronze.retention WHERE table_name = 'gold.market_stats'), '-infinity')
+),
+
+-- apart, as Citus can't correlate it with a distributed table
+ranking AS MATERIALIZED (
+  SELECT each.start,
+         coalesce(
+           (SELECT max(window_start) FROM ranked
+            WHERE window_start >= each.start AND window_start < each.start + :length),
+           (SELECT min(window_start) FROM ranked WHERE window_start >= each.start + :length),
+           (SELECT max(window_start) FROM ranked)) AS window_start
+  FROM unnest(CAST(:starts AS timestamptz[])) AS each (start)
 )
-SELECT each.start, stats.market
-FROM unnest(CAST(:starts AS timestamptz[])) AS each (start)
-CROSS JOIN LATERAL (
-  SELECT coalesce(
-    (SELECT max(window_start) FROM ranked
-     WHERE window_start >= each.start AND window_start < each.start + :length),
-    (SELECT min(window_start) FROM ranked WHERE window_start >= each.start + :length),
-    (SELECT max(window_start) FROM ranked)) AS start
-) AS ranking
+
+SELECT ranking.start, stats.market
+FROM ranking
 JOIN gold.market_stats AS stats
-  ON stats.window_start = ranking.start AND stats.rank_volume <= :most
- AND stats.ingested_at >= ranking.start AND stats.ingested_at < ranking.start + interval '10 minutes'
-ORDER BY each.start DESC, stats.rank_volume, stats.market
+  ON stats.window_start = ranking.window_start AND stats.rank_volume <= :most
+ AND stats.ingested_at >= ranking.window_start AND stats.ingested_at < ranking.window_start + interval '10 minutes'
+ORDER BY ranking.start DESC, stats.rank_volume, stats.market
 """)
 
 

@@ -285,7 +285,7 @@ def claim_origin(database: Database, reply: Reply) -> None:
         Failure: the database holds data of the other kind.
     """
     try:
-        with database.connect() as connection:
+        with database.connect("READ COMMITTED") as connection, connection.begin():
             origin.claim_origin(connection, reply.url, simulated=reply.simulated)
     except origin.OriginError as error:
         raise Failure(str(error), allow_retries=False) from error

@@ -30,9 +30,9 @@ from upbit_assets.postgres.snapshot_source import STREAM_SECOND, stream_takes_sn
 from upbit_assets.stale import (
     Stale,
     collected,
-    collected_since,
+    collected_between,
     committed,
-    computed_since,
+    computed_between,
     oldest,
     stale,
 )
@@ -126,8 +126,9 @@ def find_stale_windows(
     newest = None if everything else TimeWindow(now - RECENT, now + DAY)
     found = []
     for gold in GOLD_TABLES:
-        candidates = collected_since(connection, gold, cursor["everything" if everything else "recent"], newest)
-        candidates |= computed_since(connection, gold, cursor["recent"])
+        since = cursor["everything" if everything else "recent"]
+        candidates = collected_between(connection, gold, since, snapshot, newest)
+        candidates |= computed_between(connection, gold, cursor["recent"], snapshot)
         waiting = (key.split("/") for key in cursor.get("waiting", {}))
         candidates |= {gold.axis.start_of(key) for asset, key in waiting if asset == gold.asset}
         candidates |= next_stride(connection, gold, cursor["past"])

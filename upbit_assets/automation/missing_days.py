@@ -16,7 +16,7 @@ from dagster import (
 )
 
 from upbit_assets.assets import selection
-from upbit_assets.assets.coverage import REPORTING_DELAY, days_written_since, gaps, requested_market_days
+from upbit_assets.assets.coverage import REPORTING_DELAY, days_written_between, gaps, requested_market_days
 from upbit_assets.assets.history import SETTLED
 from upbit_assets.automation.attempts import Attempt
 from upbit_assets.automation.jobs import HISTORY, PRIORITY, STILL_COLLECTING, collect_days, unfinished
@@ -94,7 +94,7 @@ def missing_days(
     for feed in FEEDS:
         if not (history := feed.history):
             continue
-        looked_at = last | days_written_since(connection, history.page, cursor["seen"])
+        looked_at = last | days_written_between(connection, history.page, cursor["seen"], snapshot)
         looked_at |= {days.start_of(key) for name, key in known if name == feed.name}
         not_over += [f"{feed.name}/{days.key_of(day)}" for day in looked_at if day >= today]
         oldest = today - history.available_days * DAY if history.available_days else days.partitions.start

@@ -24,6 +24,7 @@ from upbit_assets.automation.changed_windows import MAX_WINDOWS_PER_RUN, busy_wi
 from upbit_assets.automation.jobs import PRIORITY, STILL_COLLECTING, repair_trades, unfinished
 from upbit_assets.feeds import TRADE_STATS
 from upbit_assets.partitions import DAY, WINDOW, days, windows
+from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 
 AT_ONCE, LATER = {PRIORITY: "9"}, {PRIORITY: "-10"}
@@ -50,31 +51,32 @@ FROM (
 ) AS each
 """)
 
-# windows with missing trades that the exchange still has, and those since the stream began that were never verified
-INCOMPLETE = sa.text("""
+# windows with missing trades that the exchange still has
+WITH_MISSING_TRADES = sa.text("""
 SELECT window_start, md5(string_agg(concat_ws(' ', market, missing), ',' ORDER BY market)) AS digest
 FROM silver.trade_coverage
 WHERE missing IS NOT NULL AND window_start >= :available_from AND window_start < :settled
 GROUP BY window_start
-UNION ALL
-SELECT each.start, 'not verified'
+""")
+# since when windows can be verified: since the stream began, as far as rows are kept
+VERIFIABLE_FROM = (
+    sa.text("SELECT min(traded_at) FROM bronze.trade_stream_raw"),
+    sa.text("""
+SELECT max(kept_from) FROM bronze.retention
+WHERE table_name IN ('bronze.trade_stream_raw', 'silver.trade_stream', 'silver.trade_coverage')
+"""),
+)
+# Windows without the market that is always listed. LIMIT keeps it one index probe a window: joined, all rows of a month
+# would be read every ten seconds. One market's rows are on one machine, so Citus executes it there.
+WITHOUT_KRW_BTC = sa.text("""
+SELECT each.start
 FROM generate_series(
-  greatest(
-    date_bin('10 minutes', (SELECT min(traded_at) FROM bronze.trade_stream_raw), '2000-01-01 00:00+09'),
-    CAST(:since AS timestamptz),
-    (SELECT max(kept_from) FROM bronze.retention
-     WHERE table_name IN ('bronze.trade_stream_raw', 'silver.trade_stream', 'silver.trade_coverage'))
-  ),
-  CAST(:computed AS timestamptz) - interval '10 minutes',
-  interval '10 minutes'
+  CAST(:since AS timestamptz), CAST(:computed AS timestamptz) - interval '10 minutes', interval '10 minutes'
 ) AS each (start)
--- LIMIT keeps it one index probe a window: joined, all rows of a month would be read every ten seconds
 LEFT JOIN LATERAL (
-  SELECT true AS there FROM silver.trade_coverage WHERE window_start = each.start LIMIT 1
+  SELECT true AS there FROM silver.trade_coverage WHERE window_start = each.start AND market = 'KRW-BTC' LIMIT 1
 ) AS coverage ON true
-WHERE EXISTS (SELECT FROM bronze.trade_stream_raw)
-  AND there IS NULL
-ORDER BY 1 DESC
+WHERE there IS NULL
 """)
 
 
@@ -119,14 +121,26 @@ def close_trade_gaps(context: SensorEvaluationContext, database: Database) -> Se
 
 
 def incomplete_windows(connection: sa.Connection, now: datetime) -> dict[datetime, str]:
-    """{start: a hash of what is missing}, newest first."""
-    values = {
-        "available_from": max(days.at(now).start - TRADE_DAYS * DAY, windows.partitions.start),
+    """{start: a hash of what is missing, or that the window was never verified}, newest first."""
+    first = windows.partitions.start
+    span = {
+        "available_from": max(days.at(now).start - TRADE_DAYS * DAY, first),
         "settled": windows.at(now - SETTLED).start,
-        "since": max(windows.at(now - FAR).start, windows.partitions.start),
-        "computed": windows.at(now - COMPUTED).start,
     }
-    return dict(connection.execute(INCOMPLETE, values).tuples().all())
+    found = dict(connection.execute(WITH_MISSING_TRADES, span).tuples().all())
+    found |= dict.fromkeys(unverified_windows(connection, max(windows.at(now - FAR).start, first), now), "not verified")
+    return dict(sorted(found.items(), reverse=True))
+
+
+def unverified_windows(connection: sa.Connection, since: datetime, now: datetime) -> set[datetime]:
+    """The computed windows since the stream began without any row in `silver.trade_coverage`."""
+    begun, kept_from = (connection.scalar(query) for query in VERIFIABLE_FROM)
+    if begun is None:
+        return set()
+    since = max(since, windows.at(begun).start, kept_from or since)
+    bounds = {"since": since, "computed": windows.at(now - COMPUTED).start}
+    lacking = connection.scalars(WITHOUT_KRW_BTC, bounds).all()
+    return set(lacking) - windows.with_rows(connection, tables.silver_trade_coverage, lacking)
 
 
 def due_windows(

@@ -41,17 +41,18 @@ stats, book, candle, daily = (
 )
 
 
-def minutes() -> sa.Subquery:
-    """One-minute candles: the collected ones, and those of the stream for minutes not collected yet."""
-    names = ["market", "started_at", "opening_price", "high_price", "low_price", "closing_price", "volume", "turnover"]
-    live = sa.table("candle", *(sa.column(name, candle.c[name].type) for name in names), schema="live")
-    collected = sa.exists().where(candle.c.market == live.c.market, candle.c.started_at == live.c.started_at)
-    return sa.union_all(
-        sa.select(*(candle.c[name] for name in names)), sa.select(*(live.c[name] for name in names)).where(~collected)
-    ).subquery("minutes")
+def minutes(market: str, span: Page) -> sa.Subquery:
+    """A market's one-minute candles: the collected ones, and those of the stream for minutes not collected yet."""
+    names = ["started_at", "opening_price", "high_price", "low_price", "closing_price", "volume", "turnover"]
+    live = sa.table("candle", *(sa.column(name, candle.c[name].type) for name in ("market", *names)), schema="live")
 
+    def rows(of: sa.FromClause) -> sa.Select[Any]:
+        in_span = (of.c.started_at >= span.start, of.c.started_at < span.end)
+        return sa.select(*(of.c[name] for name in names)).where(of.c.market == market, *in_span)
 
-MINUTES = minutes()
+    collected = rows(candle).cte("collected")
+    others = rows(live).where(~sa.exists().where(collected.c.started_at == live.c.started_at))
+    return sa.union_all(sa.select(collected), others).subquery("minutes")
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,14 @@ newest = (
 
 
 def status(connection: sa.Connection, _: Values) -> dict[str, Any]:
-    latest = newest.subquery("newest")
-    collected = (
-        sa.select(sa.func.max(stats.c.ingested_at))
-        .where(stats.c.ingested_at >= latest.c.window_start, stats.c.ingested_at < latest.c.window_start + WINDOW)
-        .scalar_subquery()
-    )
-    row = connection.execute(sa.select(latest, collected.label("collected_at"))).mappings().one_or_none()
+    start, computed_at = connection.execute(newest).one_or_none() or (None, None)
+    of_window = (stats.c.ingested_at >= start, stats.c.ingested_at < start + WINDOW) if start else (sa.false(),)
     stale_after = STALE_AFTER + computation_delay(connection, datetime.now(UTC))
     return {
         "simulated": connection.scalar(sa.select(tables.bronze_origin.c.simulated)),
-        **(row or dict.fromkeys(("window_start", "computed_at", "collected_at"))),
+        "window_start": start,
+        "computed_at": computed_at,
+        "collected_at": connection.scalar(sa.select(sa.func.max(stats.c.ingested_at)).where(*of_window)),
         "received_at": connection.scalar(sa.text("SELECT received_at FROM bronze.newest_ticker")),
         "stale_after": int(stale_after.total_seconds()),
         "dagster": settings.UPBIT_DAGSTER_URL,
@@ -176,8 +174,9 @@ def windows_of_market(connection: sa.Connection, values: Values) -> dict[str, An
 
 def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
     """Candles of any unit, aggregated from one-minute candles; the last minutes may be the stream's."""
-    unit, candle = values["unit"], MINUTES
+    unit = values["unit"]
     span = page(values, unit, DAY)
+    candle = minutes(values["market"], span)
     start = sa.func.date_bin(unit, candle.c.started_at, datetime(2000, 1, 1, tzinfo=UTC)).label("started_at")
     moment = candle.c.started_at
 
@@ -194,7 +193,6 @@ def candles(connection: sa.Connection, values: Values) -> dict[str, Any]:
     }
     query = (
         sa.select(start, *(exact(figure).label(name) for name, figure in figures.items()))
-        .where(candle.c.market == values["market"], moment >= span.start, moment < span.end)
         .group_by(start)
         .order_by(start)
     )

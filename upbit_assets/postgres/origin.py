@@ -1,11 +1,11 @@
 """Prevents mixing real and simulated data in one database."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from upbit_assets.postgres.tables import bronze_origin
 
 KIND = {True: "simulated", False: "real"}
+KIND_OF_DATA = sa.select(bronze_origin.c.simulated)
 
 
 class OriginError(RuntimeError):
@@ -13,7 +13,7 @@ class OriginError(RuntimeError):
 
 
 def claim_origin(connection: sa.Connection, source: str, *, simulated: bool) -> None:
-    """Record which kind of data an empty database gets.
+    """Record which kind of data an empty database gets, in the connection's transaction.
 
     Args:
         source: the origin of the data, for the message.
@@ -21,8 +21,15 @@ def claim_origin(connection: sa.Connection, source: str, *, simulated: bool) -> 
     Raises:
         OriginError: the database has data of the other kind.
     """
-    connection.execute(insert(bronze_origin).values(simulated=simulated).on_conflict_do_nothing())
-    existing = connection.execute(sa.select(bronze_origin.c.simulated)).scalar_one()
+    existing = connection.scalar(KIND_OF_DATA)
+    if existing is None:
+        try:
+            # ON CONFLICT would need UPDATE in a Citus cluster, which nobody has
+            with connection.begin_nested():
+                connection.execute(sa.insert(bronze_origin).values(simulated=simulated))
+        except sa.exc.IntegrityError:  # another session was first
+            pass
+        existing = connection.execute(KIND_OF_DATA).scalar_one()
     if existing != simulated:
         raise OriginError(
             f"This database has {KIND[existing]} data, but {source} sends {KIND[simulated]} data; they can't be mixed. "

@@ -85,14 +85,15 @@ def written_in() -> sa.Column[Any]:
     )
 
 
-def written_after(table: sa.Table, snapshot: str) -> sa.ColumnElement[bool]:
-    """SQL: whether a row was committed after `snapshot` (a pg_snapshot as text): its transaction was open or later.
+def written_between(table: sa.Table, since: str, until: str) -> sa.ColumnElement[bool]:
+    """SQL: whether a row was committed after `since`, by a transaction from before `until` (pg_snapshots as text).
 
     Rows restored from another server may have transaction ids that are still in the future here; they don't count.
+    Both bounds are constants, because each machine of a Citus cluster counts its own transactions.
     """
-    _, next_one, still_open = snapshot.split(":")
-    newest = sa.text("(pg_snapshot_xmax(pg_current_snapshot())::text)::bigint")
-    began = (table.c.written_in >= int(next_one)) & (table.c.written_in < newest)
+    _, next_one, still_open = since.split(":")
+    newest = until.split(":")[1]
+    began = (table.c.written_in >= int(next_one)) & (table.c.written_in < int(newest))
     return began | table.c.written_in.in_(map(int, still_open.split(","))) if still_open else began
 
 
@@ -287,14 +288,17 @@ def dropped(table: sa.Table, moment: sa.ColumnElement[Any], *, known: Any = None
         known: only drops after this time count; None: all.
     """
     drop, restored = bronze_retention.c, bronze_restored.c
-    back = sa.exists().where(
+    # a join, as Citus doesn't support a subquery with another one in it
+    back = sa.and_(
         restored.table_name == table.fullname,
         restored.day <= moment,
         moment < restored.day + timedelta(days=1),
         restored.restored_at > drop.dropped_at,
     )
-    gone = (drop.table_name == table.fullname, moment < drop.kept_from, ~back.correlate_except(bronze_restored))
-    return sa.exists().where(*gone, *([] if known is None else [known < drop.dropped_at]))
+    gone = [drop.table_name == table.fullname, moment < drop.kept_from, restored.table_name.is_(None)]
+    row = sa.select(1).select_from(bronze_retention.outerjoin(bronze_restored, back))
+    row = row.where(*gone, *([] if known is None else [known < drop.dropped_at]))
+    return row.correlate_except(bronze_retention, bronze_restored).exists()
 
 
 def day_counter(name: str, comment: str, unit: str) -> sa.Column[Any]:

@@ -10,6 +10,7 @@ from .io_manager import PostgresIOManager, asset_writer, no_retry_on_interrupt, 
 from .locks import lock_key, locked
 from .writer import (
     WRITE_CHANNEL,
+    Derived,
     Load,
     Metadata,
     Rows,
@@ -18,6 +19,7 @@ from .writer import (
     create_stages,
     in_window,
     insert,
+    is_distributed,
     moment_of,
     stage,
     writer,
@@ -26,6 +28,7 @@ from .writer import (
 __all__ = [
     "REFUSALS",
     "WRITE_CHANNEL",
+    "Derived",
     "Difference",
     "Load",
     "Metadata",
@@ -41,6 +44,7 @@ __all__ = [
     "create_stages",
     "in_window",
     "insert",
+    "is_distributed",
     "lock_key",
     "locked",
     "moment_of",

@@ -21,7 +21,7 @@ from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.resource import engine_for
 from upbit_assets.settings import PROJECT
-from upbit_assets.stale import collected_since, committed
+from upbit_assets.stale import collected_between, committed
 from upbit_assets_tests.deployment.conftest import an_empty_server, an_instance, run_script, script_environment, url_as
 from upbit_assets_tests.deployment.rows import contents, fill
 from upbit_assets_tests.pipeline import PAST, ask, ticker
@@ -91,10 +91,10 @@ def test_rows_with_higher_transaction_ids_do_not_look_new(restored: EmbeddedPost
     url, late = url_as(restored, "pipeline"), PAST + timedelta(days=1)
     with engine_for(url).connect() as connection:
         _, snapshot = committed(connection)
-        assert collected_since(connection, MARKET_STATS, snapshot) == set()
+        assert collected_between(connection, MARKET_STATS, snapshot, committed(connection)[1]) == set()
         connection.rollback()
         ask(url, PUT.replace(", written_in", "").replace(", %s)", ")"), "{}", late)
-        assert collected_since(connection, MARKET_STATS, snapshot) == {late}
+        assert collected_between(connection, MARKET_STATS, snapshot, committed(connection)[1]) == {late}
     engine_for(url).dispose()
 
 

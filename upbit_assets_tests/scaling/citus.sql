@@ -9,6 +9,41 @@ CREATE TABLE public.pg_dist_partition (
   colocationid int NOT NULL
 );
 
+CREATE TABLE public.pg_dist_node (
+  nodeid   int PRIMARY KEY,
+  groupid  int NOT NULL,  -- 0: the coordinator
+  nodename text NOT NULL,
+  nodeport int NOT NULL,
+  isactive boolean NOT NULL DEFAULT true
+);
+INSERT INTO public.pg_dist_node VALUES (1, 0, 'coordinator', 5432), (2, 1, 'worker', 5432);
+
+-- The roles that a machine's pg_hba.conf does not accept from the coordinator.
+CREATE TABLE public.not_in_pg_hba (nodeid int NOT NULL, role name NOT NULL);
+
+-- All machines are this one.
+CREATE FUNCTION public.run_command_on_all_nodes(command text, OUT nodeid int, OUT success boolean, OUT result text)
+RETURNS SETOF record LANGUAGE plpgsql AS $$
+BEGIN
+  FOR nodeid IN SELECT node.nodeid FROM pg_dist_node AS node LOOP
+    success := false;
+    IF EXISTS (SELECT FROM not_in_pg_hba AS refused WHERE refused.nodeid = run_command_on_all_nodes.nodeid AND role = current_user) THEN
+      result := format('FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "%s"', current_user);
+    ELSIF NOT (SELECT rolcanlogin FROM pg_roles WHERE rolname = current_user) THEN
+      result := format('FATAL:  role "%s" is not permitted to log in', current_user);
+    ELSIF NOT has_database_privilege(current_database(), 'CONNECT') THEN
+      result := format('FATAL:  permission denied for database "%s"', current_database());
+    ELSE
+      success := true;
+      EXECUTE command INTO result;
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION public.create_distributed_function(function_name regprocedure) RETURNS void LANGUAGE sql AS '';
+
 CREATE FUNCTION public.refuse(p_table regclass, p_why text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'cannot distribute %: %', p_table, p_why USING ERRCODE = 'feature_not_supported';
@@ -106,3 +141,5 @@ BEGIN
   INSERT INTO pg_dist_partition VALUES (table_name, 'n', NULL, 0);
 END
 $$;
+
+GRANT SELECT ON pg_dist_partition, pg_dist_node, not_in_pg_hba TO PUBLIC;

@@ -3,11 +3,9 @@ SELECT s.rank_volatility AS "순위", s.market AS "종목", s.volatility AS "변
 FROM (
   SELECT recent.window_start
   FROM (SELECT window_start FROM gold.market_stats_build WHERE gold_rows > 0 ORDER BY window_start DESC LIMIT 2) recent
-  CROSS JOIN LATERAL (
-    SELECT FROM gold.market_stats one
-    WHERE one.window_start = recent.window_start AND one.volatility > 0
-      AND one.ingested_at >= recent.window_start AND one.ingested_at < recent.window_start + interval '10 minutes'
-    LIMIT 1) moved
+  JOIN gold.market_stats one
+    ON one.window_start = recent.window_start AND one.volatility > 0
+   AND one.ingested_at >= recent.window_start AND one.ingested_at < recent.window_start + interval '10 minutes'
   ORDER BY recent.window_start DESC LIMIT 1
 ) newest
 JOIN gold.market_stats s
