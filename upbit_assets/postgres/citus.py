@@ -18,6 +18,29 @@ DISTRIBUTE = "SELECT create_distributed_table(CAST(:table AS regclass), 'market'
 REFERENCE = "SELECT create_reference_table(CAST(:table AS regclass))"
 # the functions that queries call on the machines; Citus itself copies those made after it was installed
 FUNCTION = "SELECT create_distributed_function(CAST('gold.quotient(numeric, numeric, integer)' AS regprocedure))"
+# A cluster reads a view's tables with the privileges of the querying role. Those that read what readers may not become
+# functions with the owner's.
+VIEWS = """
+SELECT format('%I.%I', nspname, relname) AS name,
+       format('%I.%I', nspname, relname || '_rows') AS function,
+       rtrim(pg_get_viewdef(view.oid), ';') AS query,
+       (SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = view.oid AND attnum > 0) AS columns
+FROM pg_class AS view JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relkind = 'v' AND nspname IN ('bronze', 'silver', 'gold') AND has_table_privilege(:reader, view.oid, 'SELECT')
+  AND EXISTS (
+    SELECT FROM pg_rewrite AS rule
+    JOIN pg_depend ON classid = CAST('pg_rewrite' AS regclass) AND objid = rule.oid
+    JOIN pg_class AS read ON refclassid = CAST('pg_class' AS regclass) AND read.oid = refobjid
+    WHERE ev_class = view.oid AND read.relkind IN ('r', 'p') AND NOT has_table_privilege(:reader, read.oid, 'SELECT'))
+"""
+AS_OWNER = """
+CREATE OR REPLACE FUNCTION {function}() RETURNS TABLE ({columns})
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_$ {query} $_$;
+REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {function}() TO {pipeline}, {reader};
+CREATE OR REPLACE VIEW {name} AS SELECT * FROM {function}();
+"""
 
 # Citus connects to the machines as the session's current role: ours, and each login that reads without taking one
 ROLES = """
@@ -75,6 +98,11 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
                 connection.execute(sa.text(REFERENCE), {"table": name})
                 say(f"{name}: replicated to every machine")
         connection.execute(sa.text(FUNCTION))
+        roles = {"pipeline": PIPELINE_ROLE, "reader": READER_ROLE}
+        for view in connection.execute(sa.text(VIEWS), roles).mappings().all():
+            # no parameters: a query may have percent signs
+            connection.connection.driver_connection.execute(AS_OWNER.format(**view, **roles))  # type: ignore[union-attr]
+            say(f"{view['name']}: reads with its owner's privileges")
 
 
 def require_citus(connection: sa.Connection) -> None:

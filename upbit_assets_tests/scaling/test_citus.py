@@ -25,6 +25,7 @@ from upbit_assets.feeds import FEEDS, GOLD_TABLES
 from upbit_assets.metabase import declared
 from upbit_assets.monitoring.status import report
 from upbit_assets.partitions import DAY, days
+from upbit_assets.postgres.citus import VIEWS
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.origin import OriginError, claim_origin
 from upbit_assets.postgres.resource import Database, engine_for
@@ -103,6 +104,16 @@ def test_tables_are_distributed_by_market_or_replicated(citus: psycopg.Connectio
     assert number(citus, partitions) == number(
         citus, "SELECT count(*) FROM pg_dist_partition JOIN pg_class ON oid = logicalrelid WHERE relispartition"
     )
+
+
+def test_readers_views_of_raw_rows_read_with_the_owners_privileges(citus: psycopg.Connection[Any]):
+    assert distribute().exit_code == 0
+    unreadable = citus.execute(VIEWS.replace(":reader", "'upbit_reader'").encode()).fetchall()
+    assert not unreadable
+    citus.execute("SET ROLE upbit_reader")
+    for view in ("bronze.newest_ticker", "bronze.newest_trade", "silver.failing_check", "silver.archive_day"):
+        citus.execute(f"SELECT * FROM {view}".encode())
+    citus.execute("RESET ROLE")
 
 
 def test_repeating_it_changes_nothing_and_continues_an_interrupted_one(citus: psycopg.Connection[Any]):

@@ -58,12 +58,3 @@ BEGIN
   RETURN made;
 END
 $$;
-
--- A Citus cluster reads a view's tables with the rights of who asks, and readers may not read raw rows.
-CREATE FUNCTION bronze.newest_ticker_received_at() RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT max(ingested_at) FROM bronze.ticker_raw WHERE ingested_at > now() - interval '1 day'
-$$;
-CREATE OR REPLACE VIEW bronze.newest_ticker AS SELECT bronze.newest_ticker_received_at() AS received_at;
-REVOKE ALL ON FUNCTION bronze.newest_ticker_received_at() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION bronze.newest_ticker_received_at() TO upbit_pipeline, upbit_reader;
