@@ -60,11 +60,6 @@ class Result:
 Results = Mapping[datetime, Result]
 
 
-# results of windows whose data was dropped by retention
-DROPPED = sa.delete(check_result).where(
-    sa.func.replace(bronze_retention.c.table_name, ".", "_") == check_result.c.asset,
-    check_result.c.window_start < bronze_retention.c.kept_from,
-)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -296,6 +291,17 @@ class CheckLog:
             yield f"| {window} | {since} | {in_cell(row.reason)} | [run {row.run_id[:8]}](/runs/{row.run_id}) |"
         if count > len(failing):
             yield f"\nAnd {count - len(failing)} more, all of them in `silver.check_result` where `NOT passed`."
+
+
+def delete_dropped_results(connection: sa.Connection) -> int:
+    """Delete the results of windows whose data was dropped by retention; returns the number.
+
+    A statement for each table, because joined to a table in a DELETE, Citus requires the privilege to change that too.
+    """
+    kept = connection.execute(sa.select(bronze_retention.c.table_name, bronze_retention.c.kept_from)).all()
+    of, start = check_result.c.asset, check_result.c.window_start
+    delete = (sa.delete(check_result).where(of == name.replace(".", "_"), start < since) for name, since in kept)
+    return sum(connection.execute(each).rowcount for each in delete)
 
 
 def in_cell(text: str) -> str:

@@ -23,7 +23,7 @@ from dagster import (
 from sqlalchemy.dialects.postgresql import REGCLASS
 
 from upbit_assets import archive
-from upbit_assets.check_results import DROPPED
+from upbit_assets.check_results import delete_dropped_results
 from upbit_assets.dagster_internals import dagster_tables, prune, update_partition_statuses
 from upbit_assets.feeds import AXES, FEEDS
 from upbit_assets.partitions import SEOUL, Axis
@@ -116,7 +116,7 @@ def old_data_dropped(context: OpExecutionContext, database: Database) -> None:
                         continue
                     context.log.info(f"{table}: {partitions} partitions and {stray_rows} stray rows dropped")
     with database.connect() as connection:
-        context.log.info(f"{connection.execute(DROPPED).rowcount} check results of dropped windows deleted")
+        context.log.info(f"{delete_dropped_results(connection)} check results of dropped windows deleted")
     if kept := days("dagster"):
         context.log.info(f"Dagster: {prune(dagster_tables(), now - timedelta(days=kept))} runs pruned")
     update_partition_statuses(context.instance, {AssetKey(name): axis.partitions for name, axis in AXES.items()})

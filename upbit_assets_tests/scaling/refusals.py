@@ -19,7 +19,8 @@ QUERIES = re.compile(
 )
 TOKEN = re.compile(r'[{}()]|"(?:\\.|[^"\\])*"|(?:\\.|[^\s{}()\\])+')
 RELATION, SUBQUERY, FUNCTION, VALUES, CTE = "0", "1", "3", "5", "6"  # kinds of range table entries
-LEFT, INSERT, ALWAYS = "1", "3", "1"  # a join, a command, MATERIALIZED
+LEFT, ALWAYS = "1", "1"  # a join, MATERIALIZED
+INSERT, DELETE = "3", "4"  # commands
 NO_CORRELATION = "correlated subqueries are not supported when the FROM clause contains {}"
 RECURRING = {
     RELATION: "a reference table",
@@ -108,18 +109,28 @@ def walk(of: Any, depth: int = 0) -> Iterator[tuple[Node, int]]:
 def refusal(query: Node, kinds: Kinds, session: psycopg.Connection[Any]) -> str | None:
     """Why Citus refuses it, or None."""
     queries = [each for each, _ in walk(query) if each["node"] == "QUERY"]
-    if query["commandType"] == INSERT and query["onConflict"] != "<>":
-        target = query["rtable"][int(query["resultRelation"]) - 1]["relid"]
-        may = "SELECT %s::oid::regclass::text, has_table_privilege(%s::oid, 'UPDATE, DELETE')"
-        [(name, allowed)] = session.execute(may, [target, target])
-        if kinds.get(target) == "n" and not allowed:
-            return f"permission denied for table {name.partition('.')[2]}"
+    if (name := not_lockable(query, kinds, session)) is not None:
+        return f"permission denied for table {name.partition('.')[2]}"
     if reads_distributed(query, kinds) and any(is_of_a_machine(each) for each, _ in walk(query)):
         return "each machine has its own transactions and snapshots"
     if is_of_one_market(queries, kinds):
         return None
     ctes = {each["ctename"]: each for each, _ in walk(query) if each["node"] == "COMMONTABLEEXPR"}
     return next((why for each in queries for why in correlated(each, kinds, ctes)), None)
+
+
+def not_lockable(query: Node, kinds: Kinds, session: psycopg.Connection[Any]) -> str | None:
+    """A replicated table that the role may not change, and that a statement locks: in a DELETE, or by ON CONFLICT."""
+    if query["commandType"] == INSERT and query["onConflict"] != "<>":
+        locked = [query["rtable"][int(query["resultRelation"]) - 1]]
+    else:
+        locked = query["rtable"] if query["commandType"] == DELETE else []
+    for relation in (entry["relid"] for entry in locked if kinds.get(str(entry.get("relid"))) == "n"):
+        may = "SELECT %s::oid::regclass::text, has_table_privilege(%s::oid, 'UPDATE, DELETE')"
+        [(name, allowed)] = session.execute(may, [relation, relation])
+        if not allowed:
+            return str(name)
+    return None
 
 
 SNAPSHOT_FUNCTIONS = {"5061", "5063"}  # pg_current_snapshot, pg_snapshot_xmax

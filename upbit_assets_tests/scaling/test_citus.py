@@ -18,6 +18,7 @@ from upbit_assets import day_checks
 from upbit_assets.assets import gold, silver
 from upbit_assets.assets.selection import NoRankingError
 from upbit_assets.automation import changed_windows, missing_days, missing_trades
+from upbit_assets.check_results import delete_dropped_results
 from upbit_assets.cli import main
 from upbit_assets.dashboard.endpoints import ENDPOINTS
 from upbit_assets.dashboard.parameters import RequestError, parse
@@ -265,6 +266,10 @@ def refusing_queries(citus: psycopg.Connection[Any], cluster: str) -> Iterator[l
             "INSERT INTO bronze.origin (simulated) VALUES (true) ON CONFLICT DO NOTHING",
             "permission denied for table origin",
         ),
+        (
+            "DELETE FROM silver.check_result USING bronze.retention WHERE table_name = asset",
+            "permission denied for table retention",
+        ),
     ],
 )
 def test_the_stand_in_refuses_the_queries_that_citus_refuses(
@@ -295,6 +300,7 @@ def queries(connection: sa.Connection) -> Iterator[Callable[[], object]]:
         yield partial(endpoint.answer, connection, parse(endpoint.parameters, path, QueryParams()))
     yield partial(connection.exec_driver_sql, (CARDS / "volatility_rank.sql").read_text())
     yield partial(report, connection, instance, "1", moment)
+    yield partial(delete_dropped_results, connection)
     for asset in ASSETS:
         yield partial(compute, Database(), asset, moment - DAY)
 
