@@ -169,3 +169,7 @@ def test_spans_are_the_windows_and_nothing_else(nths: set[int]):
     found = list(spans(starts, windows))
     assert [start for span in found for start in windows.starts_in(span)] == starts
     assert all(one.end < other.start for one, other in pairwise(found))
+
+
+def test_no_windows_are_no_spans():
+    assert list(spans([], windows)) == []
