@@ -28,7 +28,7 @@ from upbit_assets.feeds import MARKET_STATS
 from upbit_assets.partitions import SEOUL, WINDOW, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.postgres.partitioning import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty

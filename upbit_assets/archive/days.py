@@ -28,8 +28,8 @@ from upbit_assets.archive.rows import (
 )
 from upbit_assets.archive.store import Store
 from upbit_assets.partitions import DAY, DAY_FORMAT, SEOUL, Axis
-from upbit_assets.postgres.migrate import make_partitions
 from upbit_assets.postgres.origin import KIND, OriginError, claim_origin
+from upbit_assets.postgres.partitioning import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import (
     Moment,

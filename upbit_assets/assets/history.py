@@ -36,7 +36,7 @@ from upbit_assets.assets.snapshots import storable_market, with_known_origin
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, EPOCH, MILLISECOND, days
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.postgres.partitioning import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Metadata, Records, Writer, asset_writer
 from upbit_assets.settings import SettingError

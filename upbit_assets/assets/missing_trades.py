@@ -21,7 +21,7 @@ from upbit_assets.assets.trade_proof import FAR, missing_trades
 from upbit_assets.exchange import Exchange
 from upbit_assets.partitions import DAY, MILLISECOND, WINDOW, days, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres.migrate import make_partitions
+from upbit_assets.postgres.partitioning import make_partitions
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import Load, Metadata, Records, Writer, in_window, no_retry_on_interrupt, writer
 from upbit_assets.upbit import UpbitClient, UpbitError

@@ -16,7 +16,7 @@ from dagster import (
 from upbit_assets.feeds import GOLD_TABLES, TRADE_STATS
 from upbit_assets.figure_checks import FIGURE_CHECKS
 from upbit_assets.partitions import Axis, days, windows
-from upbit_assets.postgres.migrate import make_partitions_ahead
+from upbit_assets.postgres.partitioning import make_partitions_ahead
 from upbit_assets.postgres.resource import Database
 
 PRIORITY, HISTORY = "dagster/priority", "upbit_assets/history"

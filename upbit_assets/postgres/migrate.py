@@ -1,7 +1,5 @@
-"""Migrates the schema, and creates partitions in advance."""
+"""Migrates the schema."""
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import alembic.command
@@ -12,10 +10,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.postgresql import insert
 
+from upbit_assets.postgres.partitioning import make_partitions_ahead
 from upbit_assets.postgres.tables import bronze_collection_start, metadata, views
 from upbit_assets.postgres.url import sqlalchemy_url
-
-DAYS_AHEAD = timedelta(days=14)
 
 
 class NewerSchemaError(click.ClickException):
@@ -72,18 +69,3 @@ def record_first_start(connection: sa.Connection) -> None:
     """Store today as the first day, unless there is one."""
     today = sa.func.date_trunc("day", sa.func.now(), "Asia/Seoul")
     connection.execute(insert(bronze_collection_start).values(starts_at=today).on_conflict_do_nothing())
-
-
-def make_partitions_ahead(connection: sa.Connection) -> int:
-    """Create the partitions of all tables from yesterday to two weeks ahead; returns how many were missing."""
-    now = datetime.now(UTC)
-    wanted = sa.func.bronze.make_partitions(now - timedelta(days=1), now + DAYS_AHEAD)
-    return connection.execute(sa.select(wanted)).scalar_one()
-
-
-def make_partitions(connection: sa.Connection, first: datetime, last: datetime, tables: Iterable[sa.Table]) -> None:
-    """Create the partitions of some tables from `first` to `last`, a hundred at a time to limit the number of locks."""
-    make = sa.text("SELECT bronze.make_partitions(CAST(:name AS regclass), :first, :last)")
-    for table in tables:
-        while connection.execute(make, {"name": table.fullname, "first": first, "last": last}).scalar_one():
-            pass

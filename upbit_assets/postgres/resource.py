@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from dagster import ConfigurableResource
 
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import migrate
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import settings
 
@@ -29,6 +28,8 @@ def embedded() -> EmbeddedPostgres:
 def embedded_url(name: str) -> str:
     """The URL of a database on the embedded server, which is started if necessary."""
     server = embedded()
+    from upbit_assets.postgres.migrate import migrate  # Alembic, which runs don't need
+
     server.start(prepare=lambda: migrate(server.url("upbit")))
     return server.url(name)
 

@@ -19,7 +19,8 @@ from upbit_assets.cli import main
 from upbit_assets.partitions import SEOUL
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.embedded import EmbeddedPostgres
-from upbit_assets.postgres.migrate import DAYS_AHEAD, alembic_config, migrate
+from upbit_assets.postgres.migrate import alembic_config, migrate
+from upbit_assets.postgres.partitioning import DAYS_AHEAD
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
