@@ -12,7 +12,7 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import bronze_market_raw, silver_market
 from upbit_assets.postgres_io import stored_in
 
-ADD = sa.text((Path(__file__).parent / "sql" / "markets.sql").read_text(encoding="utf-8"))
+ADD = sa.text(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
 
 
 @asset(
