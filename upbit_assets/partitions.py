@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from dagster import DailyPartitionsDefinition, TimeWindow, TimeWindowPartitionsDefinition
 
 from upbit_assets.postgres import tables
+from upbit_assets.postgres_io import is_distributed
 from upbit_assets.settings import UPBIT_OPENED, WINDOW_FORMAT, SettingError, check, settings
 
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -104,12 +105,16 @@ class Axis:
     def with_rows(
         self, connection: sa.Connection, table: sa.Table, starts: Sequence[datetime], *which: sa.ColumnElement[bool]
     ) -> set[datetime]:
-        """The windows in which the table has rows, or `which` of them are counted; one index probe per window.
-
-        A query each, as Citus can't correlate a distributed table's rows with a list of windows.
-        """
+        """The windows in which the table has rows, or `which` of them are counted; one index probe per window."""
         column = table.c[table.info["window"]]
-        # literals: the plan of a prepared statement would lock all partitions
+        if len(starts) > 1 and not is_distributed(connection):
+            window = each_of(starts)
+            row = sa.select(1).where(
+                *(column >= window.c.start, column < window.c.start + self.length, self.span_of(starts, column), *which)
+            )
+            return set(connection.scalars(sa.select(window.c.start).where(row.correlate(window).exists())))
+        # A query each: Citus can't correlate a distributed table's rows with a list of windows. With literals, as the
+        # plan of a prepared statement would lock all partitions.
         start, end = (sa.bindparam(name, type_=column.type, literal_execute=True) for name in ("start", "end"))
         row = sa.select(1).where(column >= start, column < end, *which).limit(1)
         return {

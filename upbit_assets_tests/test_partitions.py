@@ -83,7 +83,10 @@ def test_windows_with_rows_are_found_up_to_their_edges(database: Database):
     put_bronze(database, PAST + 2 * WINDOW, {"KRW-BTC": ticker("KRW-BTC")})
     starts = [PAST + n * WINDOW for n in range(-1, 4)]
     with database.connect() as connection:
-        assert windows.with_rows(connection, tables.bronze_ticker_raw, starts) == {PAST, PAST + 2 * WINDOW}
+        found = windows.with_rows(connection, tables.bronze_ticker_raw, starts)
+        assert found == {PAST, PAST + 2 * WINDOW}
+        singly = [windows.with_rows(connection, tables.bronze_ticker_raw, [start]) for start in starts]
+        assert set().union(*singly) == found
         assert windows.with_rows(connection, tables.bronze_ticker_raw, []) == set()
         assert days.with_rows(connection, tables.bronze_ticker_raw, [days.at(PAST).start]) == {days.at(PAST).start}
 
