@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import markdown
 import psycopg
@@ -195,6 +196,5 @@ class TestBuiltSite:
     @pytest.mark.parametrize("words", ["체결강도", "거래대금 순위", "trade_stats", "garman"])
     def test_search_finds_names_and_hangul(self, site: str, browser: Browser, words: str):
         page = browser.new_page()
-        page.goto(f"{site}/index.html")
-        page.fill(".md-search__input", words)
+        page.goto(f"{site}/index.html?q={quote(words)}")  # searches once the index is loaded
         page.wait_for_selector(".md-search-result__item a")
