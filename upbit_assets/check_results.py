@@ -215,7 +215,7 @@ class CheckLog:
 
     def results(self, connection: sa.Connection, check: WindowCheck, starts: Sequence[datetime]) -> Results:
         found: dict[datetime, Result] = {}
-        for span in spans(starts, self.axis):
+        for span in self.axis.spans(starts):
             found |= check.function(connection, span)
         return {start: found[start] for start in starts}
 
@@ -306,13 +306,3 @@ def delete_dropped_results(connection: sa.Connection) -> int:
 
 def in_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def spans(starts: Sequence[datetime], axis: Axis) -> Iterator[TimeWindow]:
-    """Sorted windows as spans of adjacent ones."""
-    first = None
-    for start, following in zip(starts, [*starts[1:], None], strict=False):
-        first = first or start
-        if following != start + axis.length:
-            yield TimeWindow(first, start + axis.length)
-            first = None

@@ -1,6 +1,6 @@
 """The time axes: ten-minute windows and the exchange's days, half-open, with keys in Seoul time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -94,6 +94,16 @@ class Axis:
     def starts_in(self, span: TimeWindow) -> list[datetime]:
         """The starts of the windows in a span."""
         return [span.start + i * self.length for i in range((span.end - span.start) // self.length)]
+
+    def spans(self, starts: Sequence[datetime], most: int | None = None) -> Iterator[TimeWindow]:
+        """Sorted windows as spans of adjacent ones, of at most so many windows each."""
+        first = None
+        for start, following in zip(starts, [*starts, None][1:], strict=True):
+            first = first or start
+            end = start + self.length
+            if following != end or (end - first) // self.length == most:
+                yield TimeWindow(first, end)
+                first = None
 
     def of_run(self, tags: Mapping[str, str]) -> list[datetime]:
         """The starts of the windows that a run with these tags covers."""

@@ -9,7 +9,6 @@ or while other transactions stayed open.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -89,14 +88,8 @@ def collected(connection: sa.Connection, gold: GoldTable, span: TimeWindow) -> s
 
 def stale(connection: sa.Connection, gold: GoldTable, candidates: set[datetime]) -> list[Stale]:
     """The candidates that have to be recomputed, newest first."""
-    starts, length = sorted(candidates, reverse=True), gold.axis.length
-    found = list[Stale]()
-    # adjacent windows have the same sum of start and position
-    for _, together in groupby(enumerate(starts), key=lambda each: each[1] + each[0] * length):
-        adjacent = [start for _, start in together]
-        for first in range(0, len(adjacent), MAX_WINDOWS_PER_STATEMENT):
-            found += stale_of(connection, gold, adjacent[first : first + MAX_WINDOWS_PER_STATEMENT])
-    return found
+    spans = [*gold.axis.spans(sorted(candidates), MAX_WINDOWS_PER_STATEMENT)]
+    return [each for span in reversed(spans) for each in stale_of(connection, gold, gold.axis.starts_in(span))]
 
 
 def stale_of(connection: sa.Connection, gold: GoldTable, candidates: Sequence[datetime]) -> list[Stale]:

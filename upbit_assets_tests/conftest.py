@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -29,6 +29,7 @@ from upbit_assets.sandbox.clock import real_time
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets_tests.dagster_internals import events_in_memory, runs_in_memory
 
+T = TypeVar("T")
 # the folder of another PostgreSQL's initdb and pg_ctl, to run the tests on that version
 BINARIES = os.environ.get("UPBIT_TEST_POSTGRES_BIN")
 # the superuser's URL of a Citus coordinator with a distributed database of tests: see docs/scaling.md
@@ -45,6 +46,15 @@ EMPTYING = (
     "WHERE datname = current_database() AND pid <> pg_backend_pid()",
     *(f"DELETE FROM {table.fullname}" for table in metadata.sorted_tables),
 )
+
+
+def required(found: T | None, advice: str) -> T:
+    """What a test needs of this machine: without it the test is skipped, but fails in CI, where all must run."""
+    if not found:
+        if os.environ.get("CI"):
+            pytest.fail(advice)
+        pytest.skip(advice)
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ from dagster import AssetCheckEvaluation, DagsterInstance
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upbit_assets.check_results import spans
 from upbit_assets.definitions import defs
 from upbit_assets.partitions import DAY, WINDOW, windows
 from upbit_assets.postgres.resource import READER_ROLE, Database
@@ -166,10 +165,19 @@ def test_the_checks_of_an_asset_are_one_step(database: Database):
 @given(st.sets(st.integers(0, 30), min_size=1))
 def test_spans_are_the_windows_and_nothing_else(nths: set[int]):
     starts = [PAST + nth * WINDOW for nth in sorted(nths)]
-    found = list(spans(starts, windows))
+    found = list(windows.spans(starts))
     assert [start for span in found for start in windows.starts_in(span)] == starts
     assert all(one.end < other.start for one, other in pairwise(found))
 
 
+@given(st.sets(st.integers(0, 30)), st.integers(1, 5))
+def test_spans_of_limited_length_are_the_same_windows(nths: set[int], most: int):
+    starts = [PAST + nth * WINDOW for nth in sorted(nths)]
+    found = [windows.starts_in(span) for span in windows.spans(starts, most)]
+    assert [start for span in found for start in span] == starts
+    assert all(1 <= len(span) <= most for span in found)
+    assert all(len(one) == most or one[-1] + WINDOW < other[0] for one, other in pairwise(found))
+
+
 def test_no_windows_are_no_spans():
-    assert list(spans([], windows)) == []
+    assert list(windows.spans([])) == []

@@ -41,7 +41,7 @@ from upbit_assets.archive.store import Store
 from upbit_assets.assets import RETRY
 from upbit_assets.automation.changed_windows import range_run_request
 from upbit_assets.automation.jobs import unfinished
-from upbit_assets.check_results import Result, Results, WindowCheck, checks_of, spans, window_check
+from upbit_assets.check_results import Result, Results, WindowCheck, checks_of, window_check
 from upbit_assets.feeds import FEEDS
 from upbit_assets.partitions import DAY, SEOUL
 from upbit_assets.postgres.resource import Database
@@ -176,9 +176,7 @@ def archive_daily(context: ScheduleEvaluationContext, database: Database) -> lis
 def run_requests(needed: dict[datetime, frozenset[str]], now: datetime) -> Iterator[RunRequest]:
     """A run for each range of adjacent days that need the same assets."""
     for names in sorted(set(needed.values()), key=sorted):
-        for span in spans(sorted(day for day in needed if needed[day] == names), seoul_days):
-            days = seoul_days.starts_in(span)
-            for first in range(0, len(days), MAX_WINDOWS_PER_RUN):
-                batch = days[first : first + MAX_WINDOWS_PER_RUN]
-                key = f"{'+'.join(sorted(names))}/{now.isoformat()}"
-                yield range_run_request(seoul_days, batch, archive.name, names, key)
+        days = sorted(day for day in needed if needed[day] == names)
+        for span in seoul_days.spans(days, MAX_WINDOWS_PER_RUN):
+            key = f"{'+'.join(sorted(names))}/{now.isoformat()}"
+            yield range_run_request(seoul_days, seoul_days.starts_in(span), archive.name, names, key)

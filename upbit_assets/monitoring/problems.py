@@ -50,12 +50,13 @@ def find_problems(connection: sa.Connection, instance: DagsterInstance, now: dat
     Args:
         connection: to the market database, with the pipeline's role.
     """
+    newest = freshness(connection)
     return [
         *disk_problems(settings.DAGSTER_HOME),
         *daemon_problems(instance, now),
         *run_problems(instance, now),
-        *freshness_problems(connection, now),
-        *stream_problems(connection, now),
+        *freshness_problems(connection, newest, now),
+        *stream_problems(newest, now),
         *check_problems(connection),
         *day_problems(connection, now),
     ]
@@ -139,8 +140,8 @@ def freshness(connection: sa.Connection) -> sa.Row[Any]:
     return connection.execute(FRESHNESS).one()
 
 
-def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
-    raw, figures, *_ = freshness(connection)
+def freshness_problems(connection: sa.Connection, newest: sa.Row[Any], now: datetime) -> Iterator[Problem]:
+    raw, figures, *_ = newest
     if raw is None or now - raw > FRESH:
         since_ko, since_en = (f"{in_seoul(raw)} 이후", f"since {in_seoul(raw)}") if raw else ("하루 동안", "for a day")
         yield Problem(
@@ -159,9 +160,9 @@ def freshness_problems(connection: sa.Connection, now: datetime) -> Iterator[Pro
         )
 
 
-def stream_problems(connection: sa.Connection, now: datetime) -> Iterator[Problem]:
+def stream_problems(newest: sa.Row[Any], now: datetime) -> Iterator[Problem]:
     """Problems of a stream that has collected within the last day; none where no stream runs."""
-    *_, received, stored = freshness(connection)
+    *_, received, stored = newest
     if not stored:
         return
     if received is None or now - received > STREAM_SILENT:

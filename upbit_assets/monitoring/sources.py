@@ -55,6 +55,11 @@ def from_sql(name: str, **values: Callable[[], Any]) -> Callable[[sa.Connection]
     return read
 
 
+TRADE_STATES = from_sql("completeness")
+LAYERS = from_sql("storage")
+ARCHIVE = from_sql("archive", after_days=lambda: settings.UPBIT_ARCHIVE_AFTER_DAYS)
+
+
 def freshness_samples(connection: sa.Connection) -> Iterator[Sample]:
     newest_of, window = freshness(connection), connection.scalar(newest)
     yield at("upbit_newest_snapshot_timestamp_seconds", newest_of.snapshot)
@@ -78,7 +83,7 @@ def completeness(connection: sa.Connection) -> Iterator[Sample]:
         yield Sample("upbit_feed_missing_windows", built.finished - built.collected, (feed.name,))
         for result, rows in built.rows.items():
             yield Sample("upbit_feed_rows", rows, (feed.name, result))
-    yield from from_sql("completeness")(connection)
+    yield from TRADE_STATES(connection)
     for check in connection.execute(FAILING):
         yield Sample("upbit_check_failing_windows", check.windows, (check.asset, check.check_name))
     since = days.at(now - LOOKED_BACK_DAYS * DAY).start
@@ -86,9 +91,9 @@ def completeness(connection: sa.Connection) -> Iterator[Sample]:
 
 
 def storage(connection: sa.Connection) -> Iterator[Sample]:
-    yield from from_sql("storage")(connection)
+    yield from LAYERS(connection)
     yield Sample("upbit_dagster_database_bytes", connection.scalar(sa.select(sa.func.live.dagster_bytes())))
-    yield from from_sql("archive", after_days=lambda: settings.UPBIT_ARCHIVE_AFTER_DAYS)(connection)
+    yield from ARCHIVE(connection)
 
 
 def disk() -> Iterator[Sample]:

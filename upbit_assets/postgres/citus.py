@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from upbit_assets.postgres.resource import PIPELINE_ROLE, READER_ROLE
 from upbit_assets.postgres.tables import bronze_ticker_raw, metadata
 from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.postgres_io import is_distributed
 
 IS_DISTRIBUTED = "SELECT count(*) > 0 FROM pg_dist_partition WHERE logicalrelid = CAST(:table AS regclass)"
 # all tables are colocated: a market's rows are on the same machine
@@ -107,7 +108,7 @@ def distribute(url: str, say: Callable[[str], None]) -> None:
 
 def require_citus(connection: sa.Connection) -> None:
     """Raise CitusError with everything that the cluster lacks, as statements and lines to copy."""
-    if connection.scalar(sa.text("SELECT to_regclass('pg_dist_partition')")) is None:
+    if not is_distributed(connection):
         raise CitusError(
             "This database has no Citus. Install it on every machine, then run here: CREATE EXTENSION citus; "
             "SELECT citus_set_coordinator_host(…); SELECT citus_add_node(…)"

@@ -27,9 +27,9 @@ def embedded() -> EmbeddedPostgres:
 
 def embedded_url(name: str) -> str:
     """The URL of a database on the embedded server, which is started if necessary."""
-    server = embedded()
     from upbit_assets.postgres.migrate import migrate  # Alembic, which runs don't need
 
+    server = embedded()
     server.start(prepare=lambda: migrate(server.url("upbit")))
     return server.url(name)
 

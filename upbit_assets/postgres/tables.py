@@ -431,16 +431,22 @@ def levels(name: str, comment: str) -> sa.Column[Any]:
     return column(name, sa.ARRAY(sa.Numeric), f"{comment}, 1e-20 to 1e20, best first; {padding}")
 
 
+def order_book() -> list[sa.Column[Any]]:
+    return [
+        volume("total_ask_size", "매도 총 잔량: size of all sell orders, by the exchange"),
+        volume("total_bid_size", "매수 총 잔량: size of all buy orders, by the exchange"),
+        levels("ask_prices", "매도 호가: sell prices, in the quote currency"),
+        levels("ask_sizes", "매도 잔량: size at each sell price, in units of the coin"),
+        levels("bid_prices", "매수 호가: buy prices, in the quote currency"),
+        levels("bid_sizes", "매수 잔량: size at each buy price, in units of the coin"),
+    ]
+
+
 silver_orderbook = table(
     "silver.orderbook",
     identity(),
     market(),
-    volume("total_ask_size", "매도 총 잔량: size of all sell orders, by the exchange"),
-    volume("total_bid_size", "매수 총 잔량: size of all buy orders, by the exchange"),
-    levels("ask_prices", "매도 호가: sell prices, in the quote currency"),
-    levels("ask_sizes", "매도 잔량: size at each sell price, in units of the coin"),
-    levels("bid_prices", "매수 호가: buy prices, in the quote currency"),
-    levels("bid_sizes", "매수 잔량: size at each buy price, in units of the coin"),
+    *order_book(),
     ingested_at(),
     column("changed_at", Moment, "Time of the book's last change; same bounds as silver.ticker's traded_at"),
     computed_at(),
@@ -906,24 +912,7 @@ live_ticker = table(
 live_orderbook = table(
     "live.orderbook",
     market(),
-    volume("total_ask_size", "매도 총 잔량: size of all sell orders, by the exchange"),
-    volume("total_bid_size", "매수 총 잔량: size of all buy orders, by the exchange"),
-    column(
-        "ask_prices",
-        sa.ARRAY(sa.Numeric),
-        "매도 호가: sell prices, the lowest first; in the quote currency, 1e-20 to 1e20",
-    ),
-    column(
-        "ask_sizes", sa.ARRAY(sa.Numeric), "매도 잔량: size at each of ask_prices; in units of the coin, 1e-20 to 1e20"
-    ),
-    column(
-        "bid_prices",
-        sa.ARRAY(sa.Numeric),
-        "매수 호가: buy prices, the highest first; in the quote currency, 1e-20 to 1e20",
-    ),
-    column(
-        "bid_sizes", sa.ARRAY(sa.Numeric), "매수 잔량: size at each of bid_prices; in units of the coin, 1e-20 to 1e20"
-    ),
+    *order_book(),
     column("sent_at", Moment, "The exchange's time of the book's last change"),
     received_at(),
     batch(),

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, Vie
 from upbit_assets.dashboard.server import running
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.sandbox.market import Market
-from upbit_assets_tests.conftest import a_server
+from upbit_assets_tests.conftest import a_server, required
 
 TOP10 = "#top10 tbody tr"
 NOT_SERIOUS = ("minor", "moderate")
@@ -61,10 +61,8 @@ def chromium() -> str | None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = chromium()
-    if not found:
-        advice = "The board's tests need a Chromium: apt-get install chromium, or name one in UPBIT_TEST_CHROMIUM."
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
+    advice = "The board's tests need a Chromium: apt-get install chromium, or name one in UPBIT_TEST_CHROMIUM."
+    found = required(chromium(), advice)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield browser

@@ -1,7 +1,6 @@
 """The metrics are what the database and Dagster have, and Prometheus accepts them, the rules and the dashboard."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -35,6 +34,7 @@ from upbit_assets.settings import PROJECT
 from upbit_assets.stack import free_port
 from upbit_assets.upbit.usage import Usage
 from upbit_assets_tests import http
+from upbit_assets_tests.conftest import required
 from upbit_assets_tests.dagster_internals import EmptyWorkspaceTarget, WorkspaceProcessContext
 from upbit_assets_tests.dashboard.market_data import put
 from upbit_assets_tests.monitoring.test_status import put_figures
@@ -53,11 +53,7 @@ Values = dict[tuple[str, ...], float]
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
-    if not found:
-        advice = f"This test needs {name}: apt-get install prometheus"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
-    return str(found)
+    return required(shutil.which(name), f"This test needs {name}: apt-get install prometheus")
 
 
 def promtool(*arguments: str, given: str | None = None) -> None:

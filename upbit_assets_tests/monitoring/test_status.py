@@ -15,6 +15,7 @@ from upbit_assets.monitoring.problems import (
     check_problems,
     day_problems,
     disk_problems,
+    freshness,
     freshness_problems,
     run_problems,
 )
@@ -66,7 +67,7 @@ def test_what_stopped_is_told_from_what_is_late(
     if figures_age:
         put_figures(market_url, now - figures_age * MINUTE)
     with database.connect() as connection:
-        assert keys(freshness_problems(connection, now)) == expected
+        assert keys(freshness_problems(connection, freshness(connection), now)) == expected
 
 
 @pytest.mark.parametrize(("figures_age", "expected"), [(12, []), (16, ["late"])])
@@ -78,7 +79,7 @@ def test_figures_may_be_a_window_older_while_the_stream_takes_the_snapshots(
     put_figures(market_url, now - figures_age * MINUTE)
     with database.connect() as connection:
         record_snapshot(connection, now)
-        assert keys(freshness_problems(connection, now)) == expected
+        assert keys(freshness_problems(connection, freshness(connection), now)) == expected
 
 
 def put_figures(market_url: str, at: datetime) -> None:
@@ -121,18 +122,18 @@ def test_a_stream_that_went_silent_or_stores_nothing_is_told_where_there_was_one
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     at = now.isoformat()
     with database.connect() as connection:
-        assert keys(stream(connection, now)) == []
+        assert keys(stream(freshness(connection), now)) == []
         ask(
             market_url,
             "INSERT INTO bronze.trade_stream_raw (market, raw_data, ingested_at, traded_at, key, connection) "
             "VALUES ('KRW-BTC', '{}', now() - interval '9 minutes', now() - interval '9 minutes', '1', 'a')",
         )
-        assert keys(stream(connection, now)) == ["stream"]
+        assert keys(stream(freshness(connection), now)) == ["stream"]
         Status(at=at, role=COLLECTING, since=at, problem="The exchange has blocked this IP address.").write(folder())
-        (blocked,) = stream(connection, now)
+        (blocked,) = stream(freshness(connection), now)
         assert "The exchange has blocked this IP address." in blocked.korean
         ask(market_url, "INSERT INTO live.ticker VALUES ('KRW-BTC', 1, 0, 1, 1, now(), now(), 1)")
-        assert keys(stream(connection, now)) == ["stream-behind"]
+        assert keys(stream(freshness(connection), now)) == ["stream-behind"]
         ask(market_url, "DELETE FROM live.ticker")
 
 

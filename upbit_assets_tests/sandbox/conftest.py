@@ -1,4 +1,3 @@
-import os
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ import pytest
 
 from upbit_assets.sandbox.server import Handle, running
 from upbit_assets.settings import PROJECT
+from upbit_assets_tests.conftest import required
 
 CLIENTS = PROJECT / ".venv-clients" / "bin" / "python"
 AT = datetime(2026, 7, 30, 7, 41, 1, tzinfo=UTC)
@@ -34,9 +34,7 @@ def clients() -> Iterator[execnet.Gateway]:
     `clients.remote_exec(function, **arguments)` runs there a function that imports what it needs and begins with a
     channel, has no comprehension and takes no globals; what it sends, simple types only, the call's `receive` gives.
     """
-    if not CLIENTS.exists():
-        advice = "The exchange's clients are not installed; run: make install-clients"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(advice)
+    required(CLIENTS.exists(), "The exchange's clients are not installed; run: make install-clients")
     # they call the exchange on this machine, and some would use a proxy
     gateway = execnet.makegateway(f"popen//python={shlex.quote(str(CLIENTS))}//env:no_proxy=*")
     yield gateway
