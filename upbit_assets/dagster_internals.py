@@ -6,17 +6,31 @@ each use. Only health.py reads Dagster's heartbeats itself, because importing Da
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from logging import Logger
+from textwrap import shorten
 from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import AssetKey, AssetsDefinition, DagsterInstance, OutputContext, PartitionsDefinition, TimeWindow
+from dagster import (
+    AssetKey,
+    AssetsDefinition,
+    DagsterEvent,
+    DagsterInstance,
+    OutputContext,
+    PartitionsDefinition,
+    TimeWindow,
+)
+from dagster._core import log_manager
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+from dagster._daemon.utils import DaemonErrorCapture
+from dagster._utils.error import ExceptionInfo, serializable_error_info_from_exc_info
+from dagster_shared.error import SerializableErrorInfo
 
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
@@ -32,6 +46,7 @@ __all__ = [
     "WorkerStatus",  # part of CheckRunHealthResult
     "dagster_tables",
     "instance_of",
+    "log_errors_briefly",
     "materialize_only",
     "output_of",
     "prune",
@@ -105,6 +120,42 @@ class CachedWhenTrue:
         if names not in self.known and self.query(*arguments):
             self.known.add(names)
         return names in self.known
+
+
+ERROR_LENGTH = 500  # characters of each message
+
+
+def log_errors_briefly() -> None:
+    """Let Dagster's processes log the messages of errors without their stack traces, which the UI has.
+
+    With them a failed run is some hundred lines of the log, and no setting leaves them out.
+    """
+    log_manager._error_str_for_event = brief_error_of_event
+    DaemonErrorCapture.process_exception = staticmethod(log_briefly)
+
+
+def brief_error_of_event(event: DagsterEvent) -> str | None:
+    error = getattr(event.event_specific_data, "error", None)
+    return f"\n{brief(error)}" if error else None
+
+
+def log_briefly(exc_info: ExceptionInfo, logger: Logger, log_message: str) -> SerializableErrorInfo:
+    """Log what the daemon failed to do, a tick of a schedule for example; the result is stored with it."""
+    error = serializable_error_info_from_exc_info(exc_info)
+    logger.error("%s\n%s", log_message, brief(error))
+    return error
+
+
+def brief(error: SerializableErrorInfo) -> str:
+    """A line for the error, for each of its causes, and for the place in this project where the first arose."""
+    errors = [error]
+    while cause := errors[-1].cause or errors[-1].context:
+        errors.append(cause)
+    stack = errors[-1].stack
+    places = [frame for frame in stack if "upbit_assets" in frame] or [*stack]
+    lines = [shorten(each.message, ERROR_LENGTH, placeholder=" …") for each in errors]
+    lines += [place.strip().partition("\n")[0] for place in places[-1:]]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 REVISIONS = frozenset({"29b539ebc72a"})  # supported revisions of Dagster's schema (alembic_version)

@@ -20,9 +20,11 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import run_monitoring
 from dagster._daemon.types import DaemonHeartbeat
+from dagster._daemon.utils import DaemonErrorCapture
 
 __all__ = [
     "SCHEDULED_EXECUTION_TIME_TAG",
+    "DaemonErrorCapture",
     "DaemonHeartbeat",
     "EmptyWorkspaceTarget",
     "InstigatorState",

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import upbit_assets
 from upbit_assets import dagster_internals
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.instance import InstanceStorage, shared_engine
-from upbit_assets_tests.dagster_internals import get_alembic_config
+from upbit_assets_tests.dagster_internals import DaemonErrorCapture, get_alembic_config
 
 PACKAGE = Path(upbit_assets.__file__).parent
 MODULE = PACKAGE / "dagster_internals.py"
@@ -115,6 +117,19 @@ def test_existing_tables_are_queried_once(storage: InstanceStorage):
     assert [each for each in asked if "pg_catalog" in each] == [], (
         "it asks by another method than those of SCHEMA_QUERIES"
     )
+
+
+@pytest.mark.usefixtures("storage")
+def test_what_the_daemon_fails_to_do_is_a_few_lines_of_its_log(caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger("dagster.daemon.SensorDaemon")
+    try:
+        Path("/nowhere").read_text()
+    except OSError:
+        error = DaemonErrorCapture.process_exception(sys.exc_info(), logger=logger, log_message="A sensor failed")
+    printed = logging.Formatter().format(caplog.records[-1])
+    assert printed.startswith("A sensor failed\n  FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'\n")
+    assert len(printed.splitlines()) == 3
+    assert len(error.stack) > 1, "stored with the tick"
 
 
 def test_the_installed_dagsters_tables_are_known():

@@ -51,9 +51,9 @@ def allow_open_files() -> None:
 
 
 @contextlib.contextmanager
-def running(url: str) -> Iterator[str]:
+def running(url: str, hosts: Sequence[str] = ()) -> Iterator[str]:
     """Run the board in a thread on a free port, for the duration of the context; yields its URL."""
-    board = server(url, LOOPBACK)
+    board = server(url, (*LOOPBACK, *hosts))
     listener = listening(NAME, "127.0.0.1", 0)
     thread = threading.Thread(target=board.run, args=([listener],), name="board", daemon=True)
     thread.start()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import dagster
+import psycopg
 import pytest
 from dagster import AssetCheckKey, AssetKey, DagsterEventType, EventLogEntry
 
@@ -106,3 +108,24 @@ def test_rows_are_compressed(deployed: EmbeddedPostgres, log: list[tuple[Dagster
     assert short
     sizes = "SELECT count(*) FROM event_logs WHERE dagster_event_type LIKE 'STEP_%' AND pg_column_size(event) > 1000"
     assert ask(url_as(deployed, "dagster", "dagster"), sizes) == [(0,)]
+
+
+def test_a_failed_run_is_a_few_lines_of_the_log_and_its_stack_trace_is_stored(
+    deployed: EmbeddedPostgres, capfd: pytest.CaptureFixture[str]
+):
+    @dagster.asset
+    def unreachable() -> None:
+        psycopg.connect("host=127.0.0.1 port=1")
+
+    with an_instance(deployed) as instance:
+        run_id = dagster.materialize([unreachable], instance=instance, raise_on_error=False).run_id
+        [failure] = instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE)
+    _, _, printed = capfd.readouterr().err.partition("STEP_FAILURE")
+    step_failure, _, _ = printed.partition("RUN_FAILURE")
+    assert "127.0.0.1" in step_failure
+    assert f'File "{__file__}"' in step_failure, "where"
+    assert len(step_failure.splitlines()) < 8
+    stored = failure.get_dagster_event().step_failure_data.error
+    assert stored is not None
+    assert stored.cause is not None
+    assert len(stored.cause.stack) > 1

@@ -13,7 +13,9 @@ import yaml
 from dagster import DagsterInstance
 
 from upbit_assets.dagster_clock import RunCoordinator
-from upbit_assets.settings import PROJECT
+from upbit_assets.dashboard.server import running
+from upbit_assets.settings import PROJECT, settings
+from upbit_assets_tests import http
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
 VERSIONS = ("1.29", "1.37")
@@ -268,6 +270,18 @@ def test_network_policies_know_every_pod_by_its_role():
                 yield from named(value)
 
     assert set(named(policies)) == roles - {"migrate"}
+
+
+def test_the_board_answers_its_probes_and_prometheus(market_database: str, monkeypatch: pytest.MonkeyPatch):
+    """Both request the pod's address, which is none of the board's own host names."""
+    [board] = PODS["board"]["containers"]
+    for variable in board["env"]:
+        if variable["name"].startswith("UPBIT_BOARD") or variable["name"] == "UPBIT_METRICS":
+            monkeypatch.setenv(variable["name"], variable["value"].replace("$(POD_IP)", "10.1.2.3"))
+    paths = [board[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")]
+    with running(market_database, settings.UPBIT_BOARD_HOSTS) as url:
+        for path in (*paths, "/metrics"):
+            assert http.get(url + path, headers={"Host": "10.1.2.3:8501"}).status_code == 200
 
 
 def test_the_instance_is_that_of_dagster_yaml():
