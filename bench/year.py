@@ -21,6 +21,7 @@ from bench.webui import Page, webserver
 from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation.changed_windows import find_stale_windows
+from upbit_assets.automation.missing_trades import incomplete_windows
 from upbit_assets.dagster_internals import prune
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
@@ -230,6 +231,7 @@ def partitions(stage: Stage) -> Iterator[Result]:
         yield drop_partitions(large, TWO_YEARS - KEPT, TWO_YEARS)
         yield find_stale(large, small, KEPT, everything=False)
         yield find_stale(large, small, KEPT, everything=True)
+        yield find_missing_trades(large, small, KEPT)
         yield from by_market(large, small, KEPT)
         yield recompute_gold(large, max(28, round(GOLD_DAYS * stage.scale)))
 
@@ -287,6 +289,37 @@ def find_stale(large: MarketData, small: MarketData, days: int, *, everything: b
     of, most = ("all partitions, every ten minutes", 30) if everything else ("the newest, every ten seconds", 1.5)
     what = f"The sensor's query for stale windows in {of}, with {days} days of partitions"
     return Result(what, "the same with 14 days", ours, theirs, at_most=most)
+
+
+def find_missing_trades(large: MarketData, small: MarketData, days: int) -> Result:
+    """Coverage of the last 28 days, which is as far as it is searched, and of one day; all but an hour of it."""
+
+    def contender(data: MarketData, covered: int) -> Contender:
+        first, last = DAY - timedelta(days=covered), DAY - timedelta(hours=1)
+        data.run(
+            "INSERT INTO bronze.trade_stream_raw (market, raw_data, ingested_at, traded_at, key, connection) "
+            "VALUES ('KRW-BTC', '{}', %(first)s, %(first)s, '1', '1')",
+            first=first,
+        )
+        data.run(
+            "INSERT INTO silver.trade_coverage (window_start, market, state) SELECT at, market, 'proved' "
+            "FROM generate_series(%(first)s, %(last)s, interval '10 minutes') at, "
+            "(SELECT DISTINCT market FROM bronze.ticker_raw) AS each",
+            first=first,
+            last=last,
+        )
+        data.run("VACUUM ANALYZE silver.trade_coverage")
+
+        def once() -> None:
+            data.use()
+            with Database().connect() as connection:
+                incomplete_windows(connection, DAY)
+
+        return Contender(once)
+
+    ours, theirs = interleaved(contender(large, 28), contender(small, 1), rounds=10)
+    what = f"The sensor's query for missing trades, every ten seconds, with 28 days of trades and {days} of partitions"
+    return Result(what, "the same with one day of trades and 14 of partitions", ours, theirs, at_most=10)
 
 
 def by_market(large: MarketData, small: MarketData, days: int) -> Iterator[Result]:

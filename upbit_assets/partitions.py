@@ -122,7 +122,9 @@ class Axis:
             row = sa.select(1).where(
                 *(column >= window.c.start, column < window.c.start + self.length, self.span_of(starts, column), *which)
             )
-            return set(connection.scalars(sa.select(window.c.start).where(row.correlate(window).exists())))
+            # for EXISTS, the planner would rather compare each row with each window
+            probe = row.limit(1).correlate(window).lateral()
+            return set(connection.scalars(sa.select(window.c.start).join_from(window, probe, sa.true())))
         # A query each: Citus can't correlate a distributed table's rows with a list of windows. With literals, as the
         # plan of a prepared statement would lock all partitions.
         start, end = (sa.bindparam(name, type_=column.type, literal_execute=True) for name in ("start", "end"))

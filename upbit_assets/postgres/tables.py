@@ -721,6 +721,7 @@ silver_trade_coverage = table(
     computed_at(),
     sa.PrimaryKeyConstraint("window_start", "market"),
     sa.Index("ix_trade_coverage_missing", "window_start", postgresql_where=sa.text("missing IS NOT NULL")),
+    sa.Index("ix_trade_coverage_krw_btc", "window_start", postgresql_where=sa.text("market = 'KRW-BTC'")),
     comment="Whether all trades of each market and window were collected",
     window="window_start",
 )
