@@ -400,4 +400,4 @@ def watch(processes: list[Process]) -> None:
         former, problem = problem, status.problem()
         if problem != former:
             click.echo(problem or "The stream receives data.")
-        time.sleep(2)
+        time.sleep(5)
