@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import count
 from typing import Any
@@ -22,7 +23,7 @@ from bench.stage import codes
 TICK = 0.01  # seconds between two bursts
 TICKERS = 0.2  # share of all frames
 TRADE = (
-    '{{"type":"trade","code":"{code}","timestamp":{now},"trade_date":"2026-01-29","trade_time":"05:00:00",'
+    '{{"type":"trade","code":"{code}","timestamp":{now},"trade_date":"{at:%Y-%m-%d}","trade_time":"{at:%H:%M:%S}",'
     '"trade_timestamp":{now},"trade_price":100.5,"trade_volume":0.25,"ask_bid":"{taker}","prev_closing_price":99.0,'
     '"change":"RISE","change_price":1.5,"sequential_id":{id},"best_ask_price":101.0,"best_ask_size":12.5,'
     '"best_bid_price":100.0,"best_bid_size":3.75,"stream_type":"REALTIME"}}'
@@ -80,9 +81,9 @@ class Source:
         return sent["trade"]
 
     def frame(self, kind: str, nth: int, trade_id: int) -> bytes:
-        code, now = self.codes[nth % len(self.codes)], int(time.time() * 1000)
-        taker = "BID" if nth % 3 else "ASK"
-        return (TRADE if kind == "trade" else TICKER).format(code=code, now=now, id=trade_id, taker=taker).encode()
+        form, code, at = TRADE if kind == "trade" else TICKER, self.codes[nth % len(self.codes)], datetime.now(UTC)
+        now, taker = int(at.timestamp() * 1000), "BID" if nth % 3 else "ASK"
+        return form.format(code=code, now=now, at=at, id=trade_id, taker=taker).encode()
 
 
 async def main(port: int, a_second: float, seconds: float) -> None:

@@ -191,7 +191,8 @@ def trades(first: int, number: int, at: Callable[[int], datetime]) -> list[Trade
     for nth in range(first, first + number):
         moment = at(nth)
         now, taker = int(moment.timestamp() * 1000), "BID" if nth % 3 else "ASK"
-        text = TRADE.format(code=codes()[nth % MARKETS], now=now, id=(now << 16) + nth, taker=taker)
+        code, utc = codes()[nth % MARKETS], moment.astimezone(UTC)
+        text = TRADE.format(code=code, now=now, at=utc, id=(now << 16) + nth, taker=taker)
         made.append(trade(parse(text), text, moment, "trades-1"))
     return made
 
@@ -256,6 +257,8 @@ def closing(stage: Stage) -> Result:
             return data.busy() - before
 
         (seconds,) = interleaved(Contender(close))
+        if data.count("silver.trade_stream") != number:
+            raise RuntimeError("silver rejected trades")
     what = f"A window of all markets' {number:,} trades from bronze to gold with its proof: the database's time"
     return Result(what, "2 s", seconds, CLOSING, at_most=1)
 

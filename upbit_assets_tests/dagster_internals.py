@@ -21,6 +21,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import run_monitoring
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._daemon.utils import DaemonErrorCapture
+from dagster._grpc import server_watcher
 
 __all__ = [
     "SCHEDULED_EXECUTION_TIME_TAG",
@@ -43,4 +44,5 @@ __all__ = [
     "get_alembic_config",
     "run_monitoring",
     "runs_in_memory",
+    "server_watcher",
 ]

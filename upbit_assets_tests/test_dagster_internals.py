@@ -27,7 +27,12 @@ import upbit_assets
 from upbit_assets import dagster_internals
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.instance import InstanceStorage, shared_engine
-from upbit_assets_tests.dagster_internals import DaemonErrorCapture, get_alembic_config
+from upbit_assets_tests.dagster_internals import (
+    DaemonErrorCapture,
+    WorkspaceProcessContext,
+    get_alembic_config,
+    server_watcher,
+)
 
 PACKAGE = Path(upbit_assets.__file__).parent
 MODULE = PACKAGE / "dagster_internals.py"
@@ -130,6 +135,12 @@ def test_what_the_daemon_fails_to_do_is_a_few_lines_of_its_log(caplog: pytest.Lo
     assert printed.startswith("A sensor failed\n  FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'\n")
     assert len(printed.splitlines()) == 3
     assert len(error.stack) > 1, "stored with the tick"
+
+
+@pytest.mark.usefixtures("storage")
+def test_the_webserver_and_the_daemon_watch_the_code_at_our_interval():
+    assert WorkspaceProcessContext._start_watch_thread is dagster_internals.start_watch_thread
+    assert '"watch_interval", WATCH_INTERVAL)' in inspect.getsource(server_watcher.watch_grpc_server_thread)
 
 
 def test_the_installed_dagsters_tables_are_known():

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
-from upbit_assets.dagster_internals import log_errors_briefly, share_connections
+from upbit_assets.dagster_internals import log_errors_briefly, share_connections, watch_code_less_often
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
@@ -58,6 +58,7 @@ class InstanceStorage(DagsterPostgresStorage):
         # store a backfill's materializations in one statement: singly, each takes longer than computing its window
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         log_errors_briefly()  # they are stored with their stack traces
+        watch_code_less_often()
         engine = opened(postgres_url)
         super().__init__(postgres_url, should_autocreate_tables=False, **options)
         self.log = EventLog(postgres_url)
