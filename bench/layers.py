@@ -18,7 +18,7 @@ from upbit_assets.assets.gold import gold_market_stats
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.partitions import WINDOW, windows
 from upbit_assets.postgres import tables
-from upbit_assets.postgres_io import Derived, Load, in_window
+from upbit_assets.postgres_io import Load, in_window
 from upbit_assets.postgres_io.writer import PLANNER, CreateStage
 
 BUILT = ("silver.ticker", "silver.ticker_rejected", "silver.ticker_build")
@@ -127,7 +127,7 @@ def by_hand(market_data: MarketData, loads: list[Load], window: TimeWindow) -> I
 
 def statements(load: Load, window: TimeWindow) -> Iterator[sa.ClauseElement]:
     for stage, staged in load.staged.items():
-        yield CreateStage(stage, staged.rows if isinstance(staged, Derived) else staged)
+        yield CreateStage(stage, staged)
     for table, rows in load.tables.items():
         select: Any = rows
         yield sa.delete(table).where(in_window(table, window))

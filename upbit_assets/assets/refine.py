@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster import MetadataValue, TimeWindow
 
 from upbit_assets.partitions import Axis, days
-from upbit_assets.postgres_io import Derived, Load, Metadata, Rows, in_window, stage
+from upbit_assets.postgres_io import Load, Metadata, Rows, in_window, stage
 from upbit_assets.settings import UPBIT_OPENED
 
 # Upbit's figures are far within these bounds; jsonb would accept 1e-400 and 1e400
@@ -54,8 +54,8 @@ class Refinement:
 
     def load(self, bronze: sa.Select[Any], further: Further = lambda _row: {}) -> Load:
         """The window's silver, rejected rows and row counts, and what `further` derives from the validated rows."""
-        validated = Derived(bronze, self.validated)
-        row = stage("validated", validated.rows)
+        validated = self.validated(bronze.subquery("source"))
+        row = stage("validated", validated)
         return Load(
             {
                 self.silver: self.accepted_rows(row),
@@ -145,8 +145,11 @@ class Refinement:
 
 def optimization_fence(rows: sa.Select[Any]) -> sa.Subquery:
     """A subquery that the planner doesn't inline: otherwise it would extract a field from the JSON once per use.
-    OFFSET 0 would prevent parallel plans too; OFFSET NULL doesn't."""
-    return rows.offset(sa.literal_column("NULL")).subquery()
+
+    A volatile column prevents that, and unlike OFFSET neither parallel plans nor execution on a Citus cluster's shards.
+    """
+    fenced = rows.add_columns(sa.func.clock_timestamp().label("fence")).subquery()
+    return sa.select(*(column for column in fenced.c if column.name != "fence")).subquery()
 
 
 def first_name(names: str) -> str:

@@ -10,7 +10,6 @@ from .io_manager import PostgresIOManager, asset_writer, no_retry_on_interrupt, 
 from .locks import lock_key, locked
 from .writer import (
     WRITE_CHANNEL,
-    Derived,
     Load,
     Metadata,
     Rows,
@@ -28,7 +27,6 @@ from .writer import (
 __all__ = [
     "REFUSALS",
     "WRITE_CHANNEL",
-    "Derived",
     "Difference",
     "Load",
     "Metadata",

@@ -38,31 +38,6 @@ WRITE_CHANNEL = "asset_written"
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A staged relation with the rows that it is computed from.
-
-    In a Citus cluster, these are staged too: each subquery with an optimization fence would otherwise be executed by
-    itself and its result copied to the coordinator. Elsewhere that would only cost time, and parallel workers.
-    """
-
-    source: sa.Select[Any]
-    derive: Callable[[sa.FromClause], sa.Select[Any]]
-
-    @property
-    def rows(self) -> sa.Select[Any]:
-        return self.derive(self.source.subquery("source"))
-
-    def create(self, connection: sa.Connection, table: sa.TableClause) -> None:
-        if not is_distributed(connection):
-            connection.execute(CreateStage(table, self.rows))
-            return
-        source = stage(f"source_of_{table.name}", self.source)
-        connection.execute(CreateStage(source, self.source))
-        connection.execute(CreateStage(table, self.derive(source)))
-        connection.execute(sa.text(f"DROP TABLE {connection.dialect.identifier_preparer.format_table(source)}"))
-
-
-@dataclass(frozen=True)
 class Load:
     """Several tables written in one transaction, in this order; the asset's own table comes first.
 
@@ -74,7 +49,7 @@ class Load:
 
     tables: Mapping[sa.Table, Rows]
     describe: Callable[[sa.Connection, TimeWindow], Metadata] = lambda _connection, _window: {}
-    staged: Mapping[sa.TableClause, sa.Select[Any] | Derived] = field(default_factory=dict)
+    staged: Mapping[sa.TableClause, sa.Select[Any]] = field(default_factory=dict)
 
     def storable(self, connection: sa.Connection) -> "Load":
         """The same, with documents that jsonb rejects as strings."""
@@ -107,14 +82,11 @@ def create_stage(element: CreateStage, compiler: Any, **options: Any) -> str:
     return f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {compiler.process(element.rows, **options)}"
 
 
-def create_stages(connection: sa.Connection, staged: Mapping[sa.TableClause, sa.Select[Any] | Derived]) -> None:
+def create_stages(connection: sa.Connection, staged: Mapping[sa.TableClause, sa.Select[Any]]) -> None:
     """Create temporary tables in the connection's transaction, and adapt the planner to missing statistics."""
     connection.execute(PLANNER)
     for each, rows in staged.items():
-        if isinstance(rows, Derived):
-            rows.create(connection, each)
-        else:
-            connection.execute(CreateStage(each, rows))
+        connection.execute(CreateStage(each, rows))
 
 
 def is_distributed(connection: sa.Connection) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from upbit_assets.check_results import delete_dropped_results
 from upbit_assets.cli import main
 from upbit_assets.dashboard.endpoints import ENDPOINTS
 from upbit_assets.dashboard.parameters import RequestError, parse
-from upbit_assets.feeds import FEEDS, GOLD_TABLES
+from upbit_assets.feeds import FEEDS, GOLD_TABLES, Feed
 from upbit_assets.metabase import declared
 from upbit_assets.monitoring.status import report
 from upbit_assets.partitions import DAY, days
@@ -35,7 +36,7 @@ from upbit_assets.retention import require_kept
 from upbit_assets.stale import collected, stale
 from upbit_assets_tests.conftest import copy_of_upbit
 from upbit_assets_tests.pipeline import compute
-from upbit_assets_tests.scaling.refusals import refusing
+from upbit_assets_tests.scaling.refusals import kinds, reads_distributed, refusing, requires_merge, tree_of, walk
 
 CARDS = Path(declared.__file__).with_name("cards")
 ASSETS = (
@@ -277,6 +278,23 @@ def test_the_stand_in_refuses_the_queries_that_citus_refuses(
 ):
     with engine_for(cluster).connect() as connection, pytest.raises(psycopg.errors.FeatureNotSupported, match=why):
         connection.execute(sa.text(query.replace("::", "\\:\\:")))
+
+
+@pytest.mark.parametrize("feed", FEEDS, ids=attrgetter("name"))
+def test_silver_is_computed_on_the_machines_that_have_the_raw_rows(
+    refusing_queries: list[str], cluster: str, feed: Feed
+):
+    """For a limit, and for a window function over several markets, Citus would first copy them to the coordinator."""
+    refinement = feed.refinement
+    rows = refinement.validated(sa.select(refinement.bronze).subquery("bronze"))
+    compiled: Any = rows.compile(engine_for(cluster), compile_kwargs={"render_postcompile": True})
+    with psycopg.connect(cluster) as owner:
+        query = psycopg.ClientCursor(owner).mogrify(str(compiled), compiled.params)
+        relations, tree = kinds(owner), tree_of(owner, query)
+    read = [each for each, _ in walk(tree) if each["node"] == "QUERY" and reads_distributed(each, relations)]
+    assert len(read) > 3
+    assert not any(map(requires_merge, read))
+    assert "market" in refinement.identity, "by which row_number is partitioned"
 
 
 def queries(connection: sa.Connection) -> Iterator[Callable[[], object]]:
