@@ -250,7 +250,8 @@ regardless of the exchange's rate limits.
 are space not reclaimed by vacuum, the write-ahead log and the exchange's market list.
 
 Everything other than the data is that of `make up` with default settings, without the offline exchange: ten minutes,
-extrapolated to a day. A month has 30 days, a year 365.
+extrapolated to a day. A month has 30 days, a year 365. Sizes are the same on every machine; CPU-hours are not, and on
+one and the same virtual machine they varied threefold, with what else its host did.
 
 {table}
 """
