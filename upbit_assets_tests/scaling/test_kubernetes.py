@@ -276,7 +276,7 @@ def test_the_board_answers_its_probes_and_prometheus(market_database: str, monke
     """Both request the pod's address, which is none of the board's own host names."""
     [board] = PODS["board"]["containers"]
     for variable in board["env"]:
-        if variable["name"].startswith("UPBIT_BOARD") or variable["name"] == "UPBIT_METRICS":
+        if variable["name"] in {"UPBIT_BOARD_HOSTS", "UPBIT_METRICS"}:
             monkeypatch.setenv(variable["name"], variable["value"].replace("$(POD_IP)", "10.1.2.3"))
     paths = [board[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")]
     with running(market_database, settings.UPBIT_BOARD_HOSTS) as url:
