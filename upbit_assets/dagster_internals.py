@@ -35,6 +35,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from upbit_assets.postgres.resource import instance_url
 from upbit_assets.postgres.url import sqlalchemy_url
+from upbit_assets.settings import PROJECT
 
 # names that are re-exported
 __all__ = [
@@ -143,6 +144,7 @@ def start_watch_thread(context: WorkspaceProcessContext, origin: Any) -> None:
 
 
 ERROR_LENGTH = 500  # characters of each message
+OURS = f'File "{PROJECT / "upbit_assets"}'
 
 
 def log_errors_briefly() -> None:
@@ -172,7 +174,7 @@ def brief(error: SerializableErrorInfo) -> str:
     while cause := errors[-1].cause or errors[-1].context:
         errors.append(cause)
     stack = errors[-1].stack
-    places = [frame for frame in stack if "upbit_assets" in frame] or [*stack]
+    places = [frame for frame in stack if OURS in frame] or [*stack]
     lines = [shorten(each.message, ERROR_LENGTH, placeholder=" …") for each in errors]
     lines += [place.strip().partition("\n")[0] for place in places[-1:]]
     return "\n".join(f"  {line}" for line in lines)
