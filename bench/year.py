@@ -219,8 +219,7 @@ def pruned(large: str, small: str) -> Result:
         counts.append(prune(engine, datetime.now(UTC)))
         seconds.append((time.perf_counter() - began) / counts[-1])
     what = f"Retention of Dagster's event log, per run: {counts[0]:,} runs in {readable(seconds[0] * counts[0])}"
-    # the larger indexes are no longer in the cache
-    return Result(what, f"the same of {counts[1]:,} runs", seconds[0], seconds[1], at_most=4)
+    return Result(what, f"the same of {counts[1]:,} runs", seconds[0], seconds[1], at_most=1.5)
 
 
 def partitions(stage: Stage) -> Iterator[Result]:
@@ -250,8 +249,7 @@ def create_partitions(large: MarketData, days: int, small: MarketData) -> Result
         counts.append(count_partitions(data) - before)
         seconds.append(taken / counts[-1])
     what = f"Creating the partitions of {days} days, per partition: {counts[0]:,} in {readable(seconds[0] * counts[0])}"
-    # PostgreSQL compares each new partition's bounds with those of all others
-    return Result(what, f"the same of 14 days: {counts[1]:,}", seconds[0], seconds[1], at_most=4)
+    return Result(what, f"the same of 14 days: {counts[1]:,}", seconds[0], seconds[1], at_most=2)
 
 
 def drop_partitions(data: MarketData, days: int, of: int) -> Result:
@@ -337,8 +335,7 @@ def by_market(large: MarketData, small: MarketData, days: int) -> Iterator[Resul
     day = "AND ingested_at > now() - interval '1 day'"
     ours, theirs = interleaved(contender(large, day), contender(small, day), rounds=10)
     what = f"A market's newest ticker by a query with a time range, with {days} days of partitions"
-    # of which most is planning
-    yield Result(what, "the same with 14 days", ours / 20, theirs / 20, at_most=3)
+    yield Result(what, "the same with 14 days", ours / 20, theirs / 20, at_most=1.5)
     ours, theirs = interleaved(contender(large, ""), contender(large, day), rounds=10)
     yield Result("The same without a time range", "with a time range", ours / 20, theirs / 20, at_most=100)
 
