@@ -34,6 +34,12 @@ TICKER = (
 )
 
 
+def frame_text(form: str, code: str, nth: int, at: datetime, trade_id: int) -> str:
+    """A market's frame at a moment; its date and time are in UTC, as the exchange's."""
+    now, taker = int(at.timestamp() * 1000), "BID" if nth % 3 else "ASK"
+    return form.format(code=code, now=now, at=at.astimezone(UTC), id=trade_id, taker=taker)
+
+
 class Source:
     """The parts of the exchange that the stream uses."""
 
@@ -81,9 +87,8 @@ class Source:
         return sent["trade"]
 
     def frame(self, kind: str, nth: int, trade_id: int) -> bytes:
-        form, code, at = TRADE if kind == "trade" else TICKER, self.codes[nth % len(self.codes)], datetime.now(UTC)
-        now, taker = int(at.timestamp() * 1000), "BID" if nth % 3 else "ASK"
-        return form.format(code=code, now=now, at=at, id=trade_id, taker=taker).encode()
+        form, code = TRADE if kind == "trade" else TICKER, self.codes[nth % len(self.codes)]
+        return frame_text(form, code, nth, datetime.now(UTC), trade_id).encode()
 
 
 async def main(port: int, a_second: float, seconds: float) -> None:

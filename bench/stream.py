@@ -19,7 +19,7 @@ import psutil
 from dagster import TimeWindow
 
 from bench.board import p99, served
-from bench.frames import TRADE
+from bench.frames import TRADE, frame_text
 from bench.measure import Contender, Result, interleaved
 from bench.stage import DAY, MARKETS, MINUTE, MarketData, Stage, codes, output_of, tickers
 from upbit_assets.assets.gold import gold_trade_stats
@@ -190,9 +190,8 @@ def trades(first: int, number: int, at: Callable[[int], datetime]) -> list[Trade
     made = []
     for nth in range(first, first + number):
         moment = at(nth)
-        now, taker = int(moment.timestamp() * 1000), "BID" if nth % 3 else "ASK"
-        code, utc = codes()[nth % MARKETS], moment.astimezone(UTC)
-        text = TRADE.format(code=code, now=now, at=utc, id=(now << 16) + nth, taker=taker)
+        trade_id = (int(moment.timestamp() * 1000) << 16) + nth
+        text = frame_text(TRADE, codes()[nth % MARKETS], nth, moment, trade_id)
         made.append(trade(parse(text), text, moment, "trades-1"))
     return made
 

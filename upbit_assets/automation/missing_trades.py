@@ -132,8 +132,8 @@ def unverified_windows(connection: sa.Connection, since: datetime, now: datetime
         return set()
     since = max(since, windows.at(begun).start, kept_from or since)
     computed = windows.at(now - COMPUTED).start
-    found = connection.scalars(WITH_KRW_BTC, {"since": since, "computed": computed})
-    lacking = sorted({*windows.starts_in(TimeWindow(since, computed))}.difference(found))
+    found = set(connection.scalars(WITH_KRW_BTC, {"since": since, "computed": computed}))
+    lacking = [start for start in windows.starts_in(TimeWindow(since, computed)) if start not in found]
     return set(lacking) - windows.with_rows(connection, tables.silver_trade_coverage, lacking)
 
 
