@@ -25,9 +25,10 @@ from dagster import (
 
 from upbit_assets import checks as ticker_checks
 from upbit_assets import day_checks, figure_checks
+from upbit_assets.assets.coverage import REPORTING_DELAY
 from upbit_assets.dagster_internals import output_of
 from upbit_assets.definitions import MarketDataIOManager, defs
-from upbit_assets.partitions import RANGE_END, RANGE_START, SEOUL, Axis, days, windows
+from upbit_assets.partitions import DAY, RANGE_END, RANGE_START, SEOUL, Axis, days, windows
 from upbit_assets.postgres import tables
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres_io import REFUSALS, Records, copy_records, in_window, storable
@@ -101,6 +102,11 @@ def now() -> datetime:
     if left < SECONDS_A_TEST:
         time.sleep(left + 0.01)
     return datetime.now(UTC)
+
+
+def final_day() -> datetime:
+    """The start of the newest day to which the exchange adds nothing any more."""
+    return days.at(now() - REPORTING_DELAY).start - DAY
 
 
 def run_errors(result: ExecuteInProcessResult) -> str:

@@ -23,6 +23,7 @@ from upbit_assets_tests.pipeline import (
     ask,
     compute,
     evaluate,
+    final_day,
     materialize,
     put_bronze,
     run_errors,
@@ -238,7 +239,7 @@ def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database
 def test_all_checks_pass_on_the_offline_exchanges_data(
     market_url: str, database: Database, exchange: Handle, monkeypatch: pytest.MonkeyPatch
 ):
-    yesterday = days.at(datetime.now(UTC)).start - DAY
+    yesterday = final_day()
     market = "USDT-BTC"  # hundreds of trades a day
     for variable in ("UPBIT_CANDLE_MARKETS", "UPBIT_TRADE_MARKETS"):
         monkeypatch.setenv(variable, market)

@@ -1,6 +1,6 @@
 """A diff shows what the present code would compute from bronze, and writes nothing."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import psycopg
@@ -27,6 +27,7 @@ from upbit_assets_tests.pipeline import (
     checks,
     compute,
     evaluate,
+    final_day,
     materialize,
     put_bronze,
     run_errors,
@@ -189,7 +190,7 @@ def test_every_partitioned_asset_of_silver_and_gold_has_a_diff():
 
 def test_a_day_of_candles(market_url: str, exchange: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("UPBIT_CANDLE_MARKETS", "KRW-BTC")
-    day = days.at(datetime.now(UTC)).start - DAY
+    day = final_day()
     result = materialize("bronze_candle_raw", "silver_candle", "gold_market_daily", first=day, axis=days)
     assert result.success, run_errors(result)
     key = days.key_of(day)

@@ -33,11 +33,10 @@ from upbit_assets.postgres.resource import Database
 from upbit_assets.stale import stale
 from upbit_assets_tests.conftest import copy_of_upbit, empty
 from upbit_assets_tests.deployment.conftest import an_instance
-from upbit_assets_tests.pipeline import PAST, ask, materialize, put_bronze, rows, run_errors, ticker
+from upbit_assets_tests.pipeline import PAST, ask, materialize, now, put_bronze, rows, run_errors, ticker
 
-MIDNIGHT = datetime.now(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
-OLD, EDGE = MIDNIGHT - 30 * DAY, MIDNIGHT - 10 * DAY
+MIDNIGHT = OLD = EDGE = PAST  # replaced by today
 UNSET = [f"UPBIT_KEEP_{what}_DAYS" for what in ("BRONZE", "SILVER", "GOLD", "DAGSTER")]
 
 
@@ -48,6 +47,14 @@ def dagster_url(server: EmbeddedPostgres) -> str:
         connection.execute("ALTER DATABASE dagster SET timezone = 'UTC'")
     with an_instance(server, "postgres"):
         return server.url("dagster")
+
+
+@pytest.fixture(autouse=True)
+def today() -> None:
+    """The times that tests use, on a day that doesn't end meanwhile. OLD is always of a month before EDGE's."""
+    global MIDNIGHT, OLD, EDGE
+    MIDNIGHT = now().astimezone(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
+    OLD, EDGE = MIDNIGHT - 45 * DAY, MIDNIGHT - 10 * DAY
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +72,7 @@ def separate_database(server: EmbeddedPostgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def market(separate_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def market(separate_database: str, today: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty database with partitions for OLD and for the days around EDGE, which is also UPBIT_POSTGRES_URL."""
     empty(separate_database)
     monkeypatch.setenv("UPBIT_POSTGRES_URL", separate_database)
@@ -142,8 +149,7 @@ class TestDropping:
         first_kept = f"gold.market_stats_{EDGE:%Y%m}"
         assert min(partitions_of(market, "gold.market_stats") - {"gold.market_stats_default"}) == first_kept
         noted = ask(market, "SELECT kept_from FROM bronze.retention WHERE table_name = 'gold.market_stats'")
-        dropped = [(EDGE.replace(day=1),)] if OLD.month != EDGE.month else []
-        assert noted == dropped, "kept data is not recorded as dropped"
+        assert noted == [(EDGE.replace(day=1),)], "kept data is not recorded as dropped"
 
     def test_check_results_are_deleted_with_their_windows(self, market: str, monkeypatch: pytest.MonkeyPatch):
         put(OLD, EDGE)

@@ -1,13 +1,12 @@
 """The exchange's hosts in Singapore, Indonesia and Thailand, which have neither KST nor the Korean fields."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 
-from upbit_assets.partitions import DAY, days
+from upbit_assets.partitions import days
 from upbit_assets.sandbox.server import Handle, running
-from upbit_assets_tests.pipeline import CHAIN, ask, checks, materialize, now, run_errors
+from upbit_assets_tests.pipeline import CHAIN, ask, checks, final_day, materialize, now, run_errors
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +36,7 @@ def test_tickers_and_books_become_gold(market_url: str, regional: Handle):
 
 
 def test_candles_and_trades_become_gold(market_url: str, regional: Handle):
-    result = materialize(*DAILY, first=days.at(datetime.now(UTC)).start - DAY, axis=days)
+    result = materialize(*DAILY, first=final_day(), axis=days)
     assert result.success, run_errors(result)
     assert [name for name, check in checks(result).items() if not check.passed] == []
     assert ask(market_url, "SELECT market, vwap_source, minutes_missing FROM gold.market_daily") == [

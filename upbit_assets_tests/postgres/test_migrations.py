@@ -100,6 +100,7 @@ class TestSchema:
             return [owner.execute(columns).fetchall(), sorted(map(repr, owner.execute(rights)))]
 
         put_raw(owner, AHEAD)
+        migrate(market_url)  # a day may have begun since the first time
         before = everything()
         migrate(market_url)
 
@@ -354,8 +355,11 @@ class TestPartitions:
         made = [column(another_owner, one, AHEAD, AHEAD + 249 * DAY) for _ in range(4)]
         assert made == [[100], [100], [50], [0]]
 
-    def test_a_migrated_database_has_partitions_for_two_weeks(self, another_owner: psycopg.Connection[Any]):
+    def test_a_migrated_database_has_partitions_for_two_weeks(
+        self, another_owner: psycopg.Connection[Any], another_url: str
+    ):
         now = datetime.now(UTC)
+        migrate(another_url)
         for at in (now - DAY, now, now + DAYS_AHEAD):
             put_raw(another_owner, at)
 
