@@ -8,6 +8,7 @@ from upbit_assets import archive, checks, day_checks, diff, figure_checks, reten
 from upbit_assets.assets import bronze, gold, markets, silver
 from upbit_assets.automation import changed_windows, jobs, missing_days, missing_trades, schedules
 from upbit_assets.collected import CollectedIOManager
+from upbit_assets.dagster_internals import fork_runs
 from upbit_assets.exchange import Exchange
 from upbit_assets.postgres.resource import Database
 from upbit_assets.postgres.tables import metadata
@@ -74,6 +75,8 @@ if archive.is_configured():
             schedules=[archives.archive_daily],
         ),
     )
+
+fork_runs("upbit_assets.run_imports")
 
 # don't traverse loaded modules at exit, which takes half a second of each run
 gc.freeze()

@@ -16,8 +16,9 @@ from dagster._core.storage.event_log import in_memory as events_in_memory
 from dagster._core.storage.runs import in_memory as runs_in_memory
 from dagster._core.storage.sql import get_alembic_config
 from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget, GrpcServerTarget
 from dagster._daemon.monitoring import run_monitoring
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._daemon.utils import DaemonErrorCapture
@@ -28,6 +29,7 @@ __all__ = [
     "DaemonErrorCapture",
     "DaemonHeartbeat",
     "EmptyWorkspaceTarget",
+    "GrpcServerTarget",
     "InstigatorState",
     "InstigatorStatus",
     "InstigatorType",
@@ -40,6 +42,7 @@ __all__ = [
     "TickStatus",
     "WorkerStatus",
     "WorkspaceProcessContext",
+    "create_run_for_test",
     "events_in_memory",
     "get_alembic_config",
     "run_monitoring",

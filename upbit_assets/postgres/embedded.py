@@ -26,6 +26,7 @@ import psycopg
 DATABASES = {"dagster": "UTC", "upbit": "Asia/Seoul"}  # with their time zones; Dagster requires UTC
 SUPERUSER = "postgres"
 START_ATTEMPTS = 60  # 0.25 s apart
+ASK_EVERY = 5  # seconds; each time it is asked whether it answers, the server starts a process
 MAX_SOCKET_PATH = 90  # the kernel's limit is 107 bytes, including PostgreSQL's /.s.PGSQL.5432.lock
 PORT = "5432"  # only part of the socket's name
 SETTINGS = {
@@ -80,6 +81,7 @@ class EmbeddedPostgres:
         self.binaries = binaries or wheel_binaries()
         self.data = self.folder / "data"
         self.log = self.folder / "server.log"
+        self._answered_at = float("-inf")
 
     @property
     def socket(self) -> Path:
@@ -97,7 +99,19 @@ class EmbeddedPostgres:
             psycopg.connect(self.url("postgres"), connect_timeout=5).close()
         except psycopg.OperationalError:
             return False
+        self._answered_at = time.monotonic()
         return True
+
+    def _answers_still(self) -> bool:
+        """Whether it answered at most ASK_EVERY seconds ago, and its process wasn't killed since; else whether it does.
+
+        A server that was stopped is not ready.
+        """
+        if time.monotonic() - self._answered_at >= ASK_EVERY:
+            return self.answers()
+        with suppress(OSError, ValueError):
+            return psutil.pid_exists(int(self._postmaster.read_text().split()[0]))
+        return False
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> bool:
         """Start the server, with its databases, unless it is running; returns whether this call started it.
@@ -108,7 +122,7 @@ class EmbeddedPostgres:
             EmbeddedPostgresError: it could not be started; the message has the end of its log.
         """
         forget_other_servers()
-        if self._ready() and self.answers():
+        if self._ready() and self._answers_still():
             return False
         with self._lock():
             started = not self.answers()

@@ -22,7 +22,10 @@ class DatabaseError(RuntimeError):
 
 
 def embedded() -> EmbeddedPostgres:
-    return EmbeddedPostgres(settings.DAGSTER_HOME / ".postgres")
+    return embedded_in(settings.DAGSTER_HOME / ".postgres")
+
+
+embedded_in = functools.cache(EmbeddedPostgres)
 
 
 def embedded_url(name: str) -> str:

@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
+import psutil
 import psycopg
 import pytest
 from dagster import DagsterInstance
@@ -14,6 +17,7 @@ from dagster import DagsterInstance
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.migrate import migrate
 from upbit_assets.settings import PROJECT
+from upbit_assets.stack import free_port
 from upbit_assets_tests.conftest import BINARIES
 
 PASSWORDS = {
@@ -76,3 +80,18 @@ def an_instance(server: EmbeddedPostgres, login: str = "dagster") -> Iterator[Da
         (Path(home) / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
         with DagsterInstance.from_config(home) as instance:
             yield instance
+
+
+@contextmanager
+def code_location(folder: Path, code: str) -> Iterator[tuple[psutil.Process, int]]:
+    """The server of a code location with this code, and its port."""
+    file, port = folder / "code.py", free_port(4100)
+    file.write_text(code)
+    command = ["api", "grpc", "--lazy-load-user-code", "--port", str(port), "--python-file", str(file)]
+    with subprocess.Popen([Path(sys.executable).parent / "dagster", *command], stderr=subprocess.DEVNULL) as server:
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+                grpc.channel_ready_future(channel).result(timeout=60)
+            yield psutil.Process(server.pid), port
+        finally:
+            server.kill()

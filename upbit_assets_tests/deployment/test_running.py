@@ -27,14 +27,13 @@ from upbit_assets import health, launcher
 from upbit_assets.partitions import windows
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets.postgres.instance import EventLog
-from upbit_assets.stack import free_port
 from upbit_assets_tests.dagster_internals import (
     EmptyWorkspaceTarget,
     WorkerStatus,
     WorkspaceProcessContext,
     run_monitoring,
 )
-from upbit_assets_tests.deployment.conftest import an_instance, url_as
+from upbit_assets_tests.deployment.conftest import an_instance, code_location, url_as
 from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
 
@@ -44,17 +43,8 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def broken_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a running code location whose code doesn't load."""
-    code = tmp_path_factory.mktemp("location") / "code.py"
-    code.write_text("1 / 0")
-    port = free_port(4100)
-    command = ["api", "grpc", "--lazy-load-user-code", "--port", str(port), "--python-file", str(code)]
-    with subprocess.Popen([Path(sys.executable).parent / "dagster", *command], stderr=subprocess.DEVNULL) as server:
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
-            yield port
-        finally:
-            server.kill()
+    with code_location(tmp_path_factory.mktemp("location"), "1 / 0") as (_, port):
+        yield port
 
 
 class TestHealth:

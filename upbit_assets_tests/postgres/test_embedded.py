@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import psycopg
@@ -135,6 +136,19 @@ def test_a_later_process_attaches_without_preparing(up: EmbeddedPostgres):
 
     assert up.start(prepare=lambda: prepared.append("full_refresh")) is False
     assert prepared == []
+
+
+def test_a_running_server_is_asked_once_in_a_while_whether_it_answers(
+    up: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+):
+    asked = Mock(wraps=up.answers)
+    monkeypatch.setattr(up, "answers", asked)
+    assert [up.start() for _ in range(20)] == [False] * 20
+    assert asked.call_count <= 1
+    asked.reset_mock()
+    monkeypatch.setattr("upbit_assets.postgres.embedded.ASK_EVERY", 0)
+    assert not up.start()
+    assert asked.call_count >= 1
 
 
 def test_it_does_not_listen_on_tcp(up: EmbeddedPostgres):
