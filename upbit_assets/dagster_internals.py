@@ -5,10 +5,12 @@ each use. Only health.py reads Dagster's heartbeats itself, because importing Da
 """
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from logging import Logger
+from tempfile import gettempdir
 from textwrap import shorten
 from types import SimpleNamespace
 from typing import Any
@@ -128,13 +130,17 @@ class CachedWhenTrue:
         return names in self.known
 
 
+MAX_TEMPORARY_FOLDER = 70  # bytes; the process that forks has a socket there, whose path has at most 107
+
+
 def fork_runs(preload: str) -> None:
     """In a code location's server: fork each run from a process that has imported the module `preload`.
 
-    By default each run is a new Python process, whose imports take half of its CPU time.
+    By default each run is a new Python process, whose imports take half of its CPU time. So it stays if the path of
+    the folder for temporary files is too long.
     """
     server = sys.modules.get("dagster._grpc.server")
-    if server is None:  # this is another process
+    if server is None or len(os.fsencode(gettempdir())) > MAX_TEMPORARY_FOLDER:
         return
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["dagster._cli", "dagster._grpc.impl", preload])

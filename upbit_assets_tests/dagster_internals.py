@@ -22,6 +22,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget, GrpcServer
 from dagster._daemon.monitoring import run_monitoring
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._daemon.utils import DaemonErrorCapture
+from dagster._grpc import server as grpc_server
 from dagster._grpc import server_watcher
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "create_run_for_test",
     "events_in_memory",
     "get_alembic_config",
+    "grpc_server",
     "run_monitoring",
     "runs_in_memory",
     "server_watcher",

@@ -31,6 +31,7 @@ from upbit_assets_tests.dagster_internals import (
     DaemonErrorCapture,
     WorkspaceProcessContext,
     get_alembic_config,
+    grpc_server,
     server_watcher,
 )
 
@@ -141,6 +142,12 @@ def test_what_the_daemon_fails_to_do_is_a_few_lines_of_its_log(caplog: pytest.Lo
 def test_the_webserver_and_the_daemon_watch_the_code_at_our_interval():
     assert WorkspaceProcessContext._start_watch_thread is dagster_internals.start_watch_thread
     assert '"watch_interval", WATCH_INTERVAL)' in inspect.getsource(server_watcher.watch_grpc_server_thread)
+
+
+def test_runs_are_not_forked_if_the_path_of_the_temporary_folder_is_too_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", "/" + "긴" * 24)
+    dagster_internals.fork_runs("upbit_assets.run_imports")
+    assert not hasattr(grpc_server.DagsterApiServer, "_mp_ctx")
 
 
 def test_the_installed_dagsters_tables_are_known():
