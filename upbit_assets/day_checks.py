@@ -9,6 +9,7 @@ from dagster import AssetChecksDefinition, AssetCheckSeverity, TimeWindow
 
 from upbit_assets import feeds
 from upbit_assets.assets import named
+from upbit_assets.assets.coverage import REPORTING_DELAY
 from upbit_assets.check_results import Result, Results, checks_of, window_check
 from upbit_assets.checks import accounted_for, by_window, ranked
 from upbit_assets.partitions import DAY, days, windows
@@ -45,19 +46,22 @@ def every_two_sided_book_has_figures(connection: sa.Connection, span: TimeWindow
 
 @window_check(AssetCheckSeverity.WARN)
 def every_minute_was_collected(connection: sa.Connection, span: TimeWindow) -> Results:
-    """For each market of a past day, every minute was collected, none is rejected, and the day's volume is verified."""
+    """For each market of a final day, every minute was collected, none is rejected, and the day's volume is verified.
+
+    A day passes until the exchange adds nothing to it any more.
+    """
     coverage, rejected = tables.silver_candle_coverage, tables.silver_candle_rejected
     known = sa.select(coverage.c.day, coverage.c.market).where(in_window(coverage, span))
     # a candle without a market may be missing in any of them
     named_market = sa.func.coalesce(sa.func.nullif(rejected.c.market, ""), "(none)")
     unknown = sa.except_(sa.select(rejected.c.day, named_market).where(in_window(rejected, span)), known)
     lacking = sa.union(known.where((coverage.c.minutes_missing > 0) | coverage.c.proved.is_(False)), unknown)
-    missing, now = by_window(connection, lacking), datetime.now(UTC)
+    missing, final_until = by_window(connection, lacking), datetime.now(UTC) - REPORTING_DELAY
     return {
         start: Result(
-            start + DAY > now or not missing[start],
+            start + DAY > final_until or not missing[start],
             {"incomplete": named(missing[start])},
-            "The day is not over." if start + DAY > now else None,
+            "The exchange may still add to the day." if start + DAY > final_until else None,
         )
         for start in days.starts_in(span)
     }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
+from upbit_assets import day_checks
 from upbit_assets.assets.gold import gold_market_daily, gold_orderbook_stats
 from upbit_assets.assets.silver import silver_candle, silver_orderbook, silver_ticker, silver_trade
 from upbit_assets.partitions import DAY, MINUTE, WINDOW, Axis, days, windows
@@ -25,6 +26,7 @@ from upbit_assets_tests.pipeline import (
     evaluate,
     final_day,
     materialize,
+    now,
     put_bronze,
     run_errors,
     ticker,
@@ -210,7 +212,19 @@ def test_an_unfinished_day_may_be_incomplete(market_url: str, database: Database
     evaluation = evaluate(*COVERAGE, today, axis=days)
 
     assert evaluation.passed
-    assert "The day is not over." in (evaluation.description or "")
+    assert "The exchange may still add to the day." in (evaluation.description or "")
+
+
+@pytest.mark.parametrize("may_add", [True, False])
+def test_a_day_may_be_incomplete_as_long_as_the_exchange_may_add_to_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch, may_add: bool
+):
+    yesterday = days.at(now()).start - DAY
+    cover(database, "candle", "KRW-A", yesterday, yesterday)
+    compute(database, silver_candle, yesterday)
+    since_its_end = datetime.now(UTC) - yesterday - DAY
+    monkeypatch.setattr(day_checks, "REPORTING_DELAY", since_its_end + (MINUTE if may_add else -MINUTE))
+    assert evaluate(*COVERAGE, yesterday, axis=days).passed is may_add
 
 
 def test_a_wrong_window_of_books_fails_alone(market_url: str, database: Database):
