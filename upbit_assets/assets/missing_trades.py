@@ -1,7 +1,7 @@
 """Requests trades that the stream missed over REST: exactly the markets and intervals that the counters show."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -95,11 +95,25 @@ def missing(database: Database, span: TimeWindow, around: TimeWindow) -> list[Ga
         parts = missing_trades(database, TimeWindow(before, after), TICKER, TRADE_STREAM)
     found = [
         Gap(day, market, max(start, day), min(end, day + DAY))
-        for market, start, end in parts
-        if start <= span.end and end >= span.start
+        for market, start, end in joined(part for part in parts if part[1] <= span.end and part[2] >= span.start)
         for day in days.starts_in(TimeWindow(days.at(start).start, days.at(end - MILLISECOND).end))
     ]
     return sorted(found, key=lambda gap: gap.end, reverse=True)
+
+
+def joined(parts: Iterable[tuple[str, datetime, datetime]]) -> list[tuple[str, datetime, datetime]]:
+    """A market's intervals that are less than a window apart as one.
+
+    Each costs two requests at least, and a page has 500 trades. A stream that connects gets the last trade of each
+    market, which would break the silence before into twenty intervals of all markets.
+    """
+    found = list[tuple[str, datetime, datetime]]()
+    for market, start, end in sorted(parts):
+        if found and found[-1][0] == market and start - found[-1][2] < WINDOW:
+            found[-1] = (market, found[-1][1], max(found[-1][2], end))
+        else:
+            found.append((market, start, end))
+    return found
 
 
 def can_be_empty(connection: sa.Connection, span: TimeWindow) -> bool:

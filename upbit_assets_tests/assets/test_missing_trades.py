@@ -84,6 +84,19 @@ def keys(trades: list[Trade], since: datetime, until: datetime) -> list[tuple[st
     return sorted((each.market, str(each.key)) for each in trades if since <= each.at < until)
 
 
+def test_a_silence_broken_by_some_trades_costs_a_market_few_requests(
+    database: Database, market_url: str, exchange: Handle, market: Market, start: datetime, trades: list[Trade]
+):
+    """As on the first start: the stream's first frames are the last trade of each market, in the window before."""
+    put_snapshot(database, market, start + WINDOW)
+    put_all(database, [each for each in trades if each.at >= start and each.at.second < 5])
+    watch(exchange)
+    assert materialize(*CHAIN, first=start).success
+    assert in_bronze(market_url, start, start + WINDOW) == keys(trades, start, start + WINDOW)
+    requests = {each["match"]: each["seen"] for each in exchange.faults.show()}
+    assert min(requests.values()) <= 3, "for a market with less than a page of trades"
+
+
 @pytest.mark.usefixtures("snapshots")
 class TestAsking:
     def test_what_is_missing_is_asked_for_and_nothing_else(
