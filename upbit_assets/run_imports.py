@@ -1,6 +1,6 @@
 """What a run needs, loaded once: each run is forked from a process that has imported this module.
 
-It opens no connection and starts no thread, which a fork wouldn't survive.
+It starts no thread, which a fork wouldn't survive. Its connection to the database is not inherited.
 """
 
 import gc

@@ -11,7 +11,7 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
 from upbit_assets.dagster_internals import log_errors_briefly, share_connections, watch_code_less_often
-from upbit_assets.postgres.resource import instance_url
+from upbit_assets.postgres.resource import instance_url, not_inherited
 from upbit_assets.postgres.url import sqlalchemy_url
 from upbit_assets.settings import SettingError
 
@@ -103,7 +103,7 @@ def shared_engine(postgres_url: str) -> sa.Engine:
         postgres_url, isolation_level="AUTOCOMMIT", pool_size=CONNECTIONS, max_overflow=20, pool_pre_ping=True
     )
     sa.event.listen(engine, "connect", require_utc)
-    return engine
+    return not_inherited(engine)
 
 
 def is_stored(entry: EventLogEntry) -> bool:

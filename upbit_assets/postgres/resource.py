@@ -1,6 +1,7 @@
 """The URLs of the databases, and connections to the market database."""
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,12 @@ def instance_url() -> str:
     return settings.DAGSTER_POSTGRES_URL or embedded_url("dagster")
 
 
+def not_inherited(engine: sa.Engine) -> sa.Engine:
+    """The engine, whose connections a forked process leaves alone: two processes would mix up each other's messages."""
+    os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
+    return engine
+
+
 @functools.cache
 def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
     """An engine whose sessions use the role's privileges instead of the login's; the reader's are read-only."""
@@ -69,7 +76,7 @@ def engine_for(url: str, role: str = PIPELINE_ROLE) -> sa.Engine:
             connection.execute(f"SET {setting} = '{value}'")
         connection.commit()
 
-    return engine
+    return not_inherited(engine)
 
 
 class Database(ConfigurableResource):

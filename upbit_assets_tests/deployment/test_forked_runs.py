@@ -12,19 +12,24 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from upbit_assets.postgres.embedded import EmbeddedPostgres
 from upbit_assets_tests.dagster_internals import GrpcServerTarget, WorkspaceProcessContext, create_run_for_test
 from upbit_assets_tests.deployment.conftest import an_instance, code_location
+from upbit_assets_tests.pipeline import ask
 from upbit_assets_tests.postgres.lab import until
 
 CODE = """
 import os
 import time
 
+import sqlalchemy as sa
 from dagster import Definitions, in_process_executor, job, op
 
 from upbit_assets.dagster_internals import fork_runs
+from upbit_assets.postgres.resource import Database
 
 @op
 def note_its_parent(context):
-    context.instance.add_run_tags(context.run_id, {"parent": str(os.getppid())})
+    with Database().connect() as connection:
+        session = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    context.instance.add_run_tags(context.run_id, {"parent": str(os.getppid()), "session": str(session)})
 
 @job
 def noted():
@@ -66,11 +71,13 @@ def instance(server: EmbeddedPostgres) -> Iterator[DagsterInstance]:
 
 @pytest.fixture(scope="module")
 def location(
-    instance: DagsterInstance, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[psutil.Process, int]]:
-    """The server of a code location, and its port."""
-    with code_location(tmp_path_factory.mktemp("location"), CODE) as (server, port):
-        yield Location(server, port)
+    instance: DagsterInstance, server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Location]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UPBIT_POSTGRES_URL", server.url("upbit"))
+        environment.delenv("UPBIT_START")  # so that loading the code reads the first day from the database
+        with code_location(tmp_path_factory.mktemp("location"), CODE) as found:
+            yield Location(*found)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +109,17 @@ def ended(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
     return until(found, "its end")
 
 
-def test_a_run_is_forked_from_a_process_without_threads_and_connections(
-    instance: DagsterInstance, location: Location, launch: Launch
+def test_a_run_is_forked_from_a_process_with_one_thread_whose_connection_it_leaves_alone(
+    instance: DagsterInstance, server: EmbeddedPostgres, location: Location, launch: Launch
 ):
     first, second = (ended(instance, launch("noted")) for _ in range(2))
     parent = location.forking
     assert (first.status, first.tags["parent"]) == (DagsterRunStatus.SUCCESS, str(parent.pid))
     assert second.tags["parent"] == first.tags["parent"]
     assert parent.num_threads() == 1
-    assert parent.net_connections("inet") == []
+    sessions = "SELECT pid::text FROM pg_stat_activity WHERE datname = 'upbit' AND application_name = 'upbit_assets'"
+    (kept,) = [session for (session,) in ask(server.url("upbit"), sessions)]
+    assert len({first.tags["session"], second.tags["session"], kept}) == 3
 
 
 def test_a_run_can_be_terminated(instance: DagsterInstance, launch: Launch):
