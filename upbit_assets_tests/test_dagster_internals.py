@@ -145,6 +145,7 @@ def test_the_webserver_and_the_daemon_watch_the_code_at_our_interval():
 
 
 def test_runs_are_not_forked_if_the_path_of_the_temporary_folder_is_too_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(grpc_server.DagsterApiServer, "_mp_ctx", raising=False)
     monkeypatch.setattr("tempfile.tempdir", "/" + "긴" * 24)
     dagster_internals.fork_runs("upbit_assets.run_imports")
     assert not hasattr(grpc_server.DagsterApiServer, "_mp_ctx")
