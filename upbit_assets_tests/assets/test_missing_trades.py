@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, RunRequest
 
+from upbit_assets.assets.missing_trades import joined
 from upbit_assets.assets.silver import silver_ticker
 from upbit_assets.automation import missing_trades
 from upbit_assets.automation.attempts import Attempt
@@ -84,6 +85,7 @@ def keys(trades: list[Trade], since: datetime, until: datetime) -> list[tuple[st
     return sorted((each.market, str(each.key)) for each in trades if since <= each.at < until)
 
 
+@pytest.mark.long
 def test_a_silence_broken_by_some_trades_costs_a_market_few_requests(
     database: Database, market_url: str, exchange: Handle, market: Market, start: datetime, trades: list[Trade]
 ):
@@ -95,6 +97,15 @@ def test_a_silence_broken_by_some_trades_costs_a_market_few_requests(
     assert in_bronze(market_url, start, start + WINDOW) == keys(trades, start, start + WINDOW)
     requests = {each["match"]: each["seen"] for each in exchange.faults.show()}
     assert min(requests.values()) <= 3, "for a market with less than a page of trades"
+
+
+def test_a_markets_gaps_less_than_a_window_apart_are_one(start: datetime):
+    def gaps(market: str, *minutes: tuple[int, int]) -> list[tuple[str, datetime, datetime]]:
+        return [(market, start + first * MINUTE, start + last * MINUTE) for first, last in minutes]
+
+    apart = [*gaps("KRW-A", (0, 2), (3, 9), (12, 13)), *gaps("KRW-B", (1, 2), (12, 13)), *gaps("KRW-C", (0, 9), (4, 5))]
+    found = joined(reversed(apart))
+    assert found == [*gaps("KRW-A", (0, 13)), *gaps("KRW-B", (1, 2), (12, 13)), *gaps("KRW-C", (0, 9))]
 
 
 @pytest.mark.usefixtures("snapshots")
