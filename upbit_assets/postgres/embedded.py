@@ -109,8 +109,9 @@ class EmbeddedPostgres:
         """
         if time.monotonic() - self._answered_at >= ASK_EVERY:
             return self.answers()
-        with suppress(OSError, ValueError):
-            return psutil.pid_exists(int(self._postmaster.read_text().split()[0]))
+        with suppress(OSError, ValueError, psutil.Error):
+            process = psutil.Process(int(self._postmaster.read_text().split()[0]))
+            return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         return False
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> bool:

@@ -74,6 +74,7 @@ def location(
     instance: DagsterInstance, server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Location]:
     with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("no_proxy", "127.0.0.1")
         environment.setenv("UPBIT_POSTGRES_URL", server.url("upbit"))
         environment.delenv("UPBIT_START")  # so that loading the code reads the first day from the database
         with code_location(tmp_path_factory.mktemp("location"), CODE) as found:

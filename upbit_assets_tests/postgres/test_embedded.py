@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -173,7 +172,9 @@ def test_the_next_start_recovers_a_killed_server_with_its_data(up: EmbeddedPostg
     with psycopg.connect(up.url("upbit"), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
         # its session exists for a moment longer, as do those of other processes
-        os.kill(postmaster(up), signal.SIGKILL)
+        killed = psutil.Process(postmaster(up))
+        killed.kill()
+        until(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE, "its end")
 
         assert up.start() is True
     with psycopg.connect(up.url("upbit")) as connection:
