@@ -245,7 +245,7 @@ def test_the_top_10_is_that_of_the_newest_window(market_url: str, database: Data
         put_bronze(database, PAST + timedelta(minutes=minutes), rows)
     assert materialize("silver_ticker", "gold_market_stats", first=PAST, last=PAST + WINDOW).success
 
-    top10 = ask(market_url, "SELECT rank_volume, market, window_start FROM gold.turnover_top10")
+    top10 = ask(market_url, "SELECT rank_volume, market, window_start FROM gold.turnover_top10 ORDER BY rank_volume")
     assert top10 == [(rank, f"KRW-{13 - rank}", PAST + WINDOW) for rank in range(1, 11)]
 
 

@@ -119,8 +119,9 @@ def failed(kind: str, day: datetime = YESTERDAY, last: datetime | None = None) -
 
 
 def stored(url: str, kind: str, market: str = MARKET, day: datetime = YESTERDAY) -> list[Any]:
-    """Bronze's rows, oldest first."""
-    found = ask(url, f"SELECT raw_data FROM {RAW[kind].fullname} WHERE market = %s AND day = %s", market, day)
+    """Bronze's rows, oldest first; of several versions of one, in the order they were collected."""
+    rows = f"SELECT raw_data FROM {RAW[kind].fullname} WHERE market = %s AND day = %s ORDER BY id"
+    found = ask(url, rows, market, day)
     return sorted((row for (row,) in found), key=lambda row: (row.get("timestamp"), row[KEY[kind]]))
 
 

@@ -72,7 +72,7 @@ def test_turnover_is_compared_in_krw_at_the_newest_rate(publisher: LivePublisher
         *(ticker("KRW-BTC", "100000", "7"), ticker("KRW-A", "1", "250000"), ticker("BTC-A", "0.1", "3.5")),
         ticker("USDT-A", "1", "1"),
     )
-    ranked = ask(market_url, "SELECT rank_volume, market, turnover_krw FROM live.turnover_top10")
+    ranked = ask(market_url, "SELECT rank_volume, market, turnover_krw FROM live.turnover_top10 ORDER BY 1")
     assert ranked == [
         (1, "BTC-A", Decimal(350000)),
         (2, "KRW-A", Decimal(250000)),
