@@ -183,7 +183,7 @@ class Collector:
             data_at={
                 name: each.data_at.isoformat() if each.data_at else None for name, each in self.connections.items()
             },
-            frames=self.frames,
+            frames=dict(self.frames),
             reconnects=sum(max(each.opened - 1, 0) for each in self.connections.values()),
             stored=self.writer.stored,
             waiting=len(self.writer.pending),

@@ -2,19 +2,22 @@
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from upbit_assets.sandbox.server import Handle
-from upbit_assets.stream.collector import TRADES
+from upbit_assets.stream.collector import TRADES, Collector
+from upbit_assets.stream.frames import Frame
 from upbit_assets_tests import http
 from upbit_assets_tests.pipeline import ask
-from upbit_assets_tests.stream.conftest import Run, collecting, require_whole, until
+from upbit_assets_tests.stream.conftest import Run, collecting, require_whole, truth, until
 
 pytestmark = pytest.mark.long
 
@@ -28,10 +31,9 @@ def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exch
         require_whole(exchange, market_url, start)
         tickers = {market for (market,) in ask(market_url, "SELECT market FROM live.ticker")}
         assert tickers == {listing.market for listing in exchange.market.markets()}
-        # almost twice: the first connection is alone until the second one is there
-        counted = "SELECT stored FROM live.stream WHERE tickers > 30 AND trades >= 1.5 * stored AND stored >= %s"
+        reported = "SELECT 1 FROM live.stream WHERE tickers > 30 AND trades > stored AND stored >= %s"
         [(stored,)] = ask(market_url, "SELECT count(*) FROM bronze.trade_stream_raw")
-        until(lambda: ask(market_url, counted, stored))
+        until(lambda: ask(market_url, reported, stored))
     wrong = ask(
         market_url,
         """SELECT raw_data FROM bronze.trade_stream_raw
@@ -42,6 +44,25 @@ def test_every_trade_is_stored_once_as_the_exchange_sent_it(stream: Stream, exch
           AND raw_data->>'stream_type' <> 'SNAPSHOT'""",
     )
     assert wrong == []
+
+
+def test_each_of_the_two_connections_receives_every_trade(
+    stream: Stream, exchange: Handle, monkeypatch: pytest.MonkeyPatch
+):
+    received = Counter[tuple[str, ...]]()
+    take = Collector.take
+
+    def noted(collector: Collector, frame: Frame, payload: bytes, at: datetime, connection: str) -> None:
+        received[connection, frame.code, str(frame.sequential_id)] += 1
+        take(collector, frame, payload, at, connection)
+
+    monkeypatch.setattr(Collector, "take", noted)
+    with stream() as run:
+        start = run.begin()
+        time.sleep(3)
+        wanted = truth(exchange, start, datetime.now(UTC) - timedelta(milliseconds=50))
+        until(lambda: all(received[name, *trade] == 1 for name in TRADES for trade in wanted), 20)
+    assert len(wanted) > 10
 
 
 # faults of one connection; the other works
