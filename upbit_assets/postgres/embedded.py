@@ -109,10 +109,7 @@ class EmbeddedPostgres:
         """
         if time.monotonic() - self._answered_at >= ASK_EVERY:
             return self.answers()
-        with suppress(OSError, ValueError, psutil.Error):
-            process = psutil.Process(int(self._postmaster.read_text().split()[0]))
-            return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-        return False
+        return process_in(self._postmaster) is not None
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> bool:
         """Start the server, with its databases, unless it is running; returns whether this call started it.
@@ -185,15 +182,16 @@ class EmbeddedPostgres:
                 return
 
     def _remove_stale_pid_files(self) -> None:
-        """Remove the pid files of a killed server if another program now has its pid.
+        """Remove the pid files of a killed server.
 
-        If that program runs as the same user, PostgreSQL would mistake it for a running server. A server that is
-        running is detected even without these files, by its shared memory.
+        PostgreSQL would mistake another program of the same user that now has its pid for a running server, and doesn't
+        start with an empty file, as a full disk leaves. A server that is running is detected even without these files,
+        by its shared memory.
         """
         for pid_file in (self._postmaster, self.socket / f".s.PGSQL.{PORT}.lock"):
-            with suppress(OSError, ValueError, psutil.Error):
-                process = psutil.Process(int(pid_file.read_text().split()[0]))
-                if process.status() == psutil.STATUS_ZOMBIE or Path(process.cwd()) != self.data:
+            process = process_in(pid_file)
+            with suppress(OSError, psutil.Error):
+                if process is None or Path(process.cwd()) != self.data:
                     pid_file.unlink()
 
     def _initialize(self) -> None:
@@ -266,6 +264,15 @@ class EmbeddedPostgres:
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def process_in(pid_file: Path) -> psutil.Process | None:
+    """The process whose pid the file has, unless it has ended."""
+    with suppress(OSError, ValueError, IndexError, psutil.Error):
+        process = psutil.Process(int(pid_file.read_text().split()[0]))
+        if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return process
+    return None
 
 
 def forget_other_servers() -> None:

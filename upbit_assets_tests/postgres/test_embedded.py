@@ -375,6 +375,13 @@ def test_a_reused_pid_is_not_mistaken_for_a_server(down: EmbeddedPostgres):
         other.kill()
 
 
+def test_an_empty_pid_file_does_not_keep_a_server_from_starting(down: EmbeddedPostgres):
+    for note in (down.data / "postmaster.pid", down.socket / ".s.PGSQL.5432.lock"):
+        note.write_text("")
+        shutil.chown(note, down.data.stat().st_uid)
+    assert down.start() is True
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder with a path short enough for the server's socket."""
