@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -70,15 +71,16 @@ class Stack:
         assert found
         return found.status
 
-    def worker_of(self, run: DagsterRun) -> str:
+    def execution_of(self, run: DagsterRun) -> dict[str, Any]:
+        """The worker that executes the run, and the pid of its process."""
         task = self.instance.run_launcher.celery.AsyncResult(run.tags[DAGSTER_CELERY_TASK_ID_TAG])  # type: ignore[attr-defined]
-        return str(task.info["hostname"]).partition("@")[0]
+        return task.info
 
-    def lives(self, run: DagsterRun) -> bool:
-        """Whether the run's process exists."""
-        said = " ".join(str(entry.dagster_event) for entry in self.instance.all_logs(run.run_id))
-        [pid] = re.findall(r"Started process for run \(pid: ([0-9]+)\)", said)
-        return Path("/proc", pid).exists()
+    def worker_of(self, run: DagsterRun) -> str:
+        return str(self.execution_of(run)["hostname"]).partition("@")[0]
+
+    def process_of(self, run: DagsterRun) -> psutil.Process:
+        return psutil.Process(self.execution_of(run)["pid"])
 
     def held_up(self) -> DagsterRun:
         """A run that waits for the lock: one already past silver would end normally."""
@@ -212,9 +214,10 @@ def test_a_run_of_a_killed_worker_fails_and_another_worker_recomputes_its_window
 def test_a_canceled_run_ends_on_its_worker(stack: Stack):
     with stack.silver_locked():
         held = stack.held_up()
-        assert stack.lives(held)
+        process = stack.process_of(held)
+        assert process.is_running()
         assert stack.instance.run_launcher.terminate(held.run_id)
-        until(lambda: not stack.lives(held), "the end of its process", 10)
+        until(lambda: not process.is_running(), "the end of its process", 10)
         until(lambda: stack.status(held) == DagsterRunStatus.CANCELED, "the end of the canceled run", 10)
 
 
