@@ -349,7 +349,7 @@ def report_first_run(first: Process, ui: str) -> bool:
 
 def print_top10() -> None:
     with Database().connect() as connection:
-        rows = connection.execute(sa.text("SELECT * FROM gold.turnover_top10")).all()
+        rows = connection.execute(sa.text("SELECT * FROM gold.turnover_top10 ORDER BY rank_volume, market")).all()
         simulated = connection.scalar(sa.select(tables.bronze_origin.c.simulated))
     if not rows:
         return
