@@ -92,7 +92,7 @@ def measured(stage: Stage, name: str, *, stream: bool) -> Iterator[str]:
     yield f"| CPU-hours | {hours:,.1f} | {hours * MONTH:,.0f} | {hours * YEAR:,.0f} |"
     yield ""
     share = ", ".join(f"{part} {each:,.1f}" for part, each in cpu.items() if each)
-    yield f"CPU-hours of a day: {share}. Memory, each shared page once: "
+    yield f"CPU-hours of a day: {share}. Memory, each shared page once:"
     yield f"{sum(memory) / len(memory) / GB:,.2f} GB on average, {max(memory) / GB:,.2f} GB at most."
 
 
