@@ -89,9 +89,13 @@ def storable_text(connection: sa.Connection, text: str) -> str:
     except sa.exc.DBAPIError as error:
         if not isinstance(error.orig, REFUSALS):
             raise
-        # PostgreSQL's text can't hold NUL, so it is escaped as in JSON
-        return json.dumps(text.replace("\0", r"\u0000"))
+        return as_string(text)
     return text
+
+
+def as_string(text: str) -> str:
+    """A JSON string of the text; NUL, which PostgreSQL's text can't hold, is escaped as in JSON."""
+    return json.dumps(text.replace("\0", r"\u0000"))
 
 
 def known(table: sa.Table, columns: Iterable[str]) -> list[str]:

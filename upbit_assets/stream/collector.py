@@ -146,7 +146,7 @@ class Collector:
             self.unreadable += 1
             log.warning("%s: a frame of %d bytes is not a JSON object.", connection, len(payload))
             if connection in TRADES:  # it was probably a trade
-                self.writer.put(frames.trade(frames.Frame(), frames.text_of(payload), received_at, connection))
+                self.writer.put(frames.trade(frames.Frame(), frames.document_of(payload), received_at, connection))
         elif b'"status"' not in payload:
             log.warning("%s: message from the exchange: %r", connection, payload[:200])
         return False

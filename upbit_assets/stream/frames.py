@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from upbit_assets.partitions import EPOCH, MILLISECOND, WINDOW
+from upbit_assets.postgres_io.copy import as_string
 
 MAX_CLOCK_OFFSET = timedelta(minutes=10)  # a time further in the future is invalid
 OLD_SNAPSHOT = WINDOW  # older first frames are ignored, because they would make a closed window stale
@@ -66,6 +67,20 @@ def word(value: Any) -> str:
 
 def number(value: Any) -> int:
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= LONGEST_CODE else 0
+
+
+def document_of(payload: bytes) -> str:
+    """The text of an unreadable frame, as a JSON string if it is not JSON.
+
+    PostgreSQL repeats invalid JSON in its error. While further rows are sent, an error that exceeds the socket's buffer
+    would block both sides forever.
+    """
+    text = text_of(payload)
+    try:
+        json.loads(text, parse_int=str, parse_float=str, strict=False)
+    except (ValueError, RecursionError):
+        return as_string(text)
+    return text
 
 
 def text_of(payload: bytes) -> str:

@@ -23,7 +23,7 @@ from upbit_assets.postgres.resource import Database, DatabaseError
 from upbit_assets.sandbox.server import Handle
 from upbit_assets.stream import spill as spill_module
 from upbit_assets.stream import writer as module
-from upbit_assets.stream.frames import Frame, Trade, parse, trade
+from upbit_assets.stream.frames import Frame, Trade, document_of, parse, trade
 from upbit_assets.stream.spill import Spill
 from upbit_assets.stream.status import COLLECTING, STAND_BY
 from upbit_assets.stream.store import Store
@@ -51,6 +51,17 @@ def trades(count: int, first: int = 1) -> list[Trade]:
         )
         for n in range(first, first + count)
     ]
+
+
+@pytest.mark.timeout(60)  # both sides waited for each other forever
+def test_a_long_frame_that_is_not_json_does_not_block_the_trades_after_it(market_url: str):
+    odd = trade(Frame(), document_of(b"x" * 2**20), datetime.now(UTC), "trades-1")
+    store = Store(lambda: market_url)
+    assert store.lead()
+    store.write([odd, *trades(5_000)])
+    store.close()
+    found = "SELECT count(*), max(length(raw_data #>> '{}')) FROM bronze.trade_stream_raw"
+    assert ask(market_url, found) == [(5_001, 2**20)]
 
 
 def found_in(folder: Path) -> list[int]:
